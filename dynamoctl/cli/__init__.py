@@ -1,0 +1,79 @@
+"""The command line. Its import is on the way of every command, `--help` too: nothing slow here."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import Annotated
+
+import typer
+
+from dynamoctl.cli import down, logs, output, status, up
+from dynamoctl.errors import DynamoctlError, SpecError
+
+app = typer.Typer(
+    name="dynamoctl",
+    help="Bring up LLM-serving deployments on this machine: NVIDIA Dynamo, vLLM, LMCache and NIXL.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from dynamoctl import __version__
+
+        typer.echo(f"dynamoctl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[  # noqa: ARG001  (typer calls `_version` for it)
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+app.command("up", no_args_is_help=True)(up.command)
+app.command("status")(status.command)
+app.command("logs")(logs.command)
+app.command("down")(down.command)
+
+
+def run(argv: list[str]) -> int:
+    """Run one command line; every failure becomes a message and its exit code."""
+    received: list[int] = []
+
+    def interrupt(number: int, _frame: object) -> None:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, interrupt)
+    before_dashes = argv[: argv.index("--")] if "--" in argv else argv
+    as_json = "--json" in before_dashes
+    command = next((word for word in before_dashes if not word.startswith("-")), "dynamoctl")
+    try:
+        result = app(args=argv or ["--help"], prog_name="dynamoctl", standalone_mode=False)
+    except DynamoctlError as error:
+        return output.fail(command, error, as_json)
+    except typer.TyperException as error:
+        known = [name for name in ("up", "status", "logs", "down") if name == command]
+        usage = SpecError(
+            error.format_message().rstrip("."), f"see: {' '.join(['dynamoctl', *known])} --help"
+        )
+        return output.fail(command, usage, as_json)
+    except (KeyboardInterrupt, typer.Abort):
+        code = 128 + received[-1] if received else 130
+        return output.interrupted(command, code, as_json)
+    except BrokenPipeError:
+        # Whoever read our output has gone (as in `dynamoctl logs | head`): nothing to say to them.
+        sys.stderr.close()
+        return 0
+    if result == 130 and received:
+        return 128 + received[-1]
+    return result if isinstance(result, int) else 0

@@ -1,0 +1,56 @@
+"""`dynamoctl down`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from dynamoctl.cli.options import Json, Name
+
+
+def command(
+    name: Name = "default",
+    everything: Annotated[bool, typer.Option("--all", help="Every deployment.")] = False,
+    json: Json = False,
+) -> None:
+    """Stop everything of a deployment and check that nothing is left."""
+    from dynamoctl.cli.draw import DownDisplay
+    from dynamoctl.cli.output import emit, note, schema
+    from dynamoctl.errors import LeftoverError
+    from dynamoctl.operations.down import down
+    from dynamoctl.state import deployments
+    from dynamoctl.words import duration
+
+    results, failures = [], []
+    for each in deployments() if everything else [name]:
+        try:
+            with DownDisplay(quiet=json) as display:
+                results.append(down(each, display.state))
+        except LeftoverError as error:
+            if not everything:
+                raise
+            failures.append(error)
+    if failures:
+        raise LeftoverError(
+            "; ".join(error.message for error in failures), failures[0].hint
+        )
+    if json:
+        body = [
+            {
+                "name": one.name,
+                "was_running": one.was_running,
+                "stopped": one.removed,
+                "seconds": round(one.seconds, 1),
+            }
+            for one in results
+        ]
+        emit(schema("down"), {"deployments": body} if everything else body[0])
+        return
+    for one in results:
+        if one.was_running:
+            note(f"'{one.name}' is down after {duration(one.seconds)}; nothing is left of it")
+        else:
+            note(f"'{one.name}' is not running")
+    if not results:
+        note("nothing is running")

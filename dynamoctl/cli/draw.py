@@ -1,0 +1,219 @@
+"""Everything that draws: the start as it goes on, the status table, coloured logs."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from dynamoctl.cli.output import console
+from dynamoctl.planner.plan import DeploymentPlan
+from dynamoctl.words import duration
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from dynamoctl.state import DeploymentState
+
+_STYLE = {
+    "ready": "green",
+    "ok": "green",
+    "starting": "yellow",
+    "stopping": "yellow",
+    "backoff": "yellow",
+    "degraded": "yellow",
+    "failed": "bold red",
+    "unsupervised": "bold red",
+    "stopped": "dim",
+    "pending": "dim",
+}
+
+
+class _Display:
+    """Live on a terminal, plain lines elsewhere, nothing where `quiet`."""
+
+    def __init__(self, quiet: bool) -> None:
+        from rich.live import Live
+
+        self.console = console()
+        self.quiet = quiet
+        self.live: Live | None = None
+        if not quiet and self.console.is_terminal:
+            self.live = Live(console=self.console, refresh_per_second=8, transient=False)
+
+    def __enter__(self) -> Any:
+        if self.live is not None:
+            self.live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.live is not None:
+            self.live.stop()
+
+    def say(self, text: str) -> None:
+        """One plain line, where nothing is live."""
+        if not self.quiet and self.live is None:
+            self.console.print(text, markup=False)
+
+
+class UpDisplay(_Display):
+    """Each unit's phase and its time while `up` waits."""
+
+    def __init__(self, plan: DeploymentPlan, quiet: bool) -> None:
+        super().__init__(quiet)
+        self._plan = plan
+        self._said: dict[str, str] = {}
+        self._began = time.time()
+
+    def progress(self, what: str, fraction: float) -> None:
+        """The built-in model is being converted."""
+        if self.live is None:
+            if self._said.get("model") != what:
+                self._said["model"] = what
+                self.say(f"preparing the model: {what}")
+            return
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+
+        row = Table.grid(padding=(0, 1))
+        row.add_row("preparing the model", ProgressBar(100, fraction * 100, width=30), what)
+        self.live.update(row)
+
+    def state(self, state: DeploymentState) -> None:
+        """A new state of the units."""
+        if self.live is not None:
+            self.live.update(self._table(state))
+            return
+        for unit in state.units:
+            words = unit.state if unit.state != "starting" else unit.phase or "starting"
+            if words != "pending" and self._said.get(unit.name) != words:
+                self._said[unit.name] = words
+                since = duration(time.time() - state.created_at)
+                self.say(f"{since:>8}  {unit.name}: {words}")
+
+    def _table(self, state: DeploymentState) -> RenderableType:
+        from rich.spinner import Spinner
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table.grid(padding=(0, 2))
+        now = time.time()
+        for unit in state.units:
+            mark: RenderableType = Text("-", style="dim")
+            if unit.state == "starting" or unit.phase:
+                mark = Spinner("dots", style="yellow")
+            elif unit.state == "ready":
+                mark = Text("✓", style="green")
+            elif unit.state == "failed":
+                mark = Text("✗", style="bold red")
+            place = ",".join(str(gpu) for gpu in unit.gpus)
+            took = (unit.ready_at or now) - unit.started_at if unit.started_at else 0.0
+            words = unit.phase or unit.state
+            table.add_row(
+                mark,
+                unit.name,
+                f"GPU {place}" if place else "",
+                Text(words, style=_STYLE.get(words, "")),
+                duration(took) if took else "",
+            )
+        return table
+
+
+class DownDisplay(_Display):
+    """Which units are still there while `down` waits."""
+
+    def state(self, state: DeploymentState) -> None:
+        """A new state of the units."""
+        left = [unit.name for unit in state.units if unit.state not in ("stopped", "pending", "failed")]
+        if self.live is not None:
+            from rich.spinner import Spinner
+
+            words = ", ".join(left) or "checking that nothing is left"
+            self.live.update(Spinner("dots", f" stopping {words}" if left else f" {words}"))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.live is not None:
+            self.live.update("")
+            self.live.transient = True
+        super().__exit__(kind, error, trace)
+
+
+def draw_status(body: dict[str, Any]) -> None:
+    """One deployment's status to stdout."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    out = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    if not body["units"]:
+        out.print(f"'{body['name']}' is not running", markup=False)
+        return
+    head = Text.assemble(
+        (body["name"], "bold"),
+        "  ",
+        (body["state"], _STYLE.get(body["state"], "")),
+        f"  {body['mode']}  {body['model']}  {body['endpoint']}",
+    )
+    out.print(head)
+    table = Table(box=None, padding=(0, 3, 0, 0), header_style="dim")
+    for column in ("UNIT", "ROLE", "STATE", "PID", "GPU", "HEALTH", "RESTARTS", "UPTIME"):
+        table.add_column(column, no_wrap=True)
+    for unit in body["units"]:
+        words = unit["state"] if not unit["phase"] else f"{unit['state']}: {unit['phase']}"
+        health = unit["health"] or "-"
+        table.add_row(
+            unit["name"],
+            unit["role"],
+            Text(words, style=_STYLE.get(unit["state"], "")),
+            str(unit["pid"] or "-"),
+            ",".join(str(gpu) for gpu in unit["gpus"]) or "-",
+            Text(health, style=_STYLE.get(health, "" if health == "-" else "red")),
+            str(unit["restarts"]),
+            duration(unit["uptime_s"]) if unit["uptime_s"] is not None else "-",
+        )
+    out.print(table)
+    if body["cache"]:
+        cache = body["cache"]
+        rate = f" ({cache['hit_rate']:.0%})" if cache["hit_rate"] is not None else ""
+        out.print(
+            f"cache: {cache['hit_tokens']:,} of {cache['requested_tokens']:,} tokens asked for were hits{rate}"
+        )
+    if body["transfers"] and body["mode"] == "disagg":
+        moved = body["transfers"]
+        out.print(
+            f"KV transfers: {moved['count']:,}, {moved['bytes'] / 1e6:,.1f} MB, {moved['failed']} failed"
+        )
+    if body["error"]:
+        out.print(Text.assemble(("error: ", "bold red"), body["error"]["message"]))
+        for line in body["error"]["hint"].splitlines():
+            out.print(f"  {line}", markup=False)
+    for warning in body["warnings"]:
+        out.print(Text.assemble(("warning: ", "yellow"), warning))
+
+
+class LogPrinter:
+    """Log lines to stdout, each behind its unit's name where there are several."""
+
+    _COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "red")
+
+    def __init__(self, several: bool) -> None:
+        from rich.console import Console
+
+        self._several = several
+        self._colour: dict[str, str] = {}
+        self._out = Console(highlight=False, soft_wrap=True)
+
+    def line(self, unit: str, line: str) -> None:
+        """Print one line."""
+        from rich.text import Text
+
+        text = Text.from_ansi(line)
+        if self._several:
+            colour = self._colour.setdefault(unit, self._COLOURS[len(self._colour) % len(self._COLOURS)])
+            text = Text.assemble((f"{unit:<10} ", colour), text)
+        self._out.print(text)

@@ -1,0 +1,62 @@
+"""What the planner needs to know of the host: plain data, read by `host`, handed to `planner`.
+
+The planner does no I/O. The same spec and the same facts give the same plan, on any machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU as NVML reports it. Memory in MiB."""
+
+    index: int
+    uuid: str
+    name: str
+    memory_mib: int
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """A model that has been looked for.
+
+    Attributes:
+        path: what the engine gets as `--model`: a folder or a hub id.
+        served_name: the name under which the frontend lists it.
+        folder: the local folder that holds its `config.json`, or None where it is not here yet.
+        builtin: whether it is the model that ships with dynamoctl.
+        chat: whether its tokenizer has a chat template.
+    """
+
+    path: str
+    served_name: str
+    folder: str | None = None
+    builtin: bool = False
+    chat: bool = True
+
+
+@dataclass(frozen=True)
+class HostFacts:
+    """One look at the host.
+
+    Attributes:
+        cores: the CPU cores this process may use, by number.
+        memory_total_gib: physical memory (or the cgroup's limit, where that is less), GiB.
+        memory_available_gib: memory that can be had without swapping, GiB.
+        gpus: the GPUs that NVML lists; empty without a driver.
+        visible_gpus: the entries of the caller's CUDA_VISIBLE_DEVICES, or None where it is unset.
+        free_ports: TCP ports nobody listens on, all at most 32767 (Dynamo's limit for a system port).
+        python: the interpreter that runs the engine.
+        home: the folder of this deployment, where its store, logs and working folders go.
+    """
+
+    cores: tuple[int, ...]
+    memory_total_gib: float
+    memory_available_gib: float
+    gpus: tuple[Gpu, ...]
+    visible_gpus: tuple[str, ...] | None
+    free_ports: tuple[int, ...]
+    python: str
+    home: str

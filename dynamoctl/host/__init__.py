@@ -1,0 +1,1 @@
+"""Read-only looks at the host: GPUs, memory, ports, processes, packages, models."""

@@ -1,0 +1,52 @@
+"""One look at the host, for the planner."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Collection
+from pathlib import Path
+
+from dynamoctl.facts import HostFacts
+from dynamoctl.host import gpus, ports
+
+_GIB = 1024**3
+
+
+def gather(home: Path, reserved_ports: Collection[int] = ()) -> HostFacts:
+    """What the planner needs to know.
+
+    Args:
+        home: the deployment's folder.
+        reserved_ports: ports that other deployments have planned and may not have bound yet.
+    """
+    import psutil
+
+    memory = psutil.virtual_memory()
+    total, available = memory.total / _GIB, memory.available / _GIB
+    limit = _cgroup_limit_gib()
+    if limit is not None and limit < total:
+        total, available = limit, min(available, limit)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return HostFacts(
+        cores=tuple(sorted(os.sched_getaffinity(0))),
+        memory_total_gib=total,
+        memory_available_gib=available,
+        gpus=gpus.list_gpus(),
+        visible_gpus=None
+        if visible is None
+        else tuple(entry.strip() for entry in visible.split(",") if entry.strip()),
+        free_ports=ports.free(reserved_ports),
+        python=sys.executable,
+        home=str(home),
+    )
+
+
+def _cgroup_limit_gib() -> float | None:
+    """The memory limit of this process's cgroup (v2: memory.max), or None."""
+    try:
+        group = Path("/proc/self/cgroup").read_text(encoding="ascii").partition("::")[2].strip()
+        text = Path(f"/sys/fs/cgroup{group}/memory.max").read_text(encoding="ascii").strip()
+    except OSError:
+        return None
+    return int(text) / _GIB if text.isdigit() else None

@@ -1,0 +1,77 @@
+"""GPUs by NVML (nvidia-ml-py); no parsing of nvidia-smi."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from dynamoctl.facts import Gpu
+
+_MIB = 1024 * 1024
+
+
+@contextmanager
+def _nvml() -> Iterator[Any]:
+    """NVML, initialised; None where there is no driver."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        yield None
+        return
+    try:
+        yield pynvml
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def list_gpus() -> tuple[Gpu, ...]:
+    """Every GPU of the host, whatever CUDA_VISIBLE_DEVICES says; empty without a driver."""
+    with _nvml() as nvml:
+        if nvml is None:
+            return ()
+        found = []
+        for index in range(nvml.nvmlDeviceGetCount()):
+            handle = nvml.nvmlDeviceGetHandleByIndex(index)
+            found.append(
+                Gpu(
+                    index,
+                    _text(nvml.nvmlDeviceGetUUID(handle)),
+                    _text(nvml.nvmlDeviceGetName(handle)),
+                    nvml.nvmlDeviceGetMemoryInfo(handle).total // _MIB,
+                )
+            )
+        return tuple(found)
+
+
+def memory_by_process() -> dict[int, dict[int, int]]:
+    """GPU index -> pid -> MiB held there. A container may hide pids; then there are none here."""
+    with _nvml() as nvml:
+        if nvml is None:
+            return {}
+        held: dict[int, dict[int, int]] = {}
+        for index in range(nvml.nvmlDeviceGetCount()):
+            handle = nvml.nvmlDeviceGetHandleByIndex(index)
+            try:
+                running = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
+            except nvml.NVMLError:
+                continue
+            held[index] = {one.pid: (one.usedGpuMemory or 0) // _MIB for one in running}
+        return held
+
+
+def memory_used() -> dict[int, int]:
+    """GPU index -> MiB in use by anybody."""
+    with _nvml() as nvml:
+        if nvml is None:
+            return {}
+        return {
+            index: nvml.nvmlDeviceGetMemoryInfo(nvml.nvmlDeviceGetHandleByIndex(index)).used // _MIB
+            for index in range(nvml.nvmlDeviceGetCount())
+        }

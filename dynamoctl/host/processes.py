@@ -1,0 +1,152 @@
+"""Processes by identity, read only.
+
+A pid alone names nobody: it is used again. A process is known by its pid, its start time in clock
+ticks since boot, and the boot it belongs to (proc(5): /proc/PID/stat field 22,
+/proc/sys/kernel/random/boot_id).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+# In the environment of every process of a unit: DEPLOYMENT-START-ID/UNIT.
+MARK = "DYNAMOCTL_UNIT"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """One process, once and for all."""
+
+    pid: int
+    start_ticks: int
+    boot_id: str
+
+
+@cache
+def boot_id() -> str:
+    """This boot's id."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat from the third (state) on; empty where there is no such process."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    # The second field, the name, may hold spaces and parentheses.
+    return text.rpartition(")")[2].split()
+
+
+def identify(pid: int) -> Identity | None:
+    """The identity of the process that has this pid now; None where there is none."""
+    stat = _stat(pid)
+    return Identity(pid, int(stat[19]), boot_id()) if stat else None
+
+
+def is_running(identity: Identity) -> bool:
+    """Whether this very process lives. A zombie does not."""
+    stat = _stat(identity.pid)
+    return (
+        bool(stat)
+        and stat[0] not in "ZX"
+        and int(stat[19]) == identity.start_ticks
+        and identity.boot_id == boot_id()
+    )
+
+
+def all_pids() -> Iterator[int]:
+    """Every pid in this pid namespace."""
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            yield int(entry.name)
+
+
+def environment_of(pid: int, name: str) -> str | None:
+    """One variable of a process's environment; None where it is unset or not ours to read."""
+    try:
+        block = Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return None
+    prefix = f"{name}=".encode()
+    for entry in block.split(b"\0"):
+        if entry.startswith(prefix):
+            return entry[len(prefix) :].decode(errors="replace")
+    return None
+
+
+def members(mark: str, leader: Identity | None = None) -> list[Identity]:
+    """The living processes of a unit, or of a whole start where `mark` is `ID/`.
+
+    A process belongs if it carries the mark in its environment, or is in the session that the
+    unit's leader made (one that wiped its environment).
+    """
+    leader_started = leader.start_ticks if leader and leader.boot_id == boot_id() else None
+    found = []
+    for pid in all_pids():
+        stat = _stat(pid)
+        if not stat or stat[0] in "ZX":
+            continue
+        in_session = (
+            leader is not None
+            and leader_started is not None
+            and int(stat[3]) == leader.pid
+            and int(stat[19]) >= leader_started
+        )
+        carried = environment_of(pid, MARK) or ""
+        if in_session or carried == mark or (mark.endswith("/") and carried.startswith(mark)):
+            found.append(Identity(pid, int(stat[19]), boot_id()))
+    return found
+
+
+def children(pid: int) -> list[int]:
+    """The direct children of a process, zombies left out."""
+    found = []
+    for other in all_pids():
+        stat = _stat(other)
+        if stat and int(stat[1]) == pid and stat[0] not in "ZX":
+            found.append(other)
+    return found
+
+
+def listens(port: int, identities: Iterable[Identity]) -> bool:
+    """Whether one of these processes listens on this TCP port."""
+    import psutil
+
+    for one in identities:
+        try:
+            sockets = psutil.Process(one.pid).net_connections(kind="tcp")
+        except psutil.Error:
+            continue
+        if any(s.status == psutil.CONN_LISTEN and s.laddr.port == port for s in sockets):
+            return True
+    return False
+
+
+def command_line(pid: int) -> str:
+    """A process's command line for people, at most 80 characters; its name where it has none."""
+    try:
+        raw = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        text = raw.strip() or Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip()
+    except OSError:
+        return "gone"
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def shared_memory_of(pids: Iterable[int]) -> set[str]:
+    """The files under /dev/shm that these processes have mapped."""
+    paths = set()
+    for pid in pids:
+        try:
+            maps = Path(f"/proc/{pid}/maps").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            continue
+        for line in maps.splitlines():
+            at = line.find("/dev/shm/")
+            if at >= 0 and not line.endswith(" (deleted)"):
+                paths.add(line[at:])
+    return paths

@@ -1,0 +1,149 @@
+"""LMCache's own settings, checked where LMCache would drop them in silence.
+
+LMCache reads `LMCACHE_<KEY>` and turns a value that does not parse into None with one warning, takes
+`yes` for false, and ignores a name that it does not know (lmcache 0.5.3, `v1/config.py` and
+`v1/config_base.py`). The engine then serves without a cache. Here each of these is an error.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+
+from dynamoctl.errors import SpecError
+from dynamoctl.words import nearest
+
+PREFIX = "LMCACHE_"
+
+# The keys of lmcache 0.5.3 by type; a test holds them against the installed package.
+_KEYS_BY_TYPE: dict[str, str] = {
+    "int": """
+        blend_min_tokens blocking_timeout_secs chunk_size
+        chunk_statistics_auto_exit_target_unique_chunks gds_buffer_size
+        internal_api_server_port_start lmcache_worker_heartbeat_delay_time
+        lmcache_worker_heartbeat_time lookup_timeout_ms min_retrieve_tokens mp_port
+        nixl_buffer_size pd_buffer_size pd_max_prefill_len pd_proxy_port pin_check_interval_sec
+        pin_timeout_sec priority_limit
+""",
+    "float": """
+        chunk_statistics_auto_exit_timeout_hours hit_miss_ratio lazy_memory_expand_trigger_ratio
+        lazy_memory_initial_ratio lazy_memory_safe_size lazy_memory_step_ratio maru_pool_size
+        max_hidden_state_cpu_size max_local_cpu_size max_local_disk_size pd_allocation_timeout_sec
+        pd_condition_poll_interval_sec pd_shutdown_timeout_sec reserve_local_cpu_size
+""",
+    "bool": """
+        chunk_statistics_auto_start_statistics enable_async_loading enable_blending
+        enable_chunk_statistics enable_controller enable_hidden_state_cache enable_kv_events
+        enable_lazy_memory_allocator enable_p2p enable_pd enable_scheduler_bypass_lookup
+        internal_api_server_enabled local_cpu local_cpu_use_hugepages pd_bidirectional
+        pd_skip_proxy_notification py_enable_gc save_decode_cache save_unfull_chunk use_gds
+        use_gpu_connector_v3 use_layerwise
+""",
+    "list": """
+        blend_check_layers blend_recompute_ratios blend_thresholds hidden_state_layers
+        internal_api_server_include_index_list lmcache_worker_ids lmcache_worker_ports
+        lookup_server_worker_ids nixl_backends p2p_init_ports p2p_lookup_ports pd_peer_alloc_port
+        pd_peer_init_port pd_peer_query_port remote_storage_plugins retrieve_locations
+        runtime_plugin_locations script_allowed_imports storage_plugins
+""",
+    "json": """
+        extra_config
+""",
+    "str": """
+        app_id audit_actual_remote_url blend_special_str cache_policy chunk_statistics_strategy
+        controller_pull_url controller_reply_url external_lookup_client gds_backend gds_path
+        gds_path_sharding hidden_states_retrieve_mode internal_api_server_host
+        internal_api_server_socket_path_prefix lmcache_instance_id local_disk
+        local_disk_path_sharding maru_path mp_host nixl_buffer_device numa_mode p2p_host
+        pd_backend_mode pd_buffer_device pd_peer_host pd_proxy_host pd_role
+        pre_caching_hash_algorithm remote_config_url remote_serde remote_url store_location
+        transfer_channel
+""",
+}
+KEYS: dict[str, str] = {
+    key: kind for kind, keys in _KEYS_BY_TYPE.items() for key in keys.split()
+}
+
+# Read by LMCache from the environment outside its configuration: passed on as they are.
+PROCESS_VARIABLES = frozenset(
+    """
+    LMCACHE_CONFIG_FILE LMCACHE_LOG_LEVEL LMCACHE_LOG_FORMAT LMCACHE_TRACK_USAGE LMCACHE_USAGE_TRACK_URL
+    LMCACHE_USAGE_TRACK_INTERVAL LMCACHE_DISABLE_BANNER LMCACHE_USE_EXPERIMENTAL LMCACHE_FORCE_SKIP_SAVE
+    LMCACHE_MQ_TIMEOUT LMCACHE_SERVER_URL LMCACHE_OFFLOAD_RPC_PORT LMCACHE_GPU_STAGING_BUFFER_BYTES
+    LMCACHE_RUNTIME_PLUGIN_CONFIG LMCACHE_REQUEST_TELEMETRY_TYPE
+    """.split()
+)
+# Whole families of variables that belong to one storage backend or to the coordinator.
+PROCESS_PREFIXES = ("LMCACHE_RESP_", "LMCACHE_AEROSPIKE_", "LMCACHE_COORDINATOR_", "LMCACHE_EC_")
+
+_SIZE = re.compile(r"([0-9.]+)\s*(gib|gb|g|mib|mb|m|tib|tb|t)", re.IGNORECASE)
+
+
+def _integer(value: str) -> None:
+    int(value)
+
+
+def _number(value: str) -> None:
+    if not math.isfinite(float(value)) and value.strip().lower() != "inf":
+        raise ValueError
+
+
+def _boolean(value: str) -> None:
+    if value.strip().lower() not in {"true", "false", "1", "0"}:
+        raise ValueError
+
+
+def _json_object(value: str) -> None:
+    if not isinstance(json.loads(value), dict):
+        raise ValueError
+
+
+_CHECKS: dict[str, tuple[Callable[[str], None], str]] = {
+    "int": (_integer, "a whole number, as in 256"),
+    "float": (_number, "a number without a unit, as in 20 (GiB where it is a size)"),
+    "bool": (_boolean, "True or False (LMCache takes every other word for False)"),
+    "json": (_json_object, "a JSON object"),
+}
+_POSITIVE = frozenset({"chunk_size", "max_local_cpu_size"})
+
+
+def check_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The caller's `LMCACHE_*` variables, once each has been found sound.
+
+    Raises:
+        SpecError: an unknown name (with the nearest known one), or a value that LMCache would drop
+            or misread.
+    """
+    found = {name: value for name, value in environ.items() if name.startswith(PREFIX)}
+    for name, value in sorted(found.items()):
+        if name in PROCESS_VARIABLES or name.startswith(PROCESS_PREFIXES):
+            continue
+        check(name, value)
+    return found
+
+
+def check(name: str, value: str) -> None:
+    """One variable. Raises SpecError."""
+    key = name.removeprefix(PREFIX).lower()
+    kind = KEYS.get(key)
+    if kind is None or name != name.upper():
+        known = [PREFIX + other.upper() for other in KEYS] + sorted(PROCESS_VARIABLES)
+        raise SpecError(
+            f"LMCache has no setting {name}, and would ignore it in silence",
+            nearest(name.upper(), known),
+        )
+    test, wanted = _CHECKS.get(kind, (lambda _: None, ""))
+    try:
+        test(value)
+        if key in _POSITIVE and float(value) <= 0:
+            raise ValueError
+    except ValueError:
+        hint = f"set it to {wanted}"
+        size = _SIZE.fullmatch(value.strip())
+        if size and kind == "float":
+            hint = f"give it in GiB, without a unit: {name}={size[1]}"
+        raise SpecError(
+            f"{name}={value} would be dropped by LMCache, which would go on without it", hint
+        ) from None

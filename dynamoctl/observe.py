@@ -1,0 +1,97 @@
+"""One snapshot of a running deployment: health, cache hits, KV transfers, GPU memory.
+
+The units are asked for their own Prometheus metrics; nothing is counted here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from dynamoctl import probes
+from dynamoctl.planner.plan import DeploymentPlan, Unit
+
+# Counters by what they say, as the pinned versions name them: vLLM's of its connector, LMCache's own
+# in process (on the worker) and of its server (mp).
+_HIT = "hit_tokens"
+_REQUESTED = "requested_tokens"
+_LMCACHE = {
+    "lmcache:num_hit_tokens": _HIT,
+    "lmcache:num_requested_tokens": _REQUESTED,
+    "lmcache_mp_lookup_hit_tokens": _HIT,
+    "lmcache_mp_lookup_requested_tokens": _REQUESTED,
+}
+
+
+@dataclass
+class Snapshot:
+    """What was seen at one moment.
+
+    Attributes:
+        health: unit -> `ok` or why not.
+        cache: hit and requested tokens of LMCache, and their ratio; None where LMCache is off.
+        transfers: NIXL's KV transfers: count, bytes, failed.
+        engine: unit -> the worker's own figures: running and waiting requests, KV cache use (0 to 1).
+    """
+
+    health: dict[str, str] = field(default_factory=dict)
+    cache: dict[str, Any] | None = None
+    transfers: dict[str, int] = field(default_factory=lambda: {"count": 0, "bytes": 0, "failed": 0})
+    engine: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+async def snapshot(http: probes.httpx2.AsyncClient, plan: DeploymentPlan) -> Snapshot:
+    """Ask every unit, all at once. A unit that does not answer is unhealthy, not an error."""
+    seen = Snapshot()
+    if plan.lmcache is not None:
+        seen.cache = {_HIT: 0, _REQUESTED: 0, "hit_rate": None}
+    await asyncio.gather(*(_ask(http, plan, unit, seen) for unit in plan.units))
+    if seen.cache is not None and seen.cache[_REQUESTED]:
+        seen.cache["hit_rate"] = round(seen.cache[_HIT] / seen.cache[_REQUESTED], 4)
+    return seen
+
+
+async def _ask(
+    http: probes.httpx2.AsyncClient, plan: DeploymentPlan, unit: Unit, seen: Snapshot
+) -> None:
+    url = f"http://127.0.0.1:{unit.gate.port}"
+    if unit.role == "frontend":
+        listed, why = await probes.lists_model(http, plan.endpoint, plan.model)
+        seen.health[unit.name] = "ok" if listed else why
+        return
+    if unit.gate.kind == "listed":
+        body = await probes.get_json(http, f"{plan.endpoint}{unit.gate.path}")
+        seen.health[unit.name] = "ok" if body is not None else "the frontend does not answer"
+        return
+    (ok, answer), text = await asyncio.gather(
+        probes.answers(http, url + unit.gate.path), probes.get_text(http, url + "/metrics")
+    )
+    seen.health[unit.name] = "ok" if ok else answer
+    _add(text, unit, seen)
+
+
+def _add(text: str, unit: Unit, seen: Snapshot) -> None:
+    engine = {"running": 0.0, "waiting": 0.0, "kv_cache_use": 0.0}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            name, value = sample.name, sample.value
+            key = _LMCACHE.get(name.removesuffix("_total"))
+            if key and seen.cache is not None:
+                seen.cache[key] += int(value)
+            elif name == "vllm:nixl_xfer_time_seconds_count":
+                seen.transfers["count"] += int(value)
+            elif name == "vllm:nixl_bytes_transferred_sum":
+                seen.transfers["bytes"] += int(value)
+            elif name in ("vllm:nixl_num_failed_transfers_total", "vllm:nixl_num_failed_notifications_total"):
+                seen.transfers["failed"] += int(value)
+            elif name == "vllm:num_requests_running":
+                engine["running"] += value
+            elif name == "vllm:num_requests_waiting":
+                engine["waiting"] += value
+            elif name in ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"):
+                engine["kv_cache_use"] = max(engine["kv_cache_use"], value)
+    if unit.is_worker:
+        seen.engine[unit.name] = engine

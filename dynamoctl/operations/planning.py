@@ -1,0 +1,73 @@
+"""From the user's words to a plan for this host."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dynamoctl.errors import DynamoctlError, SpecError
+from dynamoctl.facts import HostFacts, ModelFacts
+from dynamoctl.host import facts, models
+from dynamoctl.planner import make_plan, topology
+from dynamoctl.planner.plan import DeploymentPlan
+from dynamoctl.spec import CONFIG_NAME, DeploymentSpec, load_spec
+from dynamoctl.state import Folder, deployments
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A spec with what came of it on this host. `spec` has its device and model filled in."""
+
+    spec: DeploymentSpec
+    facts: HostFacts
+    model: ModelFacts
+    plan: DeploymentPlan
+
+
+def find_config(named: Path | None) -> Path | None:
+    """The TOML to read: the one that is named, or dynamoctl.toml in the working folder.
+
+    Raises:
+        SpecError: the named file is not there.
+    """
+    if named is not None:
+        if not named.is_file():
+            raise SpecError(f"there is no config file {named}", "mend the path after --config")
+        return named
+    here = Path(CONFIG_NAME)
+    return here if here.is_file() else None
+
+
+def plan_for_here(flags: Mapping[str, Any], config: Path | None) -> Planned:
+    """Read what the user wants, look at the host, plan.
+
+    Raises:
+        SpecError: it makes no deployment.
+        PreflightError: not on this host.
+    """
+    spec = load_spec(flags, os.environ, find_config(config))
+    folder = Folder(spec.name)
+    seen = facts.gather(folder.path, reserved_ports=_planned_ports(but=spec.name))
+    device = topology.device(spec, seen)
+    model = models.locate(spec.model or models.default_model(device), spec.served_model_name)
+    spec = spec.model_copy(update={"device": device, "model": model.path})
+    return Planned(spec, seen, model, make_plan(spec, seen, model))
+
+
+def _planned_ports(but: str) -> set[int]:
+    """Ports of the other deployments' plans, which may not have been bound yet."""
+    planned: set[int] = set()
+    for name in deployments():
+        if name == but:
+            continue
+        try:
+            state = Folder(name).read_state()
+        except DynamoctlError:
+            continue
+        if state is not None and state.supervisor_lives:
+            for unit in state.units:
+                planned |= set(unit.ports.values())
+    return planned

@@ -1,0 +1,108 @@
+"""What is running. Fast: it reads one file and asks the supervisor, and imports little."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from typing import Any
+
+from dynamoctl.host.processes import is_running, members
+from dynamoctl.state import DeploymentState, Folder
+
+# The supervisor asks every unit in turn for its metrics.
+_PATIENCE_S = 15.0
+
+
+def status(name: str) -> dict[str, Any]:
+    """The body of `status --json` (schema `dynamoctl/status/v1`), without the envelope."""
+    folder = Folder(name)
+    state = folder.read_state()
+    if state is None:
+        return _nothing(name)
+    lives = state.supervisor_lives
+    shown = state.state
+    warnings = list(state.warnings)
+    if not lives and state.state not in ("stopped", "failed"):
+        alive = members(f"{state.start_id}/")
+        shown = "unsupervised" if alive else "stopped"
+        if alive:
+            warnings.append(
+                f"its supervisor is gone, {len(alive)} of its processes live: dynamoctl down -n {name}"
+            )
+    seen = ask(folder) if lives and state.state in ("ready", "degraded", "failed") else None
+    if lives and seen is None and state.state in ("ready", "degraded"):
+        warnings.append("its supervisor does not answer: what is shown is what it last wrote")
+    return _body(state, shown, warnings, seen)
+
+
+def _nothing(name: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "mode": None,
+        "state": "stopped",
+        "model": None,
+        "endpoint": None,
+        "units": [],
+        "cache": None,
+        "transfers": None,
+        "error": None,
+        "warnings": [],
+    }
+
+
+def _body(
+    state: DeploymentState, shown: str, warnings: list[str], seen: dict[str, Any] | None
+) -> dict[str, Any]:
+    now = time.time()
+    units = []
+    for unit in state.units:
+        alive = unit.identity is not None and is_running(unit.identity)
+        health = (seen or {}).get("health", {}).get(unit.name) if alive else None
+        units.append(
+            {
+                "name": unit.name,
+                "role": unit.role,
+                "state": unit.state if alive or unit.state != "ready" else "failed",
+                "phase": unit.phase,
+                "pid": unit.identity.pid if unit.identity and alive else None,
+                "gpus": unit.gpus,
+                "health": health,
+                "restarts": unit.restarts,
+                "uptime_s": round(now - unit.started_at, 1) if alive else None,
+            }
+        )
+    return {
+        "name": state.name,
+        "mode": state.mode,
+        "state": shown,
+        "model": state.model,
+        "endpoint": state.endpoint,
+        "units": units,
+        "cache": (seen or {}).get("cache"),
+        "transfers": (seen or {}).get("transfers"),
+        "error": state.error,
+        "warnings": warnings,
+    }
+
+
+def ask(folder: Folder) -> dict[str, Any] | None:
+    """A fresh snapshot from the supervisor; None where it does not answer."""
+    try:
+        descriptor = os.open(folder.path, os.O_PATH | os.O_DIRECTORY)
+    except OSError:
+        return None
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
+            line.settimeout(_PATIENCE_S)
+            # By way of the open folder: a socket's path may have no more than 107 bytes.
+            line.connect(f"/proc/self/fd/{descriptor}/{folder.socket.name}")
+            line.sendall(b"snapshot\n")
+            with line.makefile("rb") as answer:
+                body = json.loads(answer.readline() or b"null")
+    except (OSError, ValueError):
+        return None
+    finally:
+        os.close(descriptor)
+    return body if isinstance(body, dict) else None

@@ -1,0 +1,216 @@
+"""Bring a deployment up: check, write the plan, start its supervisor, wait."""
+
+from __future__ import annotations
+
+import signal
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dynamoctl import doctor
+from dynamoctl.errors import DynamoctlError, NotReadyError, PreflightError, SpecError
+from dynamoctl.host import models
+from dynamoctl.host.processes import Identity, is_running, members
+from dynamoctl.operations import conversion
+from dynamoctl.operations.planning import Planned
+from dynamoctl.planner.plan import SCHEMA
+from dynamoctl.state import ACTIVE, DeploymentState, Folder
+from dynamoctl.supervisor import process, removal
+from dynamoctl.supervisor.phases import last_lines
+
+_POLL_S = 0.2
+
+OnState = Callable[[DeploymentState], None]
+OnProgress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class Up:
+    """How an `up` ended well.
+
+    Attributes:
+        already: it was up before, with the same plan.
+        seconds: from the start of the units to the proving completion.
+    """
+
+    state: DeploymentState
+    already: bool
+    seconds: float
+
+
+def up(planned: Planned, keep: bool, on_state: OnState, on_progress: OnProgress) -> Up:
+    """Bring it up, or find it up.
+
+    Args:
+        keep: leave what was started where it is if it fails.
+        on_state: called with each new state while the units start.
+        on_progress: called with (what, fraction done) while the model is prepared.
+
+    Raises:
+        SpecError: it is up with another plan.
+        PreflightError: this host cannot run it.
+        NotReadyError: a unit died on the way, or the deadline passed. Nothing is left running.
+        KeyboardInterrupt: the user broke it off. Nothing is left running.
+    """
+    folder = Folder(planned.spec.name)
+    with folder.lock():
+        state = _running(folder)
+        already = state is not None
+        if state is None:
+            state = _start(planned, folder, keep, on_progress)
+        else:
+            _require_same(planned, folder, state)
+    supervisor = state.supervisor
+    assert supervisor is not None
+    try:
+        ready = _wait(folder, state, supervisor, on_state)
+    except KeyboardInterrupt:
+        if not already:
+            interrupt(folder, supervisor, on_state)
+        raise
+    return Up(ready, already and state.state == "ready", ready.ready_at - ready.created_at)
+
+
+def _running(folder: Folder) -> DeploymentState | None:
+    """The state of a deployment that is up or on its way; None where nothing of it runs.
+
+    Raises:
+        PreflightError: its supervisor is gone, but not its processes.
+    """
+    state = folder.read_state()
+    if state is None:
+        return None
+    if state.supervisor_lives:
+        if state.state == "stopping":
+            raise PreflightError(
+                f"'{folder.name}' is being taken down", "try again when `dynamoctl down` has ended"
+            )
+        return state
+    alive = members(f"{state.start_id}/")
+    if alive:
+        raise PreflightError(
+            f"the supervisor of '{folder.name}' is gone, but {len(alive)} of its processes live",
+            f"remove them first: dynamoctl down -n {folder.name}",
+        )
+    return None
+
+
+def _require_same(planned: Planned, folder: Folder, state: DeploymentState) -> None:
+    """Raise SpecError where the running deployment is not what is asked for."""
+    body = folder.read_plan() or {}
+    old: dict[str, Any] = body.get("spec", {})
+    new = planned.spec.model_dump(mode="json")
+    differs = list(_differences(old, new))
+    if differs:
+        raise SpecError(
+            f"'{folder.name}' is {state.state} with another plan",
+            "\n".join(
+                [
+                    *(f"{key}: is {was!r}, asked for {wanted!r}" for key, was, wanted in differs),
+                    f"take it down first (dynamoctl down -n {folder.name}), or give this one a name of"
+                    " its own with -n NAME and a port with --port",
+                ]
+            ),
+        )
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> Any:
+    # How long to wait is about the command, not about what it brings up.
+    for key in sorted((old.keys() | new.keys()) - {"timeout_s"}):
+        was, wanted = old.get(key), new.get(key)
+        if isinstance(was, dict) and isinstance(wanted, dict):
+            yield from _differences(was, wanted, f"{prefix}{key}.")
+        elif was != wanted:
+            yield prefix + key, was, wanted
+
+
+def _start(
+    planned: Planned, folder: Folder, keep: bool, on_progress: OnProgress
+) -> DeploymentState:
+    """Check the host, prepare the model and the folder, start the supervisor."""
+    warnings = doctor.require(doctor.check(planned.plan, planned.facts, planned.model))
+    if planned.model.builtin and planned.model.folder is None:
+        conversion.convert_builtin(models.builtin_gguf(), Path(planned.model.path), on_progress)
+    removal.remove_folders(folder.store, folder.path / "run")
+    folder.store.mkdir(parents=True)
+    _set_logs_aside(folder)
+    folder.state_file.unlink(missing_ok=True)
+    start_id = uuid.uuid4().hex
+    folder.write_plan(
+        {
+            "schema": SCHEMA,
+            "start_id": start_id,
+            "keep": keep,
+            "warnings": warnings,
+            "spec": planned.spec.model_dump(mode="json"),
+            "plan": planned.plan.as_json(),
+        }
+    )
+    supervisor = process.spawn_supervisor(folder.path, folder.log("supervisor"))
+    while True:
+        state = folder.read_state()
+        if state is not None and state.start_id == start_id:
+            return state
+        process.reap()
+        if not is_running(supervisor):
+            raise DynamoctlError(
+                "the supervisor ended before it had begun",
+                "\n".join([*last_lines(folder.log("supervisor")), f"log: {folder.log('supervisor')}"]),
+            )
+        time.sleep(_POLL_S / 4)
+
+
+def _set_logs_aside(folder: Folder) -> None:
+    """Keep the logs of the last start as UNIT.log.1."""
+    for log in folder.log("supervisor").parent.glob("*.log"):
+        log.replace(log.with_name(log.name + ".1"))
+
+
+def _wait(
+    folder: Folder, state: DeploymentState, supervisor: Identity, on_state: OnState
+) -> DeploymentState:
+    """Wait until it is ready or has failed; the supervisor holds the deadline."""
+    failure: dict[str, Any] | None = None
+    while True:
+        lives = is_running(supervisor)
+        state = folder.read_state() or state
+        on_state(state)
+        failure = failure or state.error
+        if state.state in ("ready", "degraded"):
+            return state
+        if state.state == "failed" and failure is not None:
+            error = NotReadyError(failure["message"], failure["hint"])
+            error.exit_code = failure["code"]
+            raise error
+        if state.state == "stopped" or (state.state == "stopping" and failure is None):
+            raise NotReadyError(f"'{folder.name}' was taken down while it started")
+        if not lives:
+            raise NotReadyError(
+                f"the supervisor of '{folder.name}' died while it was {state.state}",
+                "\n".join(
+                    [
+                        *last_lines(folder.log("supervisor")),
+                        f"log: {folder.log('supervisor')}",
+                        f"clean up with: dynamoctl down -n {folder.name}",
+                    ]
+                ),
+            )
+        process.reap()
+        time.sleep(_POLL_S)
+
+
+def interrupt(folder: Folder, supervisor: Identity, on_state: OnState) -> None:
+    """Break off a start: tell the supervisor, wait until all is gone."""
+    process.send(supervisor, signal.SIGTERM)
+    while is_running(supervisor):
+        process.reap()
+        state = folder.read_state()
+        if state is not None:
+            on_state(state)
+        time.sleep(_POLL_S)
+
+
+__all__ = ["ACTIVE", "Up", "up"]

@@ -1,0 +1,60 @@
+"""From what the user wants and what the host has to a plan. Pure: no I/O."""
+
+from __future__ import annotations
+
+from dynamoctl.facts import HostFacts, ModelFacts
+from dynamoctl.planner import commands, lmcache, topology
+from dynamoctl.planner.plan import DeploymentPlan, Unit
+from dynamoctl.spec import DeploymentSpec
+
+__all__ = ["make_plan"]
+
+
+def make_plan(spec: DeploymentSpec, facts: HostFacts, model: ModelFacts) -> DeploymentPlan:
+    """The one plan for this spec on this host.
+
+    Raises:
+        SpecError: the spec makes no deployment.
+        PreflightError: a named GPU is not visible, or the host has no ports left.
+    """
+    device = topology.device(spec, facts)
+    cache = lmcache.mode(spec.lmcache, device) if spec.engine == "vllm" else None
+    ports = topology.Ports(facts.free_ports, taken=spec.port)
+    store = f"{facts.home}/store"
+
+    first: list[Unit] = [commands.frontend(spec, facts, store)]
+    cache_port = None
+    if cache == "mp":
+        server = commands.cache_server(spec, facts, store, device, ports)
+        cache_port = server.ports["zmq"]
+        first.append(server)
+
+    workers: list[Unit] = []
+    for place in topology.place(spec, facts):
+        after: tuple[str, ...] = ()
+        if spec.start == "ordered":
+            after = tuple(unit.name for unit in first)
+            if place.role == "prefill":
+                after += tuple(unit.name for unit in workers if unit.role == "decode")
+        workers.append(
+            commands.worker(
+                spec, facts, model, store, device, cache, cache_port, place, ports, after
+            )
+        )
+    return DeploymentPlan(
+        name=spec.name,
+        mode=spec.mode,
+        device=device,
+        engine=spec.engine,
+        model=model.served_name,
+        model_path=model.path,
+        host=spec.host,
+        port=spec.port,
+        home=facts.home,
+        store=store,
+        timeout_s=spec.timeout_s,
+        drain_s=spec.drain_s,
+        lmcache=cache,
+        lmcache_cpu_gib=lmcache.total_cpu_gib(spec, device, cache),
+        units=(*first, *workers),
+    )

@@ -1,0 +1,211 @@
+"""Each unit's command line and environment."""
+
+from __future__ import annotations
+
+import json
+
+from dynamoctl.facts import HostFacts, ModelFacts
+from dynamoctl.planner import connectors, lmcache
+from dynamoctl.planner.connectors import CacheMode, Connector, Device
+from dynamoctl.planner.plan import Gate, Unit
+from dynamoctl.planner.topology import Placement, Ports
+from dynamoctl.spec import DeploymentSpec
+
+# Taken out of every unit's environment, each for its reason:
+UNSET = (
+    "DYN_CONNECTOR",  # an error for dynamo.vllm if it is set at all
+    "ENABLE_LMCACHE",  # turned into the plan
+    "PROMETHEUS_MULTIPROC_DIR",  # Dynamo makes one; LMCache's metrics vanish in a foreign one
+    "PYTHONDONTWRITEBYTECODE",  # every process would compile its imports at every start
+)
+
+
+def namespace(spec: DeploymentSpec) -> str:
+    """Dynamo's namespace of this deployment; deployments side by side do not see each other."""
+    return f"dynamoctl-{spec.name}"
+
+
+def common_environment(spec: DeploymentSpec, store: str) -> dict[str, str]:
+    """What every unit gets."""
+    return {
+        # Discovery in a folder of the deployment's own: no etcd, no NATS, and no second deployment
+        # in the same store.
+        "DYN_DISCOVERY_BACKEND": "file",
+        "DYN_FILE_KV": store,
+        "DYN_REQUEST_PLANE": "tcp",
+        "DYN_EVENT_PLANE": "zmq",
+        "DYN_NAMESPACE": namespace(spec),
+        # Listeners stay on the loopback.
+        "DYN_TCP_RPC_HOST": "127.0.0.1",
+        "DYN_SYSTEM_HOST": "127.0.0.1",
+        "DYN_EVENT_PLANE_HOST": "127.0.0.1",
+        # The same on every process, or block hashes differ and nothing hits across workers.
+        "PYTHONHASHSEED": "0",
+        "PYTHONUNBUFFERED": "1",
+        # vLLM's process titles would wipe /proc/PID/environ, by which leftovers are known.
+        "SPT_NOENV": "1",
+        "LMCACHE_TRACK_USAGE": "false",
+        "LMCACHE_DISABLE_BANNER": "1",
+        **spec.env,
+    }
+
+
+def frontend(spec: DeploymentSpec, facts: HostFacts, store: str) -> Unit:
+    """The HTTP server and router."""
+    return Unit(
+        name="frontend",
+        role="frontend",
+        argv=(
+            facts.python, "-m", "dynamo.frontend",
+            "--http-host", spec.host,
+            "--http-port", str(spec.port),
+            "--router-mode", spec.router_mode,
+            "--namespace", namespace(spec),
+        ),
+        env=common_environment(spec, store),
+        unset=UNSET,
+        ports={"http": spec.port},
+        gate=Gate("http", spec.port, "/health"),
+    )  # fmt: skip
+
+
+def cache_server(
+    spec: DeploymentSpec, facts: HostFacts, store: str, device: Device, ports: Ports
+) -> Unit:
+    """LMCache's server (mp mode): one for the host."""
+    port, http_port = ports.take(), ports.take()
+    arguments = lmcache.server_arguments(spec.lmcache, device, port, http_port)
+    return Unit(
+        name="lmcache",
+        role="cache",
+        argv=(facts.python, "-m", "lmcache.cli.main", "server", *arguments),
+        env={**common_environment(spec, store), **spec.lmcache.env},
+        unset=UNSET,
+        ports={"zmq": port, "http": http_port},
+        gate=Gate("http", http_port, "/healthcheck"),
+    )
+
+
+def worker(
+    spec: DeploymentSpec,
+    facts: HostFacts,
+    model: ModelFacts,
+    store: str,
+    device: Device,
+    cache: CacheMode | None,
+    cache_port: int | None,
+    place: Placement,
+    ports: Ports,
+    after: tuple[str, ...],
+) -> Unit:
+    """One vLLM engine under Dynamo."""
+    if spec.engine == "mocker":
+        return _mocker(spec, facts, model, store, place, after)
+    config = connectors.kv_transfer_config(place.role, cache, device, cache_port)
+    own_ports = {"system": ports.take()}
+    env = {
+        **common_environment(spec, store),
+        "DYN_SYSTEM_PORT": str(own_ports["system"]),
+        # `down` removes the registration at once; the grace period is for clients of a worker that
+        # leaves while others stay.
+        "DYN_GRACEFUL_SHUTDOWN_GRACE_PERIOD_SECS": "0",
+        "DYN_RUNTIME_GRACEFUL_SHUTDOWN_TIMEOUT_SECS": f"{spec.drain_s:g}",
+    }
+    if connectors.uses_nixl(config):
+        own_ports["nixl"] = ports.take_row(spec.tp)
+        env |= connectors.side_channel_environment(own_ports["nixl"])
+    if cache == "inproc" and place.role != "decode":
+        env |= lmcache.environment(spec.lmcache, device)
+    events: tuple[str, ...] = ()
+    if spec.router_mode == "kv":
+        own_ports["kv_events"] = ports.take()
+        events = _kv_events(own_ports["kv_events"])
+    profile, profile_env = _cpu_profile(place) if device == "cpu" else _gpu_profile(place)
+    own_arguments = {"decode": spec.decode_args, "prefill": spec.prefill_args}.get(place.role, ())
+    return Unit(
+        name=place.name,
+        role=place.role,
+        argv=(
+            facts.python, "-m", "dynamo.vllm",
+            "--model", model.path,
+            "--served-model-name", model.served_name,
+            "--disaggregation-mode", place.role,
+            *(("--tensor-parallel-size", str(spec.tp)) if spec.tp > 1 else ()),
+            "--kv-transfer-config", _compact(config),
+            *connectors.hybrid_cache_arguments(place.role),
+            *events,
+            *profile,
+            *spec.engine_args,
+            *own_arguments,
+        ),
+        gpus=place.gpus,
+        env={**env, **profile_env, **spec.env},
+        unset=UNSET,
+        ports=own_ports,
+        kv_transfer_config=config,
+        after=after,
+        gate=Gate("http", own_ports["system"], "/health"),
+    )  # fmt: skip
+
+
+def _mocker(
+    spec: DeploymentSpec,
+    facts: HostFacts,
+    model: ModelFacts,
+    store: str,
+    place: Placement,
+    after: tuple[str, ...],
+) -> Unit:
+    """Dynamo's mocker: registers and answers like an engine, with no weights and made-up text."""
+    role = () if place.role == "agg" else ("--disaggregation-mode", place.role)
+    return Unit(
+        name=place.name,
+        role=place.role,
+        argv=(
+            facts.python, "-m", "dynamo.mocker",
+            "--model-path", model.path,
+            "--model-name", model.served_name,
+            "--speedup-ratio", "10",
+            *role,
+            *spec.engine_args,
+        ),
+        env=common_environment(spec, store),
+        unset=UNSET,
+        after=after,
+        gate=Gate("listed", spec.port, "/health"),
+    )  # fmt: skip
+
+
+def _cpu_profile(place: Placement) -> tuple[tuple[str, ...], dict[str, str]]:
+    """What makes vLLM usable on few cores; measured: 27 s to ready instead of 43 s on two."""
+    env = {
+        "TORCHDYNAMO_DISABLE": "1",
+        "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
+        # A CUDA build of torch that finds a GPU would take it.
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    if place.cores:
+        env["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(str(core) for core in place.cores)
+    arguments = ("--enforce-eager", "--max-model-len", "2048", "--max-num-batched-tokens", "512")
+    return arguments, env
+
+
+def _gpu_profile(place: Placement) -> tuple[tuple[str, ...], dict[str, str]]:
+    env = {
+        "CUDA_VISIBLE_DEVICES": ",".join(str(gpu) for gpu in place.gpus),
+        # CUDA's own order is by speed; NVML's and the user's is by bus.
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+    }
+    if place.memory_share is None:
+        return (), env
+    return ("--gpu-memory-utilization", f"{place.memory_share:g}"), env
+
+
+def _kv_events(port: int) -> tuple[str, ...]:
+    """The KV router needs to hear what each worker's cache holds; off by default in vLLM."""
+    config = {"enable_kv_cache_events": True, "publisher": "zmq", "endpoint": f"tcp://*:{port}"}
+    return ("--kv-events-config", _compact(config))
+
+
+def _compact(value: Connector) -> str:
+    return json.dumps(value, separators=(",", ":"))

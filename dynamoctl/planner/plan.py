@@ -1,0 +1,144 @@
+"""The plan: everything that will be started, in order, with nothing left to decide.
+
+A plan is plain data. `--dry-run` prints it, the supervisor runs it, `export` renders it for another
+runner. Its JSON form (`dynamoctl/plan/v1`) is a promise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+SCHEMA = "dynamoctl/plan/v1"
+
+Role = Literal["frontend", "cache", "agg", "decode", "prefill"]
+WORKER_ROLES: tuple[Role, ...] = ("agg", "decode", "prefill")
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What makes a unit ready: its own process answers 200 at this address on the loopback.
+
+    Attributes:
+        kind: `http`; or `listed`: the frontend lists the unit's instance (a mocker's own answer
+            never says ready).
+        port: the number of the port that is asked; the listener must belong to the unit's own
+            process tree.
+        path: the path that is asked.
+    """
+
+    kind: Literal["http", "listed"]
+    port: int
+    path: str
+
+    def __str__(self) -> str:
+        if self.kind == "listed":
+            return "the frontend lists it"
+        return f"GET :{self.port}{self.path} is 200"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One process tree of the deployment.
+
+    Attributes:
+        name: `frontend`, `lmcache`, `worker-0`, `decode-0`, `prefill-0`, ...
+        gpus: what the unit sees as CUDA_VISIBLE_DEVICES: indices (int) or UUIDs (str).
+        env: what the plan adds to the caller's environment.
+        unset: what it takes away from it.
+        ports: name -> number, each of this unit alone.
+        kv_transfer_config: what vLLM gets as `--kv-transfer-config`; None where it gets none.
+        after: the units whose gates must have passed before this one starts.
+    """
+
+    name: str
+    role: Role
+    argv: tuple[str, ...]
+    gate: Gate
+    gpus: tuple[int | str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    unset: tuple[str, ...] = ()
+    ports: Mapping[str, int] = field(default_factory=dict)
+    kv_transfer_config: Mapping[str, Any] | None = None
+    after: tuple[str, ...] = ()
+
+    @property
+    def is_worker(self) -> bool:
+        """Whether it runs a model, as against the frontend and the cache server."""
+        return self.role in WORKER_ROLES
+
+
+@dataclass(frozen=True)
+class DeploymentPlan:
+    """A whole deployment.
+
+    Attributes:
+        model: the name under which it is served.
+        model_path: what the engine loads: a folder or a hub id.
+        host, port: where the frontend listens.
+        home: the folder of the deployment.
+        store: the folder of Dynamo's file discovery, fresh at every start.
+        timeout_s: the deadline for the whole start, seconds.
+        drain_s: what requests in flight get at the end, seconds.
+        lmcache: `inproc`, `mp`, or None where LMCache is off.
+        lmcache_cpu_gib: the CPU memory that LMCache takes on this host, all ranks together, GiB.
+    """
+
+    name: str
+    mode: Literal["agg", "disagg"]
+    device: Literal["cuda", "cpu"]
+    engine: Literal["vllm", "mocker"]
+    model: str
+    model_path: str
+    host: str
+    port: int
+    home: str
+    store: str
+    timeout_s: float
+    drain_s: float
+    lmcache: Literal["inproc", "mp"] | None
+    lmcache_cpu_gib: float
+    units: tuple[Unit, ...]
+
+    @property
+    def endpoint(self) -> str:
+        """The base URL that a client on this machine uses."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)
+        if ":" in host and not host.startswith("["):
+            host = f"[{host}]"
+        return f"http://{host}:{self.port}"
+
+    @property
+    def workers(self) -> tuple[Unit, ...]:
+        """The units that run the model."""
+        return tuple(unit for unit in self.units if unit.is_worker)
+
+    def unit(self, name: str) -> Unit:
+        """The unit of that name; KeyError where there is none."""
+        for unit in self.units:
+            if unit.name == name:
+                return unit
+        raise KeyError(name)
+
+    def as_json(self) -> dict[str, Any]:
+        """The plan's JSON form, without the envelope."""
+        body = asdict(self)
+        body["endpoint"] = self.endpoint
+        return body
+
+    @staticmethod
+    def from_json(body: Mapping[str, Any]) -> DeploymentPlan:
+        """Read back what `as_json` wrote. Raises KeyError or TypeError on anything else."""
+        fields = {name: body[name] for name in DeploymentPlan.__dataclass_fields__ if name != "units"}
+        units = tuple(
+            Unit(
+                **{
+                    **unit,
+                    "gate": Gate(**unit["gate"]),
+                    **{key: tuple(unit[key]) for key in ("argv", "gpus", "unset", "after")},
+                }
+            )
+            for unit in body["units"]
+        )
+        return DeploymentPlan(**fields, units=units)

@@ -1,0 +1,64 @@
+"""A plan as a person reads it. Pure text: its golden files are the planner's tests."""
+
+from __future__ import annotations
+
+import shlex
+
+from dynamoctl.planner.plan import DeploymentPlan, Unit
+
+_DEVICE = {"cuda": "GPU", "cpu": "CPU"}
+_CACHE = {None: "off", "inproc": "in process", "mp": "a server beside the workers"}
+
+
+def render(plan: DeploymentPlan) -> str:
+    """The whole plan: what, where, and each unit in the order of its start."""
+    lines = [
+        f"{plan.name}: {plan.mode} on the {_DEVICE[plan.device]}",
+        f"  model     {plan.model}" + (f"  ({plan.model_path})" if plan.model_path != plan.model else ""),
+        f"  endpoint  {plan.endpoint}/v1",
+        f"  LMCache   {_CACHE[plan.lmcache]}"
+        + (f", {plan.lmcache_cpu_gib:g} GiB of CPU memory in all" if plan.lmcache else ""),
+        f"  ready     every gate passed and one completion answered, within {plan.timeout_s:g} s",
+    ]
+    for number, unit in enumerate(plan.units, 1):
+        lines += ["", *_unit(number, unit)]
+    return "\n".join(lines)
+
+
+def _unit(number: int, unit: Unit) -> list[str]:
+    place = f"  GPU {','.join(str(gpu) for gpu in unit.gpus)}" if unit.gpus else ""
+    lines = [f"{number}. {unit.name} ({unit.role}){place}"]
+    if unit.after:
+        lines.append(f"   after      {', '.join(unit.after)}")
+    if unit.ports:
+        lines.append("   ports      " + ", ".join(f"{name} {port}" for name, port in unit.ports.items()))
+    if unit.kv_transfer_config:
+        lines.append(f"   connector  {describe_connector(dict(unit.kv_transfer_config))}")
+    lines.append(f"   gate       {unit.gate}")
+    lines.append(f"   runs       {_wrap(unit.argv)}")
+    return lines
+
+
+def describe_connector(config: dict[str, object]) -> str:
+    """`NixlConnector (kv_both)`, or a MultiConnector with what is in it."""
+    extra = config.get("kv_connector_extra_config")
+    inner = extra.get("connectors") if isinstance(extra, dict) else None
+    if isinstance(inner, list):
+        parts = ", ".join(describe_connector(one) for one in inner)
+        return f"{config['kv_connector']} of [{parts}]"
+    return f"{config['kv_connector']} ({config['kv_role']})"
+
+
+def _wrap(argv: tuple[str, ...]) -> str:
+    """The command line, one option a line, as it could be pasted into a shell."""
+    lines: list[str] = []
+    current: list[str] = []
+    for word in argv:
+        if word.startswith("--") and current:
+            lines.append(" ".join(current))
+            current = []
+        current.append(shlex.quote(word))
+    lines.append(" ".join(current))
+    return " \\\n                ".join(lines)
+
+

@@ -1,0 +1,78 @@
+"""One attempt each: is it up, does it list the model, does it answer?
+
+No retries and no waiting here; a gate does that, with its deadline.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx2
+
+# The loopback answers in milliseconds; a starved two-core host in seconds.
+TIMEOUT_S = 10.0
+COMPLETION_TIMEOUT_S = 120.0
+
+
+def client() -> httpx2.AsyncClient:
+    """An HTTP client for the loopback: no proxy from the environment."""
+    return httpx2.AsyncClient(trust_env=False, timeout=TIMEOUT_S)
+
+
+async def answers(http: httpx2.AsyncClient, url: str) -> tuple[bool, str]:
+    """Whether GET gives 200, and what was answered, in a few words."""
+    try:
+        answer = await http.get(url)
+    except httpx2.HTTPError as error:
+        return False, type(error).__name__
+    return answer.status_code == 200, f"HTTP {answer.status_code}"
+
+
+async def get_json(http: httpx2.AsyncClient, url: str) -> dict[str, Any] | None:
+    """The JSON object at a URL; None where there is none."""
+    try:
+        answer = await http.get(url)
+        body = answer.json()
+    except (httpx2.HTTPError, ValueError):
+        return None
+    return body if isinstance(body, dict) else None
+
+
+async def get_text(http: httpx2.AsyncClient, url: str) -> str:
+    """The text at a URL; empty where it does not give 200."""
+    try:
+        answer = await http.get(url)
+    except httpx2.HTTPError:
+        return ""
+    return answer.text if answer.status_code == 200 else ""
+
+
+async def lists_model(http: httpx2.AsyncClient, endpoint: str, model: str) -> tuple[bool, str]:
+    """Whether the frontend serves the model: (yes, why not).
+
+    `/v1/models/{id}/ready` answers 200 in both cases (Dynamo 1.4; 503 from 1.6 on): its body counts.
+    """
+    body = await get_json(http, f"{endpoint}/v1/models/{model}/ready")
+    if body is None:
+        return False, f"the frontend does not list {model}"
+    if body.get("ready") is True:
+        return True, ""
+    return False, str(body.get("reason") or f"the frontend does not list {model}")
+
+
+async def complete(http: httpx2.AsyncClient, endpoint: str, model: str) -> tuple[bool, str]:
+    """Ask for a few tokens: (whether they came, why not)."""
+    request = {"model": model, "prompt": "The capital of France is", "max_tokens": 4, "temperature": 0}
+    try:
+        answer = await http.post(
+            f"{endpoint}/v1/completions", json=request, timeout=COMPLETION_TIMEOUT_S
+        )
+    except httpx2.HTTPError as error:
+        return False, f"no answer to a completion ({type(error).__name__})"
+    if answer.status_code != 200:
+        return False, f"a completion got HTTP {answer.status_code}: {answer.text[:200]}"
+    try:
+        tokens = answer.json()["usage"]["completion_tokens"]
+    except (ValueError, KeyError, TypeError):
+        return False, f"a completion got no tokens: {answer.text[:200]}"
+    return bool(tokens), "" if tokens else "a completion came back empty"

@@ -1,0 +1,253 @@
+"""One folder per deployment: its plan, its units' identities, its logs.
+
+    HOME/deployments/NAME/
+        plan.json       what was asked for and what came of it; written once a start
+        state.json      what is so now; written by the supervisor alone, atomically
+        logs/UNIT.log   what each unit printed; supervisor.log beside them
+        run/UNIT/       the unit's working folder, empty at its start
+        store/          Dynamo's file discovery, fresh at every start
+        control.sock    where the supervisor answers `status`
+        lock            held by whoever changes the deployment
+
+HOME is $DYNAMOCTL_HOME or the user's state folder. This module is read by `status`, so it imports
+nothing slow.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dynamoctl.errors import DynamoctlError, PreflightError
+from dynamoctl.host.processes import Identity, is_running
+
+VERSION = 1
+
+# States of a deployment in which something of it may run.
+ACTIVE = frozenset({"starting", "ready", "degraded", "stopping"})
+
+
+@dataclass
+class UnitState:
+    """What the supervisor knows of one unit.
+
+    Attributes:
+        state: see `supervisor.lifecycle`.
+        phase: what it is doing while it starts, in words; empty once it is ready.
+        started_at, ready_at: seconds since the epoch; 0 where that has not happened.
+        exit: how it ended (`exit 1`, `SIGKILL`), or empty.
+        error: why it failed, with its last log lines, or empty.
+    """
+
+    name: str
+    role: str
+    state: str = "pending"
+    phase: str = ""
+    identity: Identity | None = None
+    gpus: list[int | str] = field(default_factory=list)
+    ports: dict[str, int] = field(default_factory=dict)
+    started_at: float = 0.0
+    ready_at: float = 0.0
+    restarts: int = 0
+    exit: str = ""
+    error: str = ""
+
+
+@dataclass
+class DeploymentState:
+    """What the supervisor knows of the whole.
+
+    Attributes:
+        state: `starting`, `ready`, `degraded` (a unit is down and on its way back), `stopping`,
+            `stopped`, `failed`.
+        start_id: this start; the mark that its processes carry begins with it.
+        error: why it failed: code, message, hint; or None.
+        warnings: what does not stop it but should be known.
+        shared_memory: files under /dev/shm that its processes have made.
+    """
+
+    name: str
+    mode: str
+    model: str
+    endpoint: str
+    start_id: str
+    state: str = "starting"
+    supervisor: Identity | None = None
+    created_at: float = 0.0
+    ready_at: float = 0.0
+    units: list[UnitState] = field(default_factory=list)
+    error: dict[str, Any] | None = None
+    warnings: list[str] = field(default_factory=list)
+    shared_memory: list[str] = field(default_factory=list)
+    version: int = VERSION
+
+    @property
+    def supervisor_lives(self) -> bool:
+        """Whether the supervisor that wrote this still runs."""
+        return self.supervisor is not None and is_running(self.supervisor)
+
+
+class Folder:
+    """A deployment's folder. Nothing is made until something is written."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.path = home() / "deployments" / name
+
+    @property
+    def plan_file(self) -> Path:
+        """What was asked for."""
+        return self.path / "plan.json"
+
+    @property
+    def state_file(self) -> Path:
+        """What is so now."""
+        return self.path / "state.json"
+
+    @property
+    def store(self) -> Path:
+        """Dynamo's file discovery."""
+        return self.path / "store"
+
+    @property
+    def socket(self) -> Path:
+        """The supervisor's control socket."""
+        return self.path / "control.sock"
+
+    def log(self, unit: str) -> Path:
+        """A unit's log; `supervisor` has one too."""
+        return self.path / "logs" / f"{unit}.log"
+
+    def work(self, unit: str) -> Path:
+        """A unit's working folder."""
+        return self.path / "run" / unit
+
+    def read_plan(self) -> dict[str, Any] | None:
+        """`plan.json`; None where there is none."""
+        return _read_json(self.plan_file)
+
+    def write_plan(self, body: dict[str, Any]) -> None:
+        """Write `plan.json`."""
+        self._write_json(self.plan_file, body)
+
+    def read_state(self) -> DeploymentState | None:
+        """`state.json`; None where there is none.
+
+        Raises:
+            DynamoctlError: the file is damaged or of another version.
+        """
+        body = _read_json(self.state_file)
+        if body is None:
+            return None
+        if body.get("version") != VERSION:
+            raise DynamoctlError(
+                f"{self.state_file} is of version {body.get('version')}; this dynamoctl reads {VERSION}",
+                "use the dynamoctl that started this deployment to take it down",
+            )
+        try:
+            return _state(body)
+        except (KeyError, TypeError) as error:
+            raise DynamoctlError(
+                f"{self.state_file} is damaged ({error})", f"`dynamoctl down -n {self.name}` cleans up"
+            ) from None
+
+    def write_state(self, state: DeploymentState) -> None:
+        """Write `state.json`."""
+        self._write_json(self.state_file, asdict(state))
+
+    def _write_json(self, path: Path, body: dict[str, Any]) -> None:
+        """Whole or not at all: a reader never sees half a file."""
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(json.dumps(body, indent=1), encoding="utf-8")
+            temporary.replace(path)
+        except OSError as error:
+            raise PreflightError(
+                f"cannot write {path}: {error.strerror}",
+                "free some space, or set DYNAMOCTL_HOME to a folder that can be written",
+            ) from None
+
+    @contextmanager
+    def lock(self, patience_s: float = 60.0) -> Iterator[None]:
+        """Hold the deployment against other commands that would change it.
+
+        Raises:
+            DynamoctlError: another command holds it for longer than `patience_s` seconds.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise PreflightError(
+                f"cannot write in {self.path}: {error.strerror}",
+                "mend its permissions, or set DYNAMOCTL_HOME to a folder that can be written",
+            ) from None
+        try:
+            deadline = time.monotonic() + patience_s
+            while True:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except OSError:
+                    if time.monotonic() > deadline:
+                        raise DynamoctlError(
+                            f"another dynamoctl command is at work on '{self.name}'",
+                            "wait for it to end, then try again",
+                        ) from None
+                    time.sleep(0.1)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def home() -> Path:
+    """Where dynamoctl keeps its state: $DYNAMOCTL_HOME, or the user's state folder."""
+    own = os.environ.get("DYNAMOCTL_HOME")
+    if own:
+        return Path(own).expanduser().absolute()
+    import platformdirs
+
+    return platformdirs.user_state_path("dynamoctl")
+
+
+def deployments() -> list[str]:
+    """The names of all deployments that have a folder, sorted."""
+    try:
+        return sorted(path.parent.name for path in (home() / "deployments").glob("*/state.json"))
+    except OSError:
+        return []
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise DynamoctlError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError:
+        body = None
+    if not isinstance(body, dict):
+        raise DynamoctlError(f"{path} is damaged: it is not JSON", "`dynamoctl down` cleans up")
+    return body
+
+
+def _identity(body: dict[str, Any] | None) -> Identity | None:
+    return Identity(**body) if body else None
+
+
+def _state(body: dict[str, Any]) -> DeploymentState:
+    units = [
+        UnitState(**{**unit, "identity": _identity(unit["identity"])}) for unit in body["units"]
+    ]
+    return DeploymentState(
+        **{**body, "units": units, "supervisor": _identity(body["supervisor"])}
+    )

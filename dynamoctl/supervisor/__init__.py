@@ -1,0 +1,1 @@
+"""A detached process per deployment that starts, watches and stops its units."""

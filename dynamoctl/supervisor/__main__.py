@@ -1,0 +1,12 @@
+"""`python -m dynamoctl.supervisor FOLDER`: run the plan that `up` has written there."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+from dynamoctl.supervisor.run import Supervisor
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(Supervisor(Path(sys.argv[1]).name).run()))

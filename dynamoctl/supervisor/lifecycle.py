@@ -1,0 +1,57 @@
+"""The states of a unit and what may follow what. Pure: a table, and one function that obeys it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from dynamoctl.errors import InternalError
+
+State = Literal["pending", "starting", "ready", "stopping", "stopped", "failed", "backoff"]
+Event = Literal["start", "gate_passed", "died", "retry", "give_up", "stop", "ended"]
+
+TABLE: dict[tuple[State, Event], State] = {
+    ("pending", "start"): "starting",
+    ("pending", "stop"): "stopped",
+    ("starting", "gate_passed"): "ready",
+    ("starting", "died"): "failed",
+    ("starting", "stop"): "stopping",
+    ("ready", "died"): "failed",
+    ("ready", "stop"): "stopping",
+    ("failed", "retry"): "backoff",
+    ("failed", "give_up"): "failed",
+    ("failed", "stop"): "stopping",
+    ("backoff", "start"): "starting",
+    ("backoff", "stop"): "stopping",
+    ("stopping", "died"): "stopping",
+    ("stopping", "stop"): "stopping",
+    ("stopping", "ended"): "stopped",
+    ("stopped", "stop"): "stopped",
+}
+
+
+def follow(state: State, event: Event) -> State:
+    """The state after an event.
+
+    Raises:
+        InternalError: the event cannot happen in this state: a bug of ours.
+    """
+    try:
+        return TABLE[state, event]
+    except KeyError:
+        raise InternalError(f"a unit that is {state} cannot meet the event {event}") from None
+
+
+# Restarts: the first after 5 s, doubling to 60 s, each 20 % longer or shorter by chance so that units
+# that fell together do not get up together; three within ten minutes, then no more.
+RESTART_LIMIT = 3
+RESTART_WINDOW_S = 600.0
+
+
+def backoff_s(restarts: int, chance: float) -> float:
+    """Seconds to wait before the restart after `restarts` earlier ones; `chance` is in [0, 1)."""
+    return min(5.0 * 2.0**restarts, 60.0) * (0.8 + 0.4 * chance)
+
+
+def may_restart(times: list[float], now: float) -> bool:
+    """Whether another restart is allowed, given when the earlier ones were (seconds, any clock)."""
+    return sum(1 for time in times if now - time < RESTART_WINDOW_S) < RESTART_LIMIT

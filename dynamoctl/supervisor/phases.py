@@ -1,0 +1,73 @@
+"""What a unit is doing while it starts, read from its log. Pure but for the reading of the file."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+# Lines of vLLM 0.26, Dynamo 1.4 and LMCache 0.5 that begin a phase. A later line wins.
+_PHASES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(pattern), phase)
+    for pattern, phase in (
+        (r"Initializing a V1 LLM engine", "starting the engine"),
+        (r"Starting to load model|Loading (safetensors )?checkpoint shards", "loading weights"),
+        (r"Loading weights took|Model loading took", "weights loaded"),
+        (r"Dynamo bytecode transform|torch\.compile|Compiling a graph", "compiling"),
+        (r"Initial profiling|[Mm]emory profiling|GPU KV cache size|CPU KV cache size", "sizing the KV cache"),
+        (r"Capturing (the )?(CUDA|cuda) graph|Graph capturing", "capturing graphs"),
+        (r"[Aa]utotun|[Ww]arming up|[Ww]arm-?up", "warming up"),
+        (r"Pinn(ed|ing)|Allocating .*(pinned|host) memory|LocalCPUBackend", "pinning the cache"),
+        (r"Waiting for .*(LMCache|server)", "waiting for the cache server"),
+        (r"NIXL .*(agent|handshake)|Initializing NIXL", "setting up KV transfer"),
+        (r"register(ed|ing) (model|endpoint)|Registered endpoint", "registering"),
+    )
+)
+
+DEGRADED = re.compile(r"degraded mode", re.IGNORECASE)
+_ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+
+
+class LogWatch:
+    """Follows one log as it grows.
+
+    Attributes:
+        phase: the last phase that began.
+        degraded: the line in which LMCache said that it gives up caching, or empty.
+    """
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+        self._at = log.stat().st_size if log.exists() else 0
+        self.phase = "importing"
+        self.degraded = ""
+
+    def read(self) -> None:
+        """Take in what has been written since the last call, whole lines only."""
+        try:
+            with self._log.open("rb") as file:
+                file.seek(self._at)
+                new = file.read(4 * 1024 * 1024)
+        except OSError:
+            return
+        end = new.rfind(b"\n") + 1
+        self._at += end
+        for raw in new[:end].decode(errors="replace").splitlines():
+            line = _ANSI.sub("", raw)
+            for pattern, phase in _PHASES:
+                if pattern.search(line):
+                    self.phase = phase
+            if DEGRADED.search(line) and not self.degraded:
+                self.degraded = line.strip()
+
+
+def last_lines(log: Path, count: int = 12) -> list[str]:
+    """The end of a log, without colours and empty lines."""
+    try:
+        with log.open("rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - 64 * 1024))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return []
+    lines = [_ANSI.sub("", line).rstrip()[:300] for line in text.splitlines()]
+    return [line for line in lines if line][-count:]

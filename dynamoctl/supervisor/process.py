@@ -1,0 +1,102 @@
+"""The only place that spawns and signals processes."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from dynamoctl.errors import InternalError
+from dynamoctl.host.processes import Identity, identify, is_running
+
+_PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+
+
+def become_subreaper() -> None:
+    """Make orphaned descendants ours, so that a unit's process cannot get away by forking twice."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise InternalError(f"prctl(PR_SET_CHILD_SUBREAPER): {os.strerror(ctypes.get_errno())}")
+
+
+def spawn(argv: Sequence[str], environ: Mapping[str, str], cwd: Path, log: Path) -> Identity:
+    """Start a unit: a session (and so a process group) of its own, output appended to its log.
+
+    Raises:
+        OSError: the program cannot be started.
+    """
+    cwd.mkdir(parents=True, exist_ok=True)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        child = subprocess.Popen(
+            argv,
+            env=dict(environ),
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    identity = identify(child.pid)
+    # `reap` collects every child; without a return code Popen would warn that nobody did.
+    child.returncode = 0
+    if identity is None:
+        raise InternalError(f"process {child.pid} has vanished before it was reaped")
+    return identity
+
+
+def spawn_supervisor(folder: Path, log: Path) -> Identity:
+    """Start a supervisor that outlives its caller and its terminal."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    return spawn(
+        [sys.executable, "-m", "dynamoctl.supervisor", str(folder)], os.environ, Path(folder), log
+    )
+
+
+def reap() -> dict[int, int]:
+    """Collect every child that has ended: pid -> exit code, or minus the signal that killed it."""
+    ended = {}
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return ended
+        if pid == 0:
+            return ended
+        ended[pid] = os.waitstatus_to_exitcode(status)
+
+
+def send(identity: Identity, number: signal.Signals) -> bool:
+    """Signal this very process; False where it is gone. The pid cannot be taken by another between
+    the check and the signal: a pidfd holds on to the process.
+
+    Raises:
+        PermissionError: it is not ours to signal.
+    """
+    try:
+        descriptor = os.pidfd_open(identity.pid)
+    except ProcessLookupError:
+        return False
+    try:
+        if not is_running(identity):
+            return False
+        signal.pidfd_send_signal(descriptor, number)
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def how_it_ended(code: int) -> str:
+    """`exit 1`, or the name of the signal."""
+    if code >= 0:
+        return f"exit {code}"
+    with contextlib.suppress(ValueError):
+        return signal.Signals(-code).name
+    return f"signal {-code}"

@@ -1,0 +1,111 @@
+"""Stopping a unit and proving that nothing of it is left.
+
+Used by the supervisor, and by `down` where the supervisor itself is gone: so everything here works
+from recorded identities and from the mark that each process carries, not from child handles.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from dynamoctl.host.processes import (
+    MARK,
+    Identity,
+    all_pids,
+    command_line,
+    is_running,
+    members,
+    shared_memory_of,
+)
+from dynamoctl.supervisor.process import reap, send
+
+# What SIGKILL needs to take effect; a process in uninterruptible sleep takes longer and is named.
+KILL_PATIENCE_S = 15.0
+
+
+def kill_members(mark: str, leader: Identity | None, found: set[str]) -> list[Identity]:
+    """SIGKILL every process of a unit until none is left; give back those that stay.
+
+    Args:
+        mark: the unit's mark, or `START-ID/` for all units of a start.
+        leader: the unit's first process, if it is known.
+        found: gets the shared-memory files that they had mapped.
+    """
+    deadline = time.monotonic() + KILL_PATIENCE_S
+    while True:
+        left = [one for one in members(mark, leader) if one.pid != os.getpid()]
+        if not left:
+            return []
+        found |= shared_memory_of(one.pid for one in left)
+        if time.monotonic() > deadline:
+            return left
+        for one in left:
+            try:
+                send(one, signal.SIGKILL)
+            except PermissionError:
+                return left
+        time.sleep(0.05)
+
+
+def remove_shared_memory(paths: Iterable[str]) -> list[str]:
+    """Remove shared-memory files that no living process has mapped; give back those that stay."""
+    there = {path for path in paths if os.path.exists(path)}
+    if not there:
+        return []
+    in_use = shared_memory_of(all_pids())
+    left = []
+    for path in sorted(there):
+        if path in in_use:
+            left.append(path)
+            continue
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass
+        except OSError:
+            left.append(path)
+    return left
+
+
+def remove_folders(*folders: Path) -> list[str]:
+    """Remove folders with all that is in them; give back those that stay."""
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+    return [str(folder) for folder in folders if folder.exists()]
+
+
+def describe(identities: Iterable[Identity]) -> list[str]:
+    """Leftover processes for people."""
+    return [f"process {one.pid} ({command_line(one.pid)})" for one in identities]
+
+
+def terminate_and_wait(leader: Identity, grace_s: float, tick: Callable[[], object] = reap) -> bool:
+    """One SIGTERM to a unit's first process (a second would abort vLLM's own clean-up), then wait.
+
+    Returns:
+        Whether it has ended within `grace_s` seconds.
+    """
+    if not send(leader, signal.SIGTERM):
+        return True
+    deadline = time.monotonic() + grace_s
+    while is_running(leader):
+        if time.monotonic() > deadline:
+            return False
+        tick()
+        time.sleep(0.1)
+    return True
+
+
+__all__ = [
+    "MARK",
+    "describe",
+    "kill_members",
+    "remove_folders",
+    "remove_shared_memory",
+    "terminate_and_wait",
+]

@@ -1,0 +1,483 @@
+"""Runs one plan: starts the units in order, waits at their gates, watches, restarts, stops.
+
+One asyncio loop, one task a unit. `state.json` is written here and nowhere else while this runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Iterable
+from dataclasses import asdict
+
+from dynamoctl import observe, probes
+from dynamoctl.errors import DynamoctlError, LeftoverError, NotReadyError
+from dynamoctl.host.processes import (
+    MARK,
+    Identity,
+    children,
+    identify,
+    is_running,
+    listens,
+    members,
+    shared_memory_of,
+)
+from dynamoctl.planner.plan import DeploymentPlan, Unit
+from dynamoctl.state import DeploymentState, Folder, UnitState
+from dynamoctl.supervisor import lifecycle, process, removal
+from dynamoctl.supervisor.phases import LogWatch, last_lines
+from dynamoctl.words import duration
+
+# How often a gate asks. Each attempt costs some milliseconds of a CPU that the engine wants.
+_GATE_INTERVAL_S = 0.4
+_WATCH_INTERVAL_S = 5.0
+# A worker that is loading does not hear SIGTERM until it has loaded; it serves nobody yet.
+_GRACE_LOADING_S = 5.0
+# Measured: 16 s for a worker with LMCache on an H100, idle, with its own 5 s of grace.
+_GRACE_READY_S = 25.0
+
+# Units go in this order, each role when the one before is gone.
+_STOP_ORDER = (("prefill",), ("decode", "agg"), ("cache",), ("frontend",))
+
+
+class _Member:
+    """A unit at run time."""
+
+    def __init__(self, unit: Unit, state: UnitState, mark: str) -> None:
+        self.unit = unit
+        self.state = state
+        self.mark = mark
+        self.ready = asyncio.Event()
+        self.ended = asyncio.Event()
+        self.exit_code: int | None = None
+        self.log: LogWatch | None = None
+        self.restarts: list[float] = []
+
+
+class Supervisor:
+    """One deployment's supervisor. `run` is its whole life."""
+
+    def __init__(self, name: str) -> None:
+        self.folder = Folder(name)
+        body = self.folder.read_plan()
+        if body is None:
+            raise DynamoctlError(f"there is no plan in {self.folder.path}")
+        self.plan = DeploymentPlan.from_json(body["plan"])
+        self.keep = bool(body.get("keep"))
+        self.start_id = str(body["start_id"])
+        self.state = DeploymentState(
+            name=name,
+            mode=self.plan.mode,
+            model=self.plan.model,
+            endpoint=self.plan.endpoint,
+            start_id=self.start_id,
+            supervisor=identify(os.getpid()),
+            created_at=time.time(),
+            warnings=list(body.get("warnings", [])),
+        )
+        self.members: list[_Member] = []
+        for unit in self.plan.units:
+            state = UnitState(unit.name, unit.role, gpus=list(unit.gpus), ports=dict(unit.ports))
+            self.state.units.append(state)
+            self.members.append(_Member(unit, state, f"{self.start_id}/{unit.name}"))
+        self.stop = asyncio.Event()
+        self.shared_memory: set[str] = set()
+
+    # ---- the whole life -------------------------------------------------------------------
+
+    async def run(self) -> int:
+        """Start, watch until told to stop, stop. Returns the exit code of this process."""
+        process.become_subreaper()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop.set)
+        loop.add_signal_handler(signal.SIGHUP, lambda: None)
+        loop.add_signal_handler(signal.SIGCHLD, self._reap)
+        self._save()
+        async with probes.client() as http:
+            self.http = http
+            with contextlib.suppress(OSError):
+                self.folder.socket.unlink()
+            os.chdir(self.folder.path)  # a socket's path may have no more than 107 bytes
+            control = await asyncio.start_unix_server(self._answer, path=self.folder.socket.name)
+            try:
+                failure = await self._until_stopped(self._live())
+            finally:
+                control.close()
+            return await self._end(failure)
+
+    async def _live(self) -> None:
+        """Bring up, then watch for ever."""
+        try:
+            async with asyncio.timeout(self.plan.timeout_s):
+                await self._bring_up()
+        except TimeoutError:
+            raise NotReadyError(*self._too_late()) from None
+        self.state.state = "ready"
+        self.state.ready_at = time.time()
+        self._save()
+        async with asyncio.TaskGroup() as group:
+            for member in self.members:
+                group.create_task(self._keep_alive(member))
+            group.create_task(self._watch())
+
+    async def _until_stopped(self, life: Awaitable[None]) -> DynamoctlError | None:
+        """Run until it fails or a stop is asked for; give back the failure."""
+        living = asyncio.ensure_future(life)
+        stopping = asyncio.ensure_future(self.stop.wait())
+        await asyncio.wait((living, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        failure: DynamoctlError | None = None
+        if not living.done():
+            living.cancel()
+        try:
+            await living
+        except asyncio.CancelledError:
+            pass
+        except DynamoctlError as error:
+            failure = error
+        except BaseExceptionGroup as group:
+            failure = _first(group)
+        return None if self.stop.is_set() else failure
+
+    async def _end(self, failure: DynamoctlError | None) -> int:
+        if failure is not None:
+            self.state.error = failure.as_json()
+            print(f"{failure.message}\n{failure.hint}", file=sys.stderr, flush=True)
+            if self.keep:
+                self.state.state = "failed"
+                self._save()
+                await self.stop.wait()
+        self.state.state = "stopping"
+        self._save()
+        left = await self._take_down()
+        self.state.state = "failed" if failure is not None or left else "stopped"
+        if left:
+            leftover = LeftoverError(
+                "could not remove: " + "; ".join(left), "`dynamoctl down` tries again"
+            )
+            if self.state.error is None:
+                self.state.error = leftover.as_json()
+            else:
+                self.state.warnings.append(leftover.message)
+        self._save()
+        return failure.exit_code if failure is not None else LeftoverError.exit_code if left else 0
+
+    # ---- up -------------------------------------------------------------------------------
+
+    async def _bring_up(self) -> None:
+        """Start every unit once the gates before it have passed; then prove the deployment."""
+        reading = asyncio.ensure_future(self._read_logs())
+        try:
+            async with asyncio.TaskGroup() as group:
+                for member in self.members:
+                    group.create_task(self._start_in_turn(member))
+            await self._prove()
+        except BaseExceptionGroup as failed:
+            raise _first(failed) from None
+        finally:
+            reading.cancel()
+
+    async def _start_in_turn(self, member: _Member) -> None:
+        for other in self.members:
+            if other.unit.name in member.unit.after:
+                await other.ready.wait()
+        self._start(member)
+        await self._gate(member)
+
+    def _start(self, member: _Member) -> None:
+        unit, state = member.unit, member.state
+        self._follow(member, "start")
+        member.ended.clear()
+        member.exit_code = None
+        log = self.folder.log(unit.name)
+        member.log = LogWatch(log)
+        environ = {name: value for name, value in os.environ.items() if name not in unit.unset}
+        environ |= {**unit.env, MARK: member.mark}
+        removal.remove_folders(self.folder.work(unit.name))
+        try:
+            state.identity = process.spawn(unit.argv, environ, self.folder.work(unit.name), log)
+        except OSError as error:
+            self._follow(member, "died")
+            raise NotReadyError(f"{unit.name} cannot be started: {error}") from None
+        state.started_at, state.exit, state.error = time.time(), "", ""
+        state.phase = "importing"
+        self._save()
+
+    async def _gate(self, member: _Member) -> None:
+        """Wait until the unit's own process says ready. A unit that ends fails it at once."""
+        stranger = False
+        while True:
+            if member.ended.is_set():
+                raise self._died(member)
+            if await self._says_ready(member):
+                if self._is_own_answer(member):
+                    break
+                stranger = True
+            if stranger:
+                member.state.phase = "waiting: another process answers at its port"
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(member.ended.wait(), _GATE_INTERVAL_S)
+        self._check_degraded(member)
+        self._follow(member, "gate_passed")
+        member.state.phase, member.state.ready_at = "", time.time()
+        self._note_shared_memory()
+        member.ready.set()
+        self._save()
+
+    async def _says_ready(self, member: _Member) -> bool:
+        gate = member.unit.gate
+        if gate.kind == "listed":
+            listed, _ = await probes.lists_model(self.http, self.plan.endpoint, self.plan.model)
+            # A model is listed once a complete set of workers is there: the last one's gate proves
+            # all, and `_prove` asks again.
+            return listed or self.plan.mode == "disagg"
+        ok, _ = await probes.answers(self.http, f"http://127.0.0.1:{gate.port}{gate.path}")
+        return ok
+
+    def _is_own_answer(self, member: _Member) -> bool:
+        """Identity before health: the port that answered belongs to the unit's own processes."""
+        gate = member.unit.gate
+        return gate.kind == "listed" or listens(gate.port, self._processes(member))
+
+    async def _prove(self) -> None:
+        """Ready means: the frontend lists the model, and a completion has come back."""
+        for probe in (probes.lists_model, probes.complete):
+            while True:
+                done, why = await probe(self.http, self.plan.endpoint, self.plan.model)
+                if done:
+                    break
+                self._set_phase_of_frontend(why)
+                for member in self.members:
+                    if member.ended.is_set():
+                        raise self._died(member)
+                await asyncio.sleep(_GATE_INTERVAL_S)
+        for member in self.members:
+            self._check_degraded(member)
+        self._set_phase_of_frontend("")
+
+    def _set_phase_of_frontend(self, why: str) -> None:
+        frontend = self.members[0].state
+        if frontend.phase != why:
+            frontend.phase = why
+            self._save()
+
+    def _check_degraded(self, member: _Member) -> None:
+        if member.log is None:
+            return
+        member.log.read()
+        if member.log.degraded and self.plan.lmcache is not None:
+            raise NotReadyError(
+                f"{member.unit.name}: LMCache could not start and would serve without a cache",
+                f"its log says: {member.log.degraded}\n"
+                f"log: {self.folder.log(member.unit.name)}\nto serve without a cache: --no-lmcache",
+            )
+
+    async def _read_logs(self) -> None:
+        """Keep the phases of starting units up to date."""
+        while True:
+            await asyncio.sleep(_GATE_INTERVAL_S)
+            changed = False
+            for member in self.members:
+                if member.state.state != "starting" or member.log is None:
+                    continue
+                member.log.read()
+                if member.state.phase != member.log.phase:
+                    member.state.phase = member.log.phase
+                    changed = True
+            if changed:
+                self._save()
+
+    def _died(self, member: _Member) -> NotReadyError:
+        """Record a death and say it: which unit, how, its last lines, its log."""
+        name = member.unit.name
+        member.state.exit = process.how_it_ended(member.exit_code or 0)
+        lines = last_lines(self.folder.log(name))
+        member.state.error = "\n".join(lines)
+        self._follow(member, "died")
+        self._save()
+        after = duration(time.time() - member.state.started_at)
+        return NotReadyError(
+            f"{name} ended after {after} ({member.state.exit}) while {member.state.phase or 'running'}",
+            "\n".join(["its last lines:", *(f"  {line}" for line in lines), f"log: {self.folder.log(name)}"]),
+        )
+
+    def _too_late(self) -> tuple[str, str]:
+        waiting = [m for m in self.members if m.state.state in ("pending", "starting")]
+        doing = ", ".join(f"{m.unit.name} is {m.state.phase or 'waiting its turn'}" for m in waiting)
+        doing = doing or self.members[0].state.phase or "no completion came back"
+        logs = "\n".join(f"log: {self.folder.log(m.unit.name)}" for m in waiting)
+        return (
+            f"not ready within {duration(self.plan.timeout_s)}: {doing}",
+            f"give it more time with --timeout SECONDS, or see why\n{logs}".rstrip(),
+        )
+
+    # ---- watching -------------------------------------------------------------------------
+
+    async def _keep_alive(self, member: _Member) -> None:
+        """Restart the unit when it ends, with backoff, until there have been too many."""
+        while True:
+            await member.ended.wait()
+            error: NotReadyError | None = self._died(member)
+            member.ready.clear()
+            while error is not None:
+                self.state.state = "degraded"
+                await asyncio.to_thread(self._kill, member)
+                if not lifecycle.may_restart(member.restarts, time.monotonic()):
+                    self._give_up(member, error)
+                    return
+                self._follow(member, "retry")
+                wait = lifecycle.backoff_s(len(member.restarts), random.random())
+                member.state.phase = f"restarting in {duration(wait)}"
+                self._save()
+                await asyncio.sleep(wait)
+                member.restarts.append(time.monotonic())
+                member.state.restarts += 1
+                error = await self._restart(member)
+
+    async def _restart(self, member: _Member) -> NotReadyError | None:
+        """One more try: back at its gate, or why not."""
+        reading = asyncio.ensure_future(self._read_logs())
+        try:
+            async with asyncio.timeout(self.plan.timeout_s):
+                self._start(member)
+                await self._gate(member)
+        except TimeoutError:
+            error = NotReadyError(*self._too_late())
+            self._follow(member, "died")
+            return error
+        except NotReadyError as error:
+            return error
+        finally:
+            reading.cancel()
+        if self.state.state == "degraded" and all(m.state.state == "ready" for m in self.members):
+            self.state.state = "ready"
+        self._save()
+        return None
+
+    def _give_up(self, member: _Member, error: NotReadyError) -> None:
+        self._follow(member, "give_up")
+        self.state.state = "failed"
+        self.state.error = NotReadyError(
+            f"{member.unit.name} ended {lifecycle.RESTART_LIMIT + 1} times within"
+            f" {duration(lifecycle.RESTART_WINDOW_S)}; the last time: {error.message}",
+            error.hint,
+        ).as_json()
+        self._save()
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(_WATCH_INTERVAL_S)
+            await asyncio.to_thread(self._note_shared_memory)
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer one question on the control socket: a fresh snapshot."""
+        with contextlib.suppress(ConnectionError):
+            await reader.readline()
+            seen = await observe.snapshot(self.http, self.plan)
+            writer.write(json.dumps(asdict(seen)).encode() + b"\n")
+            await writer.drain()
+        writer.close()
+
+    # ---- down -----------------------------------------------------------------------------
+
+    async def _take_down(self) -> list[str]:
+        """Stop every unit in reverse order; give back what is left."""
+        left: list[str] = []
+        for roles in _STOP_ORDER:
+            going = [m for m in self.members if m.unit.role in roles]
+            for names in await asyncio.gather(*(self._stop_unit(m) for m in going)):
+                left += names
+        self._reap()
+        stray = await asyncio.to_thread(self._kill_strays)
+        left += removal.describe(stray)
+        self.state.shared_memory = removal.remove_shared_memory(self.shared_memory)
+        left += self.state.shared_memory
+        # Last: a live worker logs errors when its store goes.
+        left += removal.remove_folders(self.folder.store, self.folder.path / "run")
+        with contextlib.suppress(OSError):
+            self.folder.socket.unlink()
+        return left
+
+    async def _stop_unit(self, member: _Member) -> list[str]:
+        was_ready = member.state.state == "ready"
+        self._follow(member, "stop")
+        leader = member.state.identity
+        if leader is None:
+            return []
+        self._save()
+        grace = self.plan.drain_s + _GRACE_READY_S if was_ready else _GRACE_LOADING_S
+        self.shared_memory |= await asyncio.to_thread(self._shared_memory_now, [member])
+        if process.send(leader, signal.SIGTERM):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(member.ended.wait(), grace)
+        stay = await asyncio.to_thread(self._kill, member)
+        if stay:
+            return removal.describe(stay)
+        self._follow(member, "ended")
+        member.state.phase = ""
+        self._save()
+        return []
+
+    def _kill(self, member: _Member) -> list[Identity]:
+        return removal.kill_members(member.mark, member.state.identity, self.shared_memory)
+
+    def _kill_strays(self) -> list[Identity]:
+        """Whatever was handed to us as a subreaper and carries no mark any more."""
+        for _ in range(100):
+            strays = [one for pid in children(os.getpid()) if (one := identify(pid)) is not None]
+            if not strays:
+                break
+            self.shared_memory |= shared_memory_of(one.pid for one in strays)
+            for one in strays:
+                with contextlib.suppress(PermissionError):
+                    process.send(one, signal.SIGKILL)
+            time.sleep(0.05)
+            process.reap()
+        return [*strays, *members(f"{self.start_id}/")]
+
+    # ---- small things ---------------------------------------------------------------------
+
+    def _reap(self) -> None:
+        ended = process.reap()
+        for member in self.members:
+            identity = member.state.identity
+            if identity is not None and identity.pid in ended and not is_running(identity):
+                member.exit_code = ended[identity.pid]
+                member.ended.set()
+
+    def _processes(self, member: _Member) -> list[Identity]:
+        return members(member.mark, member.state.identity)
+
+    def _shared_memory_now(self, of: Iterable[_Member]) -> set[str]:
+        return shared_memory_of(one.pid for member in of for one in self._processes(member))
+
+    def _note_shared_memory(self) -> None:
+        self.shared_memory |= self._shared_memory_now(self.members)
+        known = sorted(path for path in self.shared_memory if os.path.exists(path))
+        if known != self.state.shared_memory:
+            self.state.shared_memory = known
+            self._save()
+
+    def _follow(self, member: _Member, event: lifecycle.Event) -> None:
+        state = member.state
+        state.state = lifecycle.follow(state.state, event)
+
+    def _save(self) -> None:
+        self.folder.write_state(self.state)
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> DynamoctlError:
+    """The first of our own errors in a group; anything else is a bug and goes on its way."""
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            return _first(error)
+        if isinstance(error, DynamoctlError):
+            return error
+    raise group

@@ -36,6 +36,11 @@ class ModelFacts:
     builtin: bool = False
     chat: bool = True
 
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is, or will be, a folder on this machine, as against a hub id."""
+        return self.path.startswith("/")
+
 
 @dataclass(frozen=True)
 class HostFacts:

@@ -57,17 +57,13 @@ async def snapshot(http: probes.httpx2.AsyncClient, plan: DeploymentPlan) -> Sna
 async def _ask(
     http: probes.httpx2.AsyncClient, plan: DeploymentPlan, unit: Unit, seen: Snapshot
 ) -> None:
-    url = f"http://127.0.0.1:{unit.gate.port}"
     if unit.role == "frontend":
         listed, why = await probes.lists_model(http, plan.endpoint, plan.model)
         seen.health[unit.name] = "ok" if listed else why
         return
-    if unit.gate.kind == "listed":
-        body = await probes.get_json(http, f"{plan.endpoint}{unit.gate.path}")
-        seen.health[unit.name] = "ok" if body is not None else "the frontend does not answer"
-        return
     (ok, answer), text = await asyncio.gather(
-        probes.answers(http, url + unit.gate.path), probes.get_text(http, url + "/metrics")
+        probes.gate_is_open(http, unit.gate),
+        probes.get_text(http, f"http://127.0.0.1:{unit.gate.port}/metrics"),
     )
     seen.health[unit.name] = "ok" if ok else answer
     _add(text, unit, seen)

@@ -9,6 +9,8 @@ from typing import Any
 
 import httpx2
 
+from dynamoctl.planner.plan import Gate
+
 # The loopback answers in milliseconds; a starved two-core host in seconds.
 TIMEOUT_S = 10.0
 COMPLETION_TIMEOUT_S = 120.0
@@ -19,12 +21,17 @@ def client() -> httpx2.AsyncClient:
     return httpx2.AsyncClient(trust_env=False, timeout=TIMEOUT_S)
 
 
-async def answers(http: httpx2.AsyncClient, url: str) -> tuple[bool, str]:
-    """Whether GET gives 200, and what was answered, in a few words."""
+async def gate_is_open(http: httpx2.AsyncClient, gate: Gate) -> tuple[bool, str]:
+    """Whether the unit behind a gate says ready, and what it said, in a few words."""
     try:
-        answer = await http.get(url)
+        answer = await http.get(f"http://127.0.0.1:{gate.port}{gate.path}")
+        if gate.kind == "endpoint":
+            said = answer.json()["endpoints"]["generate"]
+            return said == "ready", f"generate: {said}"
     except httpx2.HTTPError as error:
         return False, type(error).__name__
+    except (ValueError, KeyError, TypeError):
+        return False, "no endpoint generate"
     return answer.status_code == 200, f"HTTP {answer.status_code}"
 
 

@@ -22,10 +22,10 @@ def make_plan(spec: DeploymentSpec, facts: HostFacts, model: ModelFacts) -> Depl
     ports = topology.Ports(facts.free_ports, taken=spec.port)
     store = f"{facts.home}/store"
 
-    first: list[Unit] = [commands.frontend(spec, facts, store)]
+    first: list[Unit] = [commands.frontend(spec, facts, model, store)]
     cache_port = None
     if cache == "mp":
-        server = commands.cache_server(spec, facts, store, device, ports)
+        server = commands.cache_server(spec, facts, model, store, device, ports)
         cache_port = server.ports["zmq"]
         first.append(server)
 

@@ -25,9 +25,13 @@ def namespace(spec: DeploymentSpec) -> str:
     return f"dynamoctl-{spec.name}"
 
 
-def common_environment(spec: DeploymentSpec, store: str) -> dict[str, str]:
+def common_environment(spec: DeploymentSpec, model: ModelFacts, store: str) -> dict[str, str]:
     """What every unit gets."""
+    # A model that is a folder needs no hub: without this the frontend asks the hub for a mocker's
+    # tokenizer, by the name under which the model is served.
+    hub = {"HF_HUB_OFFLINE": "1"} if model.is_folder else {}
     return {
+        **hub,
         # Discovery in a folder of the deployment's own: no etcd, no NATS, and no second deployment
         # in the same store.
         "DYN_DISCOVERY_BACKEND": "file",
@@ -38,6 +42,7 @@ def common_environment(spec: DeploymentSpec, store: str) -> dict[str, str]:
         # Listeners stay on the loopback.
         "DYN_TCP_RPC_HOST": "127.0.0.1",
         "DYN_SYSTEM_HOST": "127.0.0.1",
+        "DYN_TCP_RESPONSE_STREAM_HOST": "lo",  # an interface, not an address
         "DYN_EVENT_PLANE_HOST": "127.0.0.1",
         # The same on every process, or block hashes differ and nothing hits across workers.
         "PYTHONHASHSEED": "0",
@@ -50,7 +55,7 @@ def common_environment(spec: DeploymentSpec, store: str) -> dict[str, str]:
     }
 
 
-def frontend(spec: DeploymentSpec, facts: HostFacts, store: str) -> Unit:
+def frontend(spec: DeploymentSpec, facts: HostFacts, model: ModelFacts, store: str) -> Unit:
     """The HTTP server and router."""
     return Unit(
         name="frontend",
@@ -62,7 +67,7 @@ def frontend(spec: DeploymentSpec, facts: HostFacts, store: str) -> Unit:
             "--router-mode", spec.router_mode,
             "--namespace", namespace(spec),
         ),
-        env=common_environment(spec, store),
+        env=common_environment(spec, model, store),
         unset=UNSET,
         ports={"http": spec.port},
         gate=Gate("http", spec.port, "/health"),
@@ -70,7 +75,12 @@ def frontend(spec: DeploymentSpec, facts: HostFacts, store: str) -> Unit:
 
 
 def cache_server(
-    spec: DeploymentSpec, facts: HostFacts, store: str, device: Device, ports: Ports
+    spec: DeploymentSpec,
+    facts: HostFacts,
+    model: ModelFacts,
+    store: str,
+    device: Device,
+    ports: Ports,
 ) -> Unit:
     """LMCache's server (mp mode): one for the host."""
     port, http_port = ports.take(), ports.take()
@@ -79,7 +89,7 @@ def cache_server(
         name="lmcache",
         role="cache",
         argv=(facts.python, "-m", "lmcache.cli.main", "server", *arguments),
-        env={**common_environment(spec, store), **spec.lmcache.env},
+        env={**common_environment(spec, model, store), **spec.lmcache.env},
         unset=UNSET,
         ports={"zmq": port, "http": http_port},
         gate=Gate("http", http_port, "/healthcheck"),
@@ -100,12 +110,14 @@ def worker(
 ) -> Unit:
     """One vLLM engine under Dynamo."""
     if spec.engine == "mocker":
-        return _mocker(spec, facts, model, store, place, after)
+        return _mocker(spec, facts, model, store, place, ports.take(), after)
     config = connectors.kv_transfer_config(place.role, cache, device, cache_port)
     own_ports = {"system": ports.take()}
     env = {
-        **common_environment(spec, store),
+        **common_environment(spec, model, store),
         "DYN_SYSTEM_PORT": str(own_ports["system"]),
+        # The gate asks a loading worker again and again; each 503 would be logged as an error.
+        "DYN_LOG": "info,tower_http::trace=off",
         # `down` removes the registration at once; the grace period is for clients of a worker that
         # leaves while others stay.
         "DYN_GRACEFUL_SHUTDOWN_GRACE_PERIOD_SECS": "0",
@@ -154,6 +166,7 @@ def _mocker(
     model: ModelFacts,
     store: str,
     place: Placement,
+    system_port: int,
     after: tuple[str, ...],
 ) -> Unit:
     """Dynamo's mocker: registers and answers like an engine, with no weights and made-up text."""
@@ -169,10 +182,16 @@ def _mocker(
             *role,
             *spec.engine_args,
         ),
-        env=common_environment(spec, store),
+        # With a system port and no hub, the frontend gets the tokenizer's files from the mocker itself.
+        env={
+            **common_environment(spec, model, store),
+            "DYN_SYSTEM_PORT": str(system_port),
+            "DYN_SELF_HOST_METADATA": "1",
+        },
         unset=UNSET,
+        ports={"system": system_port},
         after=after,
-        gate=Gate("listed", spec.port, "/health"),
+        gate=Gate("endpoint", system_port, "/health"),
     )  # fmt: skip
 
 

@@ -18,24 +18,23 @@ WORKER_ROLES: tuple[Role, ...] = ("agg", "decode", "prefill")
 
 @dataclass(frozen=True)
 class Gate:
-    """What makes a unit ready: its own process answers 200 at this address on the loopback.
+    """What makes a unit ready: its own process answers so at this address on the loopback.
 
     Attributes:
-        kind: `http`; or `listed`: the frontend lists the unit's instance (a mocker's own answer
-            never says ready).
+        kind: `http`: the answer is 200; `endpoint`: the answer's JSON says that the endpoint
+            `generate` is ready (a mocker's answer as a whole never is).
         port: the number of the port that is asked; the listener must belong to the unit's own
             process tree.
         path: the path that is asked.
     """
 
-    kind: Literal["http", "listed"]
+    kind: Literal["http", "endpoint"]
     port: int
     path: str
 
     def __str__(self) -> str:
-        if self.kind == "listed":
-            return "the frontend lists it"
-        return f"GET :{self.port}{self.path} is 200"
+        answer = "is 200" if self.kind == "http" else "says endpoint generate is ready"
+        return f"GET :{self.port}{self.path} {answer}"
 
 
 @dataclass(frozen=True)

@@ -10,16 +10,15 @@ _PHASES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), phase)
     for pattern, phase in (
         (r"Initializing a V1 LLM engine", "starting the engine"),
-        (r"Starting to load model|Loading (safetensors )?checkpoint shards", "loading weights"),
-        (r"Loading weights took|Model loading took", "weights loaded"),
-        (r"Dynamo bytecode transform|torch\.compile|Compiling a graph", "compiling"),
-        (r"Initial profiling|[Mm]emory profiling|GPU KV cache size|CPU KV cache size", "sizing the KV cache"),
-        (r"Capturing (the )?(CUDA|cuda) graph|Graph capturing", "capturing graphs"),
-        (r"[Aa]utotun|[Ww]arming up|[Ww]arm-?up", "warming up"),
-        (r"Pinn(ed|ing)|Allocating .*(pinned|host) memory|LocalCPUBackend", "pinning the cache"),
-        (r"Waiting for .*(LMCache|server)", "waiting for the cache server"),
-        (r"NIXL .*(agent|handshake)|Initializing NIXL", "setting up KV transfer"),
-        (r"register(ed|ing) (model|endpoint)|Registered endpoint", "registering"),
+        (r"Starting to load model", "loading weights"),
+        (r"Dynamo bytecode transform time|Compiling a graph|Start compiling function", "compiling"),
+        (r"Warming up model", "warming up"),
+        (r"KV cache size: [\d,]+ tokens", "sizing the KV cache"),
+        (r"Creating v1 connector with name: LMCacheMP", "connecting to the cache server"),
+        (r"Initializing LMCacheEngine|Creating LMCacheEngine|Initializing (usage )?context", "pinning the cache"),
+        (r"Creating v1 connector with name: (Nixl|Multi)", "setting up KV transfer"),
+        (r"Capturing CUDA graphs", "capturing graphs"),
+        (r"Registering model with endpoint", "registering"),
     )
 )
 

@@ -216,7 +216,8 @@ class Supervisor:
         while True:
             if member.ended.is_set():
                 raise self._died(member)
-            if await self._says_ready(member):
+            says_ready, _ = await probes.gate_is_open(self.http, member.unit.gate)
+            if says_ready:
                 if self._is_own_answer(member):
                     break
                 stranger = True
@@ -231,20 +232,9 @@ class Supervisor:
         member.ready.set()
         self._save()
 
-    async def _says_ready(self, member: _Member) -> bool:
-        gate = member.unit.gate
-        if gate.kind == "listed":
-            listed, _ = await probes.lists_model(self.http, self.plan.endpoint, self.plan.model)
-            # A model is listed once a complete set of workers is there: the last one's gate proves
-            # all, and `_prove` asks again.
-            return listed or self.plan.mode == "disagg"
-        ok, _ = await probes.answers(self.http, f"http://127.0.0.1:{gate.port}{gate.path}")
-        return ok
-
     def _is_own_answer(self, member: _Member) -> bool:
         """Identity before health: the port that answered belongs to the unit's own processes."""
-        gate = member.unit.gate
-        return gate.kind == "listed" or listens(gate.port, self._processes(member))
+        return listens(member.unit.gate.port, self._processes(member))
 
     async def _prove(self) -> None:
         """Ready means: the frontend lists the model, and a completion has come back."""

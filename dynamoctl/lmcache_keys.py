@@ -41,12 +41,17 @@ _KEYS_BY_TYPE: dict[str, str] = {
         pd_skip_proxy_notification py_enable_gc save_decode_cache save_unfull_chunk use_gds
         use_gpu_connector_v3 use_layerwise
 """,
+    "ints": """
+        blend_check_layers hidden_state_layers internal_api_server_include_index_list
+        lmcache_worker_ids lmcache_worker_ports lookup_server_worker_ids p2p_init_ports
+        p2p_lookup_ports pd_peer_alloc_port pd_peer_init_port pd_peer_query_port
+""",
+    "floats": """
+        blend_recompute_ratios blend_thresholds
+""",
     "list": """
-        blend_check_layers blend_recompute_ratios blend_thresholds hidden_state_layers
-        internal_api_server_include_index_list lmcache_worker_ids lmcache_worker_ports
-        lookup_server_worker_ids nixl_backends p2p_init_ports p2p_lookup_ports pd_peer_alloc_port
-        pd_peer_init_port pd_peer_query_port remote_storage_plugins retrieve_locations
-        runtime_plugin_locations script_allowed_imports storage_plugins
+        nixl_backends remote_storage_plugins retrieve_locations runtime_plugin_locations
+        script_allowed_imports storage_plugins
 """,
     "json": """
         extra_config
@@ -54,31 +59,40 @@ _KEYS_BY_TYPE: dict[str, str] = {
     "str": """
         app_id audit_actual_remote_url blend_special_str cache_policy chunk_statistics_strategy
         controller_pull_url controller_reply_url external_lookup_client gds_backend gds_path
-        gds_path_sharding hidden_states_retrieve_mode internal_api_server_host
+        gds_path_sharding internal_api_server_host
         internal_api_server_socket_path_prefix lmcache_instance_id local_disk
         local_disk_path_sharding maru_path mp_host nixl_buffer_device numa_mode p2p_host
         pd_backend_mode pd_buffer_device pd_peer_host pd_proxy_host pd_role
         pre_caching_hash_algorithm remote_config_url remote_serde remote_url store_location
         transfer_channel
 """,
+    "retrieve": """
+        hidden_states_retrieve_mode
+""",
 }
-KEYS: dict[str, str] = {
-    key: kind for kind, keys in _KEYS_BY_TYPE.items() for key in keys.split()
-}
+KEYS: dict[str, str] = {key: kind for kind, keys in _KEYS_BY_TYPE.items() for key in keys.split()}
 
 # Read by LMCache from the environment outside its configuration: passed on as they are.
-PROCESS_VARIABLES = frozenset(
-    """
+_PROCESS_VARIABLES = """
     LMCACHE_CONFIG_FILE LMCACHE_LOG_LEVEL LMCACHE_LOG_FORMAT LMCACHE_TRACK_USAGE LMCACHE_USAGE_TRACK_URL
     LMCACHE_USAGE_TRACK_INTERVAL LMCACHE_DISABLE_BANNER LMCACHE_USE_EXPERIMENTAL LMCACHE_FORCE_SKIP_SAVE
     LMCACHE_MQ_TIMEOUT LMCACHE_SERVER_URL LMCACHE_OFFLOAD_RPC_PORT LMCACHE_GPU_STAGING_BUFFER_BYTES
-    LMCACHE_RUNTIME_PLUGIN_CONFIG LMCACHE_REQUEST_TELEMETRY_TYPE
-    """.split()
+    LMCACHE_RUNTIME_PLUGIN_CONFIG LMCACHE_REQUEST_TELEMETRY_TYPE LMCACHE_REQUEST_TELEMETRY_ENDPOINT
+    LMCACHE_MP_TRANSFER_MODE
+"""
+PROCESS_VARIABLES = frozenset(_PROCESS_VARIABLES.split())
+# Whole families of variables that belong to one storage backend or to another program of LMCache's.
+PROCESS_PREFIXES = (
+    "LMCACHE_RESP_",
+    "LMCACHE_AEROSPIKE_",
+    "LMCACHE_COORDINATOR_",
+    "LMCACHE_MP_COORDINATOR_",
+    "LMCACHE_CONTROLLER_",
+    "LMCACHE_EC_",
 )
-# Whole families of variables that belong to one storage backend or to the coordinator.
-PROCESS_PREFIXES = ("LMCACHE_RESP_", "LMCACHE_AEROSPIKE_", "LMCACHE_COORDINATOR_", "LMCACHE_EC_")
 
-_SIZE = re.compile(r"([0-9.]+)\s*(gib|gb|g|mib|mb|m|tib|tb|t)", re.IGNORECASE)
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([mgt])i?b?", re.IGNORECASE | re.ASCII)
+_GIB_IN = {"m": 1 / 1024, "g": 1.0, "t": 1024.0}
 
 
 def _integer(value: str) -> None:
@@ -100,11 +114,31 @@ def _json_object(value: str) -> None:
         raise ValueError
 
 
+def _integers(value: str) -> None:
+    for part in value.split(","):
+        if part.strip():
+            int(part)
+
+
+def _numbers(value: str) -> None:
+    for part in value.split(","):
+        if part.strip():
+            float(part)
+
+
+def _retrieve_mode(value: str) -> None:
+    if value.strip().lower().replace("-", "_") not in {"prefix_strict", "skip_missing_chunks"}:
+        raise ValueError
+
+
 _CHECKS: dict[str, tuple[Callable[[str], None], str]] = {
     "int": (_integer, "a whole number, as in 256"),
     "float": (_number, "a number without a unit, as in 20 (GiB where it is a size)"),
     "bool": (_boolean, "True or False (LMCache takes every other word for False)"),
     "json": (_json_object, "a JSON object"),
+    "ints": (_integers, "whole numbers with commas between them, as in 0,1"),
+    "floats": (_numbers, "numbers with commas between them, as in 0.1,0.2"),
+    "retrieve": (_retrieve_mode, "prefix_strict or skip_missing_chunks"),
 }
 _POSITIVE = frozenset({"chunk_size", "max_local_cpu_size"})
 
@@ -139,11 +173,12 @@ def check(name: str, value: str) -> None:
         test(value)
         if key in _POSITIVE and float(value) <= 0:
             raise ValueError
-    except ValueError:
+    except (ValueError, RecursionError):
         hint = f"set it to {wanted}"
         size = _SIZE.fullmatch(value.strip())
         if size and kind == "float":
-            hint = f"give it in GiB, without a unit: {name}={size[1]}"
-        raise SpecError(
-            f"{name}={value} would be dropped by LMCache, which would go on without it", hint
-        ) from None
+            gib = float(size[1]) * _GIB_IN[size[2].lower()]
+            hint = f"give it in GiB, without a unit: {name}={gib:g}"
+        # An object may hold a password; a number does not.
+        given = name if kind == "json" else f"{name}={value}"
+        raise SpecError(f"{given} would be dropped by LMCache, which would go on without it", hint) from None

@@ -9,6 +9,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
+import httpx2
 from prometheus_client.parser import text_string_to_metric_families
 
 from dynamoctl import probes
@@ -43,7 +44,7 @@ class Snapshot:
     engine: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
-async def snapshot(http: probes.httpx2.AsyncClient, plan: DeploymentPlan) -> Snapshot:
+async def snapshot(http: httpx2.AsyncClient, plan: DeploymentPlan) -> Snapshot:
     """Ask every unit, all at once. A unit that does not answer is unhealthy, not an error."""
     seen = Snapshot()
     if plan.lmcache is not None:
@@ -54,9 +55,7 @@ async def snapshot(http: probes.httpx2.AsyncClient, plan: DeploymentPlan) -> Sna
     return seen
 
 
-async def _ask(
-    http: probes.httpx2.AsyncClient, plan: DeploymentPlan, unit: Unit, seen: Snapshot
-) -> None:
+async def _ask(http: httpx2.AsyncClient, plan: DeploymentPlan, unit: Unit, seen: Snapshot) -> None:
     if unit.role == "frontend":
         listed, why = await probes.lists_model(http, plan.endpoint, plan.model)
         seen.health[unit.name] = "ok" if listed else why

@@ -71,9 +71,7 @@ async def complete(http: httpx2.AsyncClient, endpoint: str, model: str) -> tuple
     """Ask for a few tokens: (whether they came, why not)."""
     request = {"model": model, "prompt": "The capital of France is", "max_tokens": 4, "temperature": 0}
     try:
-        answer = await http.post(
-            f"{endpoint}/v1/completions", json=request, timeout=COMPLETION_TIMEOUT_S
-        )
+        answer = await http.post(f"{endpoint}/v1/completions", json=request, timeout=COMPLETION_TIMEOUT_S)
     except httpx2.HTTPError as error:
         return False, f"no answer to a completion ({type(error).__name__})"
     if answer.status_code != 200:

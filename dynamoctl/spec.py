@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -36,8 +37,12 @@ LMCacheMode = Literal["auto", "inproc", "mp"]
 
 CONFIG_NAME = "dynamoctl.toml"
 
+# LMCache's variables that the plan itself counts with.
+_OWN_FIELDS = {"LMCACHE_CHUNK_SIZE": "chunk_size", "LMCACHE_MAX_LOCAL_CPU_SIZE": "cpu_gb"}
+
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
-_GPU = re.compile(r"\d{1,3}|(GPU|MIG)-[0-9A-Za-z/-]+")
+_GPU = re.compile(r"[0-9]{1,3}|(GPU|MIG)-[0-9A-Za-z/-]+")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def parse_gpus(value: object) -> object:
@@ -47,6 +52,8 @@ def parse_gpus(value: object) -> object:
     if isinstance(value, int):
         value = [value]
     if isinstance(value, str):
+        if not value.strip():
+            raise ValueError("no GPU is named: give indices or UUIDs, as in 0,1, or leave it out")
         value = value.split(",")
     if not isinstance(value, (list, tuple)):
         return value
@@ -54,11 +61,33 @@ def parse_gpus(value: object) -> object:
     for item in value:
         text = str(item).strip()
         if not _GPU.fullmatch(text):
-            raise ValueError(
-                f"'{text}' is no GPU: give indices or UUIDs with commas between them, as in 0,1"
-            )
+            raise ValueError(f"'{text}' is no GPU: give indices or UUIDs with commas between them, as in 0,1")
         gpus.append(str(int(text)) if text.isdigit() else text)
     return tuple(gpus)
+
+
+def _no_nul(value: str) -> str:
+    # A command line and an environment end at a NUL: no process could be started.
+    if "\0" in value:
+        raise ValueError("a NUL character cannot be handed to a process")
+    return value
+
+
+def _variables(env: dict[str, str]) -> dict[str, str]:
+    for name in env:
+        if not _VARIABLE.fullmatch(name):
+            raise ValueError(f"'{name}' cannot be the name of an environment variable")
+        if name in _OWN_FIELDS:
+            raise ValueError(f"{name} has a key of its own: set lmcache.{_OWN_FIELDS[name]}")
+    lmcache_keys.check_environment(env)
+    return env
+
+
+Text = Annotated[str, AfterValidator(_no_nul)]
+Name = Annotated[Text, Field(min_length=1)]
+Environment = Annotated[dict[str, Text], AfterValidator(_variables)]
+# Strict: `workers = true` is no number of workers.
+Replicas = Annotated[int, Field(strict=True, ge=1, le=64)]
 
 
 class _Model(BaseModel):
@@ -78,11 +107,19 @@ class LMCacheSpec(_Model):
         env: the user's other `LMCACHE_*` variables, checked.
     """
 
-    enabled: bool = True
+    enabled: Annotated[bool, Field(strict=True)] = True
     mode: LMCacheMode = "auto"
-    chunk_size: Annotated[int, Field(ge=1, le=65536)] = 256
-    cpu_gb: Annotated[float, Field(gt=0, le=65536)] | None = None
-    env: dict[str, str] = Field(default_factory=dict)
+    chunk_size: Annotated[int, Field(strict=True, ge=1, le=65536)] = 256
+    cpu_gb: Annotated[float, Field(strict=True, gt=0, le=65536)] | None = None
+    env: Environment = Field(default_factory=dict)
+
+    @field_validator("env")
+    @classmethod
+    def _only_settings_of_lmcache(cls, value: dict[str, str]) -> dict[str, str]:
+        for name in value:
+            if not name.startswith(lmcache_keys.PREFIX):
+                raise ValueError(f"{name} is no setting of LMCache's: put it into [env]")
+        return value
 
 
 class DeploymentSpec(_Model):
@@ -101,26 +138,26 @@ class DeploymentSpec(_Model):
 
     name: str = "default"
     mode: Mode = "agg"
-    model: str | None = None
-    served_model_name: str | None = None
+    model: Name | None = None
+    served_model_name: Name | None = None
     device: Device = "auto"
     engine: Engine = "vllm"
     gpus: Annotated[tuple[str, ...], BeforeValidator(parse_gpus)] = ()
-    workers: Annotated[int, Field(ge=1, le=64)] = 1
-    decode: Annotated[int, Field(ge=1, le=64)] = 1
-    prefill: Annotated[int, Field(ge=1, le=64)] = 1
-    tp: Annotated[int, Field(ge=1, le=64)] = 1
-    host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=1, le=65535)] = 8000
+    workers: Replicas = 1
+    decode: Replicas = 1
+    prefill: Replicas = 1
+    tp: Replicas = 1
+    host: Name = "127.0.0.1"
+    port: Annotated[int, Field(strict=True, ge=1, le=65535)] = 8000
     router_mode: RouterMode = "round-robin"
     start: Literal["ordered", "overlapped"] = "ordered"
-    timeout_s: Annotated[float, Field(gt=0)] = 1800.0
-    drain_s: Annotated[float, Field(ge=0, le=3600)] = 5.0
+    timeout_s: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)] = 1800.0
+    drain_s: Annotated[float, Field(strict=True, ge=0, le=3600)] = 5.0
     lmcache: LMCacheSpec = LMCacheSpec()
-    engine_args: tuple[str, ...] = ()
-    prefill_args: tuple[str, ...] = ()
-    decode_args: tuple[str, ...] = ()
-    env: dict[str, str] = Field(default_factory=dict)
+    engine_args: tuple[Text, ...] = ()
+    prefill_args: tuple[Text, ...] = ()
+    decode_args: tuple[Text, ...] = ()
+    env: Environment = Field(default_factory=dict)
 
     @field_validator("name")
     @classmethod
@@ -187,32 +224,37 @@ def load_spec(
         SpecError: a value, key or file that makes no deployment.
     """
     values: dict[str, Any] = _read_toml(config) if config else {}
-    lmcache = values.get("lmcache")
-    if lmcache is None:
-        lmcache = values["lmcache"] = {}
-    if isinstance(lmcache, dict):
-        for field, value in _lmcache_from_environment(environ).items():
-            if field == "env":
-                value = {**_table(lmcache, "env"), **value}
-            lmcache[field] = value
+    # Field -> where its value is from, for errors; what is not in here is from the file.
+    origins: dict[tuple[str, ...], str] = {}
+    for field, value in _lmcache_from_environment(environ).items():
+        table = values.setdefault("lmcache", {})
+        if not isinstance(table, dict):
+            break
+        if field == "env":
+            inner = table.setdefault("env", {})
+            if isinstance(inner, dict):
+                inner.update(value)
+            origins |= {("lmcache", "env", name): _FROM_ENVIRONMENT for name in value}
+        else:
+            table[field] = value
+            origins["lmcache", field] = _FROM_ENVIRONMENT
     for field, value in flags.items():
         if value is None:
             continue
-        target = values
-        if "." in field:
-            table, field = field.split(".", 1)
-            target = values.setdefault(table, {})
+        *tables, key = field.split(".")
+        target: Any = values
+        for name in tables:
+            target = target.setdefault(name, {}) if isinstance(target, dict) else None
         if isinstance(target, dict):
-            target[field] = value
+            target[key] = value
+            origins[*tables, key] = ""
     try:
         return DeploymentSpec.model_validate(values)
     except ValidationError as error:
-        raise SpecError(*_explain(error, config)) from None
+        raise SpecError(*_explain(error, origins, f" (in {config})" if config else "")) from None
 
 
-def _table(parent: dict[str, Any], key: str) -> dict[str, Any]:
-    value = parent.get(key, {})
-    return value if isinstance(value, dict) else {}
+_FROM_ENVIRONMENT = " (from the environment)"
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -222,6 +264,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise SpecError(f"{path} is not valid TOML: {error}", "mend the line that it names") from None
     except UnicodeDecodeError:
         raise SpecError(f"{path} is not valid TOML: it is not UTF-8 text") from None
+    except RecursionError:
+        raise SpecError(f"{path} is nested too deeply") from None
     except OSError as error:
         raise SpecError(f"cannot read {path}: {error.strerror}") from None
 
@@ -250,30 +294,44 @@ def _lmcache_from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     return found
 
 
-def _fields_at(path: tuple[int | str, ...]) -> list[str]:
+def _fields_at(path: tuple[str, ...]) -> list[str]:
     model: type[BaseModel] = DeploymentSpec
     for step in path:
-        field = model.model_fields.get(str(step))
+        field = model.model_fields.get(step)
         inner = field.annotation if field else None
         if isinstance(inner, type) and issubclass(inner, BaseModel):
             model = inner
     return list(model.model_fields)
 
 
-def _explain(error: ValidationError, config: Path | None) -> tuple[str, str]:
+# What pydantic calls a model, a tuple or a dict, in TOML's words.
+_WANTED = {
+    "model_type": "a table is wanted, as in [{}]",
+    "dict_type": "a table is wanted, as in [{}]",
+    "tuple_type": "a list is wanted",
+}
+
+
+def _explain(error: ValidationError, origins: Mapping[tuple[str, ...], str], file: str) -> tuple[str, str]:
     """The first of pydantic's findings, in the user's words: (message, hint)."""
     first = error.errors()[0]
-    location = tuple(part for part in first["loc"] if not str(part).startswith("function-"))
-    where = ".".join(str(part) for part in location)
-    source = f" (in {config})" if config else ""
-    if first["type"] == "extra_forbidden":
-        return f"unknown key '{where}'{source}", nearest(str(location[-1]), _fields_at(location[:-1]))
-    if first["type"] == "value_error":
+    location = tuple(str(part) for part in first["loc"])
+    where = ".".join(location)
+    given = [origins[location[:n]] for n in range(len(location), 0, -1) if location[:n] in origins]
+    source = given[0] if given else file
+    kind, value = first["type"], first["input"]
+    if kind == "extra_forbidden":
+        return f"unknown key '{where}'{source}", nearest(location[-1], _fields_at(location[:-1]))
+    if kind == "value_error":
         message = str(first["ctx"]["error"])
-        return (f"{where}: {message}" if where else message), ""
-    if first["type"] == "literal_error":
-        return f"{where}: '{first['input']}' is not one of {first['ctx']['expected']}{source}", ""
-    return f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}, not {first['input']!r}{source}", ""
+        return (f"{where}: {message}{source}" if where else message), ""
+    if kind == "literal_error":
+        return f"{where}: '{value}' is not one of {first['ctx']['expected']}{source}", ""
+    wanted = _WANTED.get(kind, first["msg"][0].lower() + first["msg"][1:]).format(where)
+    # A variable's value may be a secret.
+    shown = "" if "env" in location[:-1] else f", not {value!r}"
+    hint = "to serve without LMCache: enabled = false in it" if where == "lmcache" else ""
+    return f"{where}: {wanted}{shown}{source}", hint
 
 
 ROUTER_MODES: tuple[str, ...] = get_args(RouterMode)

@@ -23,15 +23,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dynamoctl.errors import DynamoctlError, PreflightError
 from dynamoctl.host.processes import Identity, is_running
 
 VERSION = 1
 
-# States of a deployment in which something of it may run.
-ACTIVE = frozenset({"starting", "ready", "degraded", "stopping"})
+# `supervisor.lifecycle` says what may follow what.
+UnitStateName = Literal["pending", "starting", "ready", "stopping", "stopped", "failed", "backoff"]
 
 
 @dataclass
@@ -48,7 +48,7 @@ class UnitState:
 
     name: str
     role: str
-    state: str = "pending"
+    state: UnitStateName = "pending"
     phase: str = ""
     identity: Identity | None = None
     gpus: list[int | str] = field(default_factory=list)
@@ -245,9 +245,5 @@ def _identity(body: dict[str, Any] | None) -> Identity | None:
 
 
 def _state(body: dict[str, Any]) -> DeploymentState:
-    units = [
-        UnitState(**{**unit, "identity": _identity(unit["identity"])}) for unit in body["units"]
-    ]
-    return DeploymentState(
-        **{**body, "units": units, "supervisor": _identity(body["supervisor"])}
-    )
+    units = [UnitState(**{**unit, "identity": _identity(unit["identity"])}) for unit in body["units"]]
+    return DeploymentState(**{**body, "units": units, "supervisor": _identity(body["supervisor"])})

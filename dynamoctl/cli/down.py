@@ -32,9 +32,7 @@ def command(
                 raise
             failures.append(error)
     if failures:
-        raise LeftoverError(
-            "; ".join(error.message for error in failures), failures[0].hint
-        )
+        raise LeftoverError("; ".join(error.message for error in failures), failures[0].hint)
     if json:
         body = [
             {

@@ -127,7 +127,8 @@ class DownDisplay(_Display):
 
     def state(self, state: DeploymentState) -> None:
         """A new state of the units."""
-        left = [unit.name for unit in state.units if unit.state not in ("stopped", "pending", "failed")]
+        gone = ("stopped", "pending", "failed")
+        left = [unit.name for unit in state.units if unit.state not in gone]
         if self.live is not None:
             from rich.spinner import Spinner
 

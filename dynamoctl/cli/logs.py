@@ -21,9 +21,7 @@ def command(
     ] = None,
     name: Name = "default",
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as the logs grow.")] = False,
-    lines: Annotated[
-        int, typer.Option("--lines", "-l", min=0, help="The last lines of each; 0: all.")
-    ] = 40,
+    lines: Annotated[int, typer.Option("--lines", "-l", min=0, help="The last lines of each; 0: all.")] = 40,
     json: Json = False,
 ) -> None:
     """Print the logs of one unit or of all."""

@@ -15,8 +15,6 @@ def _complete_name() -> list[str]:
 
 Name = Annotated[
     str,
-    typer.Option(
-        "--name", "-n", metavar="NAME", help="The deployment.", autocompletion=_complete_name
-    ),
+    typer.Option("--name", "-n", metavar="NAME", help="The deployment.", autocompletion=_complete_name),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]

@@ -44,7 +44,7 @@ def fail(command: str, error: DynamoctlError, as_json: bool) -> int:
 
 def interrupted(command: str, code: int, as_json: bool) -> int:
     """Tell that the user broke it off."""
-    return fail(command, _Interrupted(code), as_json)
+    return fail(command, _InterruptedError(code), as_json)
 
 
 def note(text: str) -> None:
@@ -52,7 +52,7 @@ def note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-class _Interrupted(DynamoctlError):
+class _InterruptedError(DynamoctlError):
     def __init__(self, code: int) -> None:
         super().__init__("interrupted")
         self.exit_code = code

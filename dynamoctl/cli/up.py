@@ -30,7 +30,8 @@ def command(
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", "-m",
+            "--model",
+            "-m",
             help="A folder, a hub id, or smollm2-135m-instruct, which is built in.",
             show_default="Qwen/Qwen3-0.6B on GPUs, smollm2-135m-instruct on a CPU",
         ),
@@ -40,11 +41,18 @@ def command(
     ] = None,
     config: Annotated[
         Path | None,
-        typer.Option("--config", "-c", help="A TOML file; flags win over it.", show_default="./dynamoctl.toml if there"),
+        typer.Option(
+            "--config", "-c", help="A TOML file; flags win over it.", show_default="./dynamoctl.toml if there"
+        ),
     ] = None,
     gpus: Annotated[
         str | None,
-        typer.Option("--gpus", "-g", help="Indices or UUIDs, as in 0,1; one named twice is shared.", rich_help_panel=_PLACE),
+        typer.Option(
+            "--gpus",
+            "-g",
+            help="Indices or UUIDs, as in 0,1; one named twice is shared.",
+            rich_help_panel=_PLACE,
+        ),
     ] = None,
     device: Annotated[
         Literal["auto", "cuda", "cpu"] | None,
@@ -61,38 +69,66 @@ def command(
     ] = None,
     tp: Annotated[
         int | None,
-        typer.Option("--tp", help="Tensor parallelism: GPUs of one worker.", show_default="1", rich_help_panel=_PLACE),
+        typer.Option(
+            "--tp", help="Tensor parallelism: GPUs of one worker.", show_default="1", rich_help_panel=_PLACE
+        ),
     ] = None,
     start: Annotated[
         Literal["ordered", "overlapped"] | None,
-        typer.Option(help="Start prefill when decode is ready, or all together.", show_default="ordered", rich_help_panel=_PLACE),
+        typer.Option(
+            help="Start prefill when decode is ready, or all together.",
+            show_default="ordered",
+            rich_help_panel=_PLACE,
+        ),
     ] = None,
     lmcache: Annotated[
         bool | None,
-        typer.Option("--lmcache/--no-lmcache", help="Keep and reuse the KV cache.", show_default="on", rich_help_panel=_CACHE),
+        typer.Option(
+            "--lmcache/--no-lmcache",
+            help="Keep and reuse the KV cache.",
+            show_default="on",
+            rich_help_panel=_CACHE,
+        ),
     ] = None,
     lmcache_mode: Annotated[
         Literal["auto", "inproc", "mp"] | None,
-        typer.Option(help="In the engine, or a server beside it.", show_default="inproc on GPUs, mp on a CPU", rich_help_panel=_CACHE),
+        typer.Option(
+            help="In the engine, or a server beside it.",
+            show_default="inproc on GPUs, mp on a CPU",
+            rich_help_panel=_CACHE,
+        ),
     ] = None,
     lmcache_chunk_size: Annotated[
         int | None, typer.Option(help="Tokens per chunk.", show_default="256", rich_help_panel=_CACHE)
     ] = None,
     lmcache_cpu_gb: Annotated[
         float | None,
-        typer.Option(help="GiB of CPU memory, per rank (mp: per host).", show_default="20, on a CPU 1", rich_help_panel=_CACHE),
+        typer.Option(
+            help="GiB of CPU memory, per rank (mp: per host).",
+            show_default="20, on a CPU 1",
+            rich_help_panel=_CACHE,
+        ),
     ] = None,
     engine: Annotated[
         Literal["vllm", "mocker"] | None,
-        typer.Option(help="mocker: Dynamo's own, no weights, made-up text.", show_default="vllm", rich_help_panel=_ENGINE),
+        typer.Option(
+            help="mocker: Dynamo's own, no weights, made-up text.",
+            show_default="vllm",
+            rich_help_panel=_ENGINE,
+        ),
     ] = None,
     router_mode: Annotated[
-        str | None, typer.Option(help="How the frontend picks a worker.", show_default="round-robin", rich_help_panel=_ENGINE)
+        str | None,
+        typer.Option(
+            help="How the frontend picks a worker.", show_default="round-robin", rich_help_panel=_ENGINE
+        ),
     ] = None,
     host: Annotated[
         str | None, typer.Option(help="Where the frontend listens.", show_default="127.0.0.1")
     ] = None,
-    port: Annotated[int | None, typer.Option("--port", "-p", help="Its HTTP port.", show_default="8000")] = None,
+    port: Annotated[
+        int | None, typer.Option("--port", "-p", help="Its HTTP port.", show_default="8000")
+    ] = None,
     timeout: Annotated[
         float | None, typer.Option(help="Seconds until it must be ready.", show_default="1800")
     ] = None,
@@ -106,9 +142,7 @@ def command(
     CUDA_VISIBLE_DEVICES, HF_*.
     """
     if engine_args and not engine_args[0].startswith("-"):
-        raise SpecError(
-            f"unexpected argument '{engine_args[0]}'", "arguments for vLLM go last, after --"
-        )
+        raise SpecError(f"unexpected argument '{engine_args[0]}'", "arguments for vLLM go last, after --")
     flags: dict[str, Any] = {
         "name": name,
         "mode": mode,
@@ -185,8 +219,10 @@ def _print_result(planned: Any, result: Any, as_json: bool) -> None:
     if result.already:
         note(f"'{state.name}' is already up with this plan")
     else:
-        note(f"'{state.name}' is ready after {duration(result.seconds)}; take it down with: dynamoctl down"
-             + ("" if state.name == "default" else f" -n {state.name}"))
+        note(
+            f"'{state.name}' is ready after {duration(result.seconds)}; take it down with: dynamoctl down"
+            + ("" if state.name == "default" else f" -n {state.name}")
+        )
     print(f"endpoint: {state.endpoint}/v1   model: {state.model}")
     print()
     print(curl_line(state.endpoint, state.model, planned.model.chat))

@@ -51,9 +51,7 @@ def locate(model: str, served_name: str | None = None) -> ModelFacts:
     if model == BUILTIN:
         folder = builtin_folder()
         here = _complete(folder)
-        return ModelFacts(
-            str(folder), served_name or BUILTIN, str(folder) if here else None, builtin=True
-        )
+        return ModelFacts(str(folder), served_name or BUILTIN, str(folder) if here else None, builtin=True)
     path = Path(model).expanduser()
     if path.is_dir() or _looks_like_a_path(model):
         path = path.absolute()
@@ -138,7 +136,7 @@ def _require_hub(model: str) -> None:
         ) from None
     if answer.status_code in (401, 403):
         raise PreflightError(
-            f"the hub does not give {model} to us (HTTP {answer.status_code}): it is gated, private or misspelt",
+            f"the hub does not give us {model} (HTTP {answer.status_code}): gated, private or misspelt",
             "accept its licence on the hub and set HF_TOKEN, or mend the name",
         )
     if answer.status_code >= 400:

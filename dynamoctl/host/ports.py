@@ -19,7 +19,7 @@ def _listening() -> dict[int, set[int]]:
 
     found: dict[int, set[int]] = {}
     for one in psutil.net_connections(kind="tcp"):
-        if one.status == psutil.CONN_LISTEN:
+        if one.status == psutil.CONN_LISTEN and one.laddr:
             found.setdefault(one.laddr.port, set()).update({one.pid} if one.pid else ())
     return found
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from dynamoctl.errors import PreflightError
+from dynamoctl.supervisor import process
 
 # Runs in a process of its own: it needs torch and transformers, which this process never imports.
 # Each line that it prints is a progress mark: FRACTION WHAT.
@@ -60,33 +61,19 @@ def convert_builtin(gguf: Path, folder: Path, on_progress: Callable[[str, float]
 
 
 def _run(gguf: Path, out: Path, on_progress: Callable[[str, float], None]) -> None:
-    environ = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
-    with tempfile.TemporaryFile("w+") as errors:
-        child = subprocess.Popen(
-            [sys.executable, "-c", _SCRIPT, str(gguf.parent), gguf.name, str(out)],
-            env=environ,
-            cwd=out,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
+    def mark(line: str) -> None:
+        fraction, _, what = line.partition(" ")
+        with contextlib.suppress(ValueError):  # a library's own word on stdout
+            on_progress(what.strip(), float(fraction))
+
+    code, lines = process.run_script(
+        [sys.executable, "-c", _SCRIPT, str(gguf.parent), gguf.name, str(out)],
+        {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"},
+        out,
+        mark,
+    )
+    if code != 0:
+        raise PreflightError(
+            "the built-in model could not be converted",
+            "\n".join([*lines, "install dynamoctl with its extra cpu or gpu again"]),
         )
-        try:
-            assert child.stdout is not None
-            for line in child.stdout:
-                fraction, _, what = line.partition(" ")
-                try:
-                    on_progress(what.strip(), float(fraction))
-                except ValueError:
-                    continue
-            code = child.wait()
-        finally:
-            child.kill()
-            child.wait()
-        if code != 0:
-            errors.seek(0)
-            lines = [line for line in errors.read().splitlines() if line.strip()][-6:]
-            raise PreflightError(
-                "the built-in model could not be converted",
-                "\n".join([*lines, "install dynamoctl with its extra cpu or gpu again"]),
-            )

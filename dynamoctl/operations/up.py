@@ -17,7 +17,7 @@ from dynamoctl.host.processes import Identity, is_running, members
 from dynamoctl.operations import conversion
 from dynamoctl.operations.planning import Planned
 from dynamoctl.planner.plan import SCHEMA
-from dynamoctl.state import ACTIVE, DeploymentState, Folder
+from dynamoctl.state import DeploymentState, Folder
 from dynamoctl.supervisor import process, removal
 from dynamoctl.supervisor.phases import last_lines
 
@@ -127,9 +127,7 @@ def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> 
             yield prefix + key, was, wanted
 
 
-def _start(
-    planned: Planned, folder: Folder, keep: bool, on_progress: OnProgress
-) -> DeploymentState:
+def _start(planned: Planned, folder: Folder, keep: bool, on_progress: OnProgress) -> DeploymentState:
     """Check the host, prepare the model and the folder, start the supervisor."""
     warnings = doctor.require(doctor.check(planned.plan, planned.facts, planned.model))
     if planned.model.builtin and planned.model.folder is None:
@@ -169,9 +167,7 @@ def _set_logs_aside(folder: Folder) -> None:
         log.replace(log.with_name(log.name + ".1"))
 
 
-def _wait(
-    folder: Folder, state: DeploymentState, supervisor: Identity, on_state: OnState
-) -> DeploymentState:
+def _wait(folder: Folder, state: DeploymentState, supervisor: Identity, on_state: OnState) -> DeploymentState:
     """Wait until it is ready or has failed; the supervisor holds the deadline."""
     failure: dict[str, Any] | None = None
     while True:
@@ -211,6 +207,3 @@ def interrupt(folder: Folder, supervisor: Identity, on_state: OnState) -> None:
         if state is not None:
             on_state(state)
         time.sleep(_POLL_S)
-
-
-__all__ = ["ACTIVE", "Up", "up"]

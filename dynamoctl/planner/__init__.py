@@ -19,6 +19,7 @@ def make_plan(spec: DeploymentSpec, facts: HostFacts, model: ModelFacts) -> Depl
     """
     device = topology.device(spec, facts)
     cache = lmcache.mode(spec.lmcache, device) if spec.engine == "vllm" else None
+    lmcache.check_chunk_size(spec, device, cache)
     ports = topology.Ports(facts.free_ports, taken=spec.port)
     store = f"{facts.home}/store"
 
@@ -37,9 +38,7 @@ def make_plan(spec: DeploymentSpec, facts: HostFacts, model: ModelFacts) -> Depl
             if place.role == "prefill":
                 after += tuple(unit.name for unit in workers if unit.role == "decode")
         workers.append(
-            commands.worker(
-                spec, facts, model, store, device, cache, cache_port, place, ports, after
-            )
+            commands.worker(spec, facts, model, store, device, cache, cache_port, place, ports, after)
         )
     return DeploymentPlan(
         name=spec.name,

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dynamoctl.errors import SpecError
 from dynamoctl.planner.connectors import CacheMode, Device
 from dynamoctl.spec import DeploymentSpec, LMCacheSpec
 
 # As the LMCache integration of Dynamo has it: 20 GiB of pinned CPU memory for each rank.
 DEFAULT_CPU_GB = {"cuda": 20.0, "cpu": 1.0}
+# Tokens in one of vLLM's KV blocks, unless the user says otherwise.
+BLOCK_SIZE = {"cuda": 16, "cpu": 128}
+SERVER_POLICIES = ("LRU", "IsolatedLRU", "noop")
 
 
 def mode(spec: LMCacheSpec, device: Device) -> CacheMode | None:
@@ -14,9 +18,17 @@ def mode(spec: LMCacheSpec, device: Device) -> CacheMode | None:
 
     In process it has no connector for a CPU engine: it would run in degraded mode, without a cache
     and with seconds added to each request. So a CPU gets the server.
+
+    Raises:
+        SpecError: in process, on a CPU.
     """
     if not spec.enabled:
         return None
+    if spec.mode == "inproc" and device == "cpu":
+        raise SpecError(
+            "LMCache in process (inproc) does not work on a CPU: it would serve without a cache",
+            "take --lmcache-mode mp, which is the default on a CPU, or --no-lmcache",
+        )
     if spec.mode != "auto":
         return spec.mode
     return "inproc" if device == "cuda" else "mp"
@@ -45,6 +57,38 @@ def environment(spec: LMCacheSpec, device: Device) -> dict[str, str]:
     }
 
 
+def check_chunk_size(spec: DeploymentSpec, device: Device, cache: CacheMode | None) -> None:
+    """With a server, a chunk must be whole blocks of vLLM's: its connector asserts that at the start.
+
+    Raises:
+        SpecError: it is not.
+    """
+    block = BLOCK_SIZE[device]
+    own_block_size = any(word.partition("=")[0] == "--block-size" for word in spec.engine_args)
+    if cache == "mp" and not own_block_size and spec.lmcache.chunk_size % block:
+        raise SpecError(
+            f"lmcache.chunk_size: {spec.lmcache.chunk_size} is not a multiple of {block},"
+            " vLLM's block size here",
+            f"take {(spec.lmcache.chunk_size // block + 1) * block}, or set vLLM's --block-size after --",
+        )
+
+
+def _eviction_policy(spec: LMCacheSpec) -> str:
+    """The server's policy out of the setting that LMCache has for use in process.
+
+    Raises:
+        SpecError: the server has no such policy; it would end at once.
+    """
+    asked = spec.env.get("LMCACHE_CACHE_POLICY", "LRU")
+    for policy in SERVER_POLICIES:
+        if policy.lower() == asked.lower():
+            return policy
+    raise SpecError(
+        f"LMCACHE_CACHE_POLICY={asked}: LMCache's server knows {', '.join(SERVER_POLICIES)}",
+        "unset it, or take --lmcache-mode inproc on GPUs",
+    )
+
+
 def server_arguments(spec: LMCacheSpec, device: Device, port: int, http_port: int) -> tuple[str, ...]:
     """The command line of the cache server, without the interpreter."""
     return (
@@ -54,5 +98,5 @@ def server_arguments(spec: LMCacheSpec, device: Device, port: int, http_port: in
         "--http-port", str(http_port),
         "--chunk-size", str(spec.chunk_size),
         "--l1-size-gb", f"{cpu_gb(spec, device):g}",
-        "--eviction-policy", spec.env.get("LMCACHE_CACHE_POLICY", "LRU"),
+        "--eviction-policy", _eviction_policy(spec),
     )  # fmt: skip

@@ -60,5 +60,3 @@ def _wrap(argv: tuple[str, ...]) -> str:
         current.append(shlex.quote(word))
     lines.append(" ".join(current))
     return " \\\n                ".join(lines)
-
-

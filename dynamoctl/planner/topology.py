@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 
 from dynamoctl.errors import PreflightError, SpecError
 from dynamoctl.facts import HostFacts
@@ -40,7 +42,7 @@ def device(spec: DeploymentSpec, facts: HostFacts) -> Device:
         return "cpu"
     if spec.device == "cuda" or spec.gpus:
         return "cuda"
-    return "cuda" if facts.gpus and facts.visible_gpus != () else "cpu"
+    return "cuda" if facts.gpus and _shown(facts) != () else "cpu"
 
 
 def place(spec: DeploymentSpec, facts: HostFacts) -> list[Placement]:
@@ -52,7 +54,7 @@ def place(spec: DeploymentSpec, facts: HostFacts) -> list[Placement]:
     """
     names = _names(spec)
     if device(spec, facts) == "cuda":
-        return _on_gpus(names, _visible(spec, facts), spec.tp)
+        return _on_gpus(names, _visible(spec, facts), spec.tp, facts)
     return _on_cores(names, facts.cores, bind=spec.engine == "vllm")
 
 
@@ -63,59 +65,93 @@ def _names(spec: DeploymentSpec) -> list[tuple[str, Role]]:
     return decode + [(f"prefill-{i}", "prefill") for i in range(spec.prefill)]
 
 
+def _shown(facts: HostFacts) -> tuple[str, ...] | None:
+    """What CUDA_VISIBLE_DEVICES shows. CUDA stops at the first entry that names no GPU (-1 for none)."""
+    if facts.visible_gpus is None:
+        return None
+    names = re.compile(r"[0-9]+|(GPU|MIG)-.+")
+    return tuple(takewhile(names.fullmatch, facts.visible_gpus))
+
+
 def _visible(spec: DeploymentSpec, facts: HostFacts) -> list[int | str]:
     """The named GPUs as CUDA_VISIBLE_DEVICES wants them.
 
     An index counts within the caller's own CUDA_VISIBLE_DEVICES, as it does for CUDA itself.
     """
     named = spec.gpus or tuple(str(i) for i in range(spec.ranks))
-    if facts.visible_gpus is None:
-        return [int(gpu) if gpu.isdigit() else gpu for gpu in named]
+    shown = _shown(facts)
+    if shown is None:
+        return [_entry(gpu) for gpu in named]
+    may_use = {_one_name(_entry(gpu), facts) for gpu in shown}
     result: list[int | str] = []
     for gpu in named:
-        shown = gpu
         if gpu.isdigit():
-            if int(gpu) >= len(facts.visible_gpus):
-                shows = ",".join(facts.visible_gpus)
-                raise PreflightError(
-                    f"GPU {gpu} is not there: CUDA_VISIBLE_DEVICES={shows} shows {len(facts.visible_gpus)}",
-                    "name fewer GPUs, or one twice to share it, or unset CUDA_VISIBLE_DEVICES",
-                )
-            shown = facts.visible_gpus[int(gpu)]
-        result.append(int(shown) if shown.isdigit() else shown)
+            there = int(gpu) < len(shown)
+        else:
+            # A MIG instance is not among the facts: CUDA itself will say.
+            one = _one_name(gpu, facts)
+            there = one in may_use or isinstance(one, str)
+        if not there:
+            raise PreflightError(
+                f"GPU {gpu} is not there: CUDA_VISIBLE_DEVICES={','.join(facts.visible_gpus or ())}"
+                f" shows {len(shown)}",
+                "name others, or one twice to share it, or unset CUDA_VISIBLE_DEVICES",
+            )
+        result.append(_entry(shown[int(gpu)]) if gpu.isdigit() else gpu)
     return result
 
 
-def _on_gpus(names: list[tuple[str, Role]], gpus: list[int | str], tp: int) -> list[Placement]:
-    sharers = Counter(gpus)
+def _entry(gpu: str) -> int | str:
+    return int(gpu) if gpu.isdigit() else gpu
+
+
+def _one_name(gpu: int | str, facts: HostFacts) -> int | str:
+    """A UUID, or the beginning of one, as the index that NVML gives it: one GPU has one name."""
+    if isinstance(gpu, str) and gpu.startswith("GPU-"):
+        found = [one.index for one in facts.gpus if one.uuid.startswith(gpu)]
+        if len(found) == 1:
+            return found[0]
+    return gpu
+
+
+def _on_gpus(
+    names: list[tuple[str, Role]], gpus: list[int | str], tp: int, facts: HostFacts
+) -> list[Placement]:
+    one_names = [_one_name(gpu, facts) for gpu in gpus]
+    sharers = Counter(one_names)
     placements = []
     for i, (name, role) in enumerate(names):
-        own = tuple(gpus[i * tp : (i + 1) * tp])
-        if len(set(own)) < len(own):
+        ranks = slice(i * tp, (i + 1) * tp)
+        own = one_names[ranks]
+        twice = next((gpu for gpu in own if own.count(gpu) > 1), None)
+        if twice is not None:
             raise SpecError(
-                f"gpus: {name} would get GPU {own[0]} twice",
+                f"gpus: {name} would get GPU {twice} twice",
                 "the ranks of one worker need a GPU each; only different workers can share one",
             )
         most = max(sharers[gpu] for gpu in own)
         share = int(SHARED_MEMORY / most * 100) / 100 if most > 1 else None
-        placements.append(Placement(name, role, own, share))
+        placements.append(Placement(name, role, tuple(gpus[ranks]), share))
     return placements
+
+
+def share_out(cores: tuple[int, ...], count: int) -> list[tuple[int, ...]]:
+    """Split the cores evenly. With fewer cores than shares, some take turns on one."""
+    return [
+        cores[i * len(cores) // count : (i + 1) * len(cores) // count] or (cores[i % len(cores)],)
+        for i in range(count)
+    ]
 
 
 def _on_cores(names: list[tuple[str, Role]], cores: tuple[int, ...], bind: bool) -> list[Placement]:
-    """Split the cores evenly. One worker alone is not bound: vLLM's own choice is as good.
+    """Each worker's cores. One worker alone is not bound: vLLM's own choice is as good.
 
-    Two unbound CPU engines starve each other's event loops. With more workers than cores, they
-    take turns.
+    Two unbound CPU engines starve each other's event loops.
     """
-    count = len(names)
-    if count == 1 or not bind:
+    if len(names) == 1 or not bind:
         return [Placement(name, role) for name, role in names]
-    placements = []
-    for i, (name, role) in enumerate(names):
-        own = cores[i * len(cores) // count : (i + 1) * len(cores) // count]
-        placements.append(Placement(name, role, cores=own or (cores[i % len(cores)],)))
-    return placements
+    shares = share_out(cores, len(names))
+    return [Placement(name, role, cores=own) for (name, role), own in zip(names, shares, strict=True)]
 
 
 class Ports:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 from dynamoctl.errors import InternalError
+from dynamoctl.state import UnitStateName
 
-State = Literal["pending", "starting", "ready", "stopping", "stopped", "failed", "backoff"]
+State = UnitStateName
 Event = Literal["start", "gate_passed", "died", "retry", "give_up", "stop", "ended"]
 
 TABLE: dict[tuple[State, Event], State] = {
@@ -19,7 +20,9 @@ TABLE: dict[tuple[State, Event], State] = {
     ("ready", "stop"): "stopping",
     ("failed", "retry"): "backoff",
     ("failed", "give_up"): "failed",
-    ("failed", "stop"): "stopping",
+    # It stays failed: `status` shows afterwards who it was.
+    ("failed", "stop"): "failed",
+    ("failed", "ended"): "failed",
     ("backoff", "start"): "starting",
     ("backoff", "stop"): "stopping",
     ("stopping", "died"): "stopping",

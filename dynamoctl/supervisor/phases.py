@@ -15,7 +15,10 @@ _PHASES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"Warming up model", "warming up"),
         (r"KV cache size: [\d,]+ tokens", "sizing the KV cache"),
         (r"Creating v1 connector with name: LMCacheMP", "connecting to the cache server"),
-        (r"Initializing LMCacheEngine|Creating LMCacheEngine|Initializing (usage )?context", "pinning the cache"),
+        (
+            r"Initializing LMCacheEngine|Creating LMCacheEngine|Initializing (usage )?context",
+            "pinning the cache",
+        ),
         (r"Creating v1 connector with name: (Nixl|Multi)", "setting up KV transfer"),
         (r"Capturing CUDA graphs", "capturing graphs"),
         (r"Registering model with endpoint", "registering"),

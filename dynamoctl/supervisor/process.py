@@ -8,7 +8,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from dynamoctl.errors import InternalError
@@ -53,14 +54,43 @@ def spawn(argv: Sequence[str], environ: Mapping[str, str], cwd: Path, log: Path)
 def spawn_supervisor(folder: Path, log: Path) -> Identity:
     """Start a supervisor that outlives its caller and its terminal."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    return spawn(
-        [sys.executable, "-m", "dynamoctl.supervisor", str(folder)], os.environ, Path(folder), log
-    )
+    return spawn([sys.executable, "-m", "dynamoctl.supervisor", str(folder)], os.environ, Path(folder), log)
+
+
+def run_script(
+    argv: Sequence[str], environ: Mapping[str, str], cwd: Path, on_line: Callable[[str], None]
+) -> tuple[int, list[str]]:
+    """Run a helper program to its end; it is killed if the caller is interrupted.
+
+    Returns:
+        Its exit code, and the last lines that it wrote to stderr.
+    """
+    with tempfile.TemporaryFile("w+") as errors:
+        child = subprocess.Popen(
+            argv,
+            env=dict(environ),
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+        assert child.stdout is not None
+        try:
+            for line in child.stdout:
+                on_line(line)
+            code = child.wait()
+        finally:
+            child.kill()
+            child.wait()
+            child.stdout.close()
+        errors.seek(0)
+        return code, [line for line in errors.read().splitlines() if line.strip()][-6:]
 
 
 def reap() -> dict[int, int]:
     """Collect every child that has ended: pid -> exit code, or minus the signal that killed it."""
-    ended = {}
+    ended: dict[int, int] = {}
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)

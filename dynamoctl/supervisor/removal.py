@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from dynamoctl.host.processes import (
-    MARK,
     Identity,
     all_pids,
     command_line,
@@ -54,7 +53,7 @@ def kill_members(mark: str, leader: Identity | None, found: set[str]) -> list[Id
 
 def remove_shared_memory(paths: Iterable[str]) -> list[str]:
     """Remove shared-memory files that no living process has mapped; give back those that stay."""
-    there = {path for path in paths if os.path.exists(path)}
+    there = {path for path in paths if Path(path).exists()}
     if not there:
         return []
     in_use = shared_memory_of(all_pids())
@@ -99,13 +98,3 @@ def terminate_and_wait(leader: Identity, grace_s: float, tick: Callable[[], obje
         tick()
         time.sleep(0.1)
     return True
-
-
-__all__ = [
-    "MARK",
-    "describe",
-    "kill_members",
-    "remove_folders",
-    "remove_shared_memory",
-    "terminate_and_wait",
-]

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Awaitable, Iterable
 from dataclasses import asdict
+from pathlib import Path
 
 from dynamoctl import observe, probes
 from dynamoctl.errors import DynamoctlError, LeftoverError, NotReadyError
@@ -159,9 +160,7 @@ class Supervisor:
         left = await self._take_down()
         self.state.state = "failed" if failure is not None or left else "stopped"
         if left:
-            leftover = LeftoverError(
-                "could not remove: " + "; ".join(left), "`dynamoctl down` tries again"
-            )
+            leftover = LeftoverError("could not remove: " + "; ".join(left), "`dynamoctl down` tries again")
             if self.state.error is None:
                 self.state.error = leftover.as_json()
             else:
@@ -323,7 +322,7 @@ class Supervisor:
                     self._give_up(member, error)
                     return
                 self._follow(member, "retry")
-                wait = lifecycle.backoff_s(len(member.restarts), random.random())
+                wait = lifecycle.backoff_s(len(member.restarts), random.random())  # noqa: S311  (jitter)
                 member.state.phase = f"restarting in {duration(wait)}"
                 self._save()
                 await asyncio.sleep(wait)
@@ -450,7 +449,7 @@ class Supervisor:
 
     def _note_shared_memory(self) -> None:
         self.shared_memory |= self._shared_memory_now(self.members)
-        known = sorted(path for path in self.shared_memory if os.path.exists(path))
+        known = sorted(path for path in self.shared_memory if Path(path).exists())
         if known != self.state.shared_memory:
             self.state.shared_memory = known
             self._save()

@@ -1,0 +1,151 @@
+"""Real processes: each test module has a dynamoctl home of its own and must leave nothing behind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dynamoctl.host.processes import MARK, all_pids, command_line, environment_of
+
+# Starts are slow and noisy on two cores; nothing here is about speed.
+PATIENCE_S = 240
+
+
+@dataclass
+class Result:
+    """How one command line ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        body = json.loads(self.out)
+        assert isinstance(body, dict)
+        return body
+
+
+@dataclass
+class Cli:
+    """Runs dynamoctl as a user would, in a home of its own."""
+
+    home: Path
+    environ: dict[str, str] = field(default_factory=dict)
+
+    def env(self, **more: str) -> dict[str, str]:
+        base = {k: v for k, v in os.environ.items() if not k.startswith(("DYN_", "LMCACHE_"))}
+        return {**base, "DYNAMOCTL_HOME": str(self.home), **self.environ, **more}
+
+    def __call__(self, *words: str, cwd: Path | None = None, **env: str) -> Result:
+        done = subprocess.run(
+            [sys.executable, "-m", "dynamoctl", *words],
+            env=self.env(**env),
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+        assert "Traceback" not in done.stderr + done.stdout, done.stderr + done.stdout
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    def start(self, *words: str, **env: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "dynamoctl", *words],
+            env=self.env(**env),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def status(self, name: str = "default") -> dict[str, Any]:
+        return self("status", "--json", "-n", name).json
+
+    def ours(self) -> dict[int, str]:
+        """Every living process that a deployment of this home has started, supervisors too."""
+        found = {}
+        for pid in all_pids():
+            if pid == os.getpid() or environment_of(pid, "DYNAMOCTL_HOME") != str(self.home):
+                continue
+            if environment_of(pid, MARK) or "dynamoctl.supervisor" in command_line(pid):
+                found[pid] = command_line(pid)
+        return found
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_for(what: Callable[[], Any], patience_s: float = 120.0) -> Any:
+    """The first true value of `what`; it fails with the last one."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        value = what()
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"still {value!r} after {patience_s} s"
+        time.sleep(0.2)
+
+
+def post(url: str, body: dict[str, Any]) -> dict[str, Any]:
+    request = urllib.request.Request(
+        url, json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=120) as answer:
+        reply = json.load(answer)
+        assert isinstance(reply, dict)
+        return reply
+
+
+def chat(endpoint: str, model: str, question: str, max_tokens: int = 32) -> str:
+    reply = post(
+        f"{endpoint}/v1/chat/completions",
+        {
+            "model": model,
+            "messages": [{"role": "user", "content": question}],
+            "max_tokens": max_tokens,
+            "temperature": 0,
+        },
+    )
+    return str(reply["choices"][0]["message"]["content"])
+
+
+def shared_memory() -> set[str]:
+    return set(os.listdir("/dev/shm"))
+
+
+@pytest.fixture(scope="module")
+def cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
+    """A dynamoctl with a home of its own; afterwards nothing of it may be left."""
+    before = shared_memory()
+    one = Cli(tmp_path_factory.mktemp("home"))
+    yield one
+    down = one("down", "--all")
+    left = one.ours()
+    for pid in left:  # the next module must not suffer from this one's failure
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    assert down.code == 0, down.err
+    assert left == {}
+    assert shared_memory() - before == set()

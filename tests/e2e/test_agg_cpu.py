@@ -1,0 +1,213 @@
+"""The main job on real input: Dynamo's frontend, a real vLLM worker, LMCache, on the CPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from dynamoctl.host.processes import identify, is_running
+from dynamoctl.state import Folder
+
+from .conftest import Cli, chat, free_port, post, shared_memory
+
+pytestmark = [pytest.mark.e2e, pytest.mark.engine, pytest.mark.timeout(600)]
+
+MODEL = "smollm2-135m-instruct"
+LONG = "The sea is wide and the sky is blue, said the sailor to his cat. " * 70
+
+
+class Up:
+    def __init__(self, cli: Cli, port: int, code: int, out: str, err: str, memory: set[str]) -> None:
+        self.cli, self.port, self.code, self.out, self.err = cli, port, code, out, err
+        self.endpoint = f"http://127.0.0.1:{port}"
+        self.memory_before = memory
+
+
+@pytest.fixture(scope="module")
+def up(cli: Cli) -> Up:
+    """`up agg` in a terminal that is closed as soon as it has returned."""
+    port = free_port()
+    before = shared_memory()
+    leader, follower = os.openpty()
+    terminal = subprocess.Popen(
+        [sys.executable, "-m", "dynamoctl", "up", "agg", "--device", "cpu", "--port", str(port)],
+        env=cli.env(),
+        stdin=follower,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    os.close(follower)
+    out, err = terminal.communicate(timeout=500)
+    os.close(leader)  # the terminal is gone: whatever still hangs on it gets SIGHUP
+    return Up(cli, port, terminal.returncode, out, err, before)
+
+
+def test_up_ends_with_an_endpoint(up: Up) -> None:
+    assert up.code == 0, up.err
+    assert f"endpoint: {up.endpoint}/v1" in up.out
+
+
+def test_the_curl_line_that_up_prints_gets_the_right_answer(up: Up) -> None:
+    line = next(line for line in up.out.splitlines() if line.startswith("curl "))
+    done = subprocess.run(
+        shlex.split(line), capture_output=True, text=True, timeout=120, check=True
+    )
+    answer = json.loads(done.stdout)["choices"][0]["message"]["content"]
+    assert "Paris" in answer
+
+
+def test_status_says_ready(up: Up) -> None:
+    body = up.cli.status()
+    assert (body["ok"], body["state"], body["mode"], body["model"]) == (True, "ready", "agg", MODEL)
+    assert body["endpoint"] == up.endpoint
+    assert [(unit["name"], unit["role"]) for unit in body["units"]] == [
+        ("frontend", "frontend"),
+        ("lmcache", "cache"),
+        ("worker-0", "agg"),
+    ]
+    for unit in body["units"]:
+        assert (unit["state"], unit["health"], unit["restarts"]) == ("ready", "ok", 0)
+        assert identify(unit["pid"]) is not None
+        assert unit["uptime_s"] > 0
+
+
+def test_status_for_people_names_every_unit(up: Up) -> None:
+    shown = up.cli("status")
+    assert shown.code == 0
+    for words in ("ready", "frontend", "lmcache", "worker-0", MODEL, up.endpoint):
+        assert words in shown.out
+    assert "\x1b" not in shown.out
+
+
+def test_each_unit_is_in_a_session_and_folder_of_its_own(up: Up) -> None:
+    for unit in up.cli.status()["units"]:
+        assert os.getsid(unit["pid"]) == unit["pid"]
+        assert Path(f"/proc/{unit['pid']}/cwd").readlink().name == unit["name"]
+
+
+def test_a_long_prompt_asked_again_hits_lmcache(up: Up) -> None:
+    """The engine's own prefix cache is cleared in between, so only LMCache can answer."""
+    before = up.cli.status()["cache"]
+    first = chat(up.endpoint, MODEL, LONG, max_tokens=4)
+    post_clear(up)
+    second = chat(up.endpoint, MODEL, LONG, max_tokens=4)
+    after = up.cli.status()["cache"]
+    assert first == second
+    assert after["hit_tokens"] - before["hit_tokens"] >= 512
+    assert 0 < after["hit_rate"] <= 1
+
+
+def post_clear(up: Up) -> None:
+    request = urllib.request.Request(f"{up.endpoint}/clear_kv_blocks", method="POST", data=b"")
+    with urllib.request.urlopen(request, timeout=120) as answer:
+        assert answer.status == 200
+
+
+def test_up_again_with_the_same_plan_says_so(up: Up) -> None:
+    again = up.cli("up", "agg", "--device", "cpu", "--port", str(up.port))
+    assert again.code == 0, again.err
+    assert "already up" in again.err
+    as_json = up.cli("up", "agg", "--device", "cpu", "--port", str(up.port), "--json").json
+    assert as_json["already_up"] is True
+    assert as_json["endpoint"] == up.endpoint
+
+
+def test_up_again_with_another_plan_says_what_differs(up: Up) -> None:
+    other = up.cli("up", "agg", "--device", "cpu", "--port", str(up.port), "--no-lmcache")
+    assert other.code == 2
+    assert "lmcache.enabled: is True, asked for False" in other.err
+
+
+def test_a_second_deployment_on_the_same_port_is_refused_and_names_the_holder(up: Up) -> None:
+    refused = up.cli("up", "agg", "--device", "cpu", "--port", str(up.port), "-n", "second")
+    assert refused.code == 3
+    frontend = next(u["pid"] for u in up.cli.status()["units"] if u["role"] == "frontend")
+    assert f"process {frontend}" in refused.err
+    assert "dynamo.frontend" in refused.err
+
+
+def test_logs_have_the_units_names(up: Up) -> None:
+    shown = up.cli("logs", "--lines", "3")
+    assert shown.code == 0
+    assert {line.split()[0] for line in shown.out.splitlines() if line} >= {"frontend", "worker-0"}
+    one = up.cli("logs", "worker-0", "--lines", "0")
+    assert "Loading weights took" in one.out
+
+
+def test_logs_follow(up: Up) -> None:
+    following = up.cli.start("logs", "worker-0", "-f", "--lines", "0")
+    try:
+        assert following.stdout is not None
+        post(f"{up.endpoint}/v1/completions", {"model": MODEL, "prompt": "Hello", "max_tokens": 2})
+        assert "request received" in "".join(
+            iter(lambda: _until(following, "request received"), "")
+        )
+    finally:
+        following.send_signal(signal.SIGINT)
+        following.communicate(timeout=30)
+    assert following.returncode == 130
+
+
+def _until(process: subprocess.Popen[str], words: str) -> str:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if words in line:
+            process.send_signal(signal.SIGINT)
+            return line
+    return ""
+
+
+def test_down_from_another_process_leaves_nothing(up: Up) -> None:
+    """Last in this module: it takes the deployment down."""
+    state = Folder("default")
+    state.path = up.cli.home / "deployments" / "default"
+    recorded = state.read_state()
+    assert recorded is not None
+    ports = [port for unit in recorded.units for port in unit.ports.values()]
+    identities = [unit.identity for unit in recorded.units if unit.identity]
+    assert len(identities) == 3
+    down = up.cli("down")
+    assert down.code == 0, down.err
+    assert up.cli.ours() == {}
+    assert not any(is_running(one) for one in identities)
+    for port in ports:
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", port)) != 0
+    assert shared_memory() - up.memory_before == set()
+    assert not state.store.exists()
+    assert up.cli.status()["state"] == "stopped"
+    again = up.cli("down")
+    assert (again.code, "not running" in again.err) == (0, True)
+
+
+def test_a_model_whose_config_is_broken_fails_at_once_with_its_last_lines(
+    cli: Cli, tmp_path: Path
+) -> None:
+    """A worker that dies while it loads: exit code 4, its log's end, nothing left."""
+    (tmp_path / "config.json").write_text('{"architectures": ["NoSuchModel"], "model_type": "no_such"}')
+    failed = cli(
+        "up", "agg", "--device", "cpu", "--model", str(tmp_path), "-n", "broken", "--port", str(free_port()),
+        "--no-lmcache",
+    )  # fmt: skip
+    assert failed.code == 4
+    assert "worker-0 ended" in failed.err
+    assert "no_such" in failed.err
+    assert "worker-0.log" in failed.err
+    assert cli.ours() == {}
+    body = cli.status("broken")
+    assert body["state"] == "failed"
+    assert body["error"]["code"] == 4
+    assert {unit["name"]: unit["state"] for unit in body["units"]}["worker-0"] == "failed"
+
+

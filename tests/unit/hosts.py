@@ -1,0 +1,59 @@
+"""Hosts, models and specs for the planner's tests: plain data, the same on every machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dynamoctl.facts import Gpu, HostFacts, ModelFacts
+from dynamoctl.planner import make_plan
+from dynamoctl.planner.plan import DeploymentPlan
+from dynamoctl.spec import DeploymentSpec
+
+HOME = "/home/user/.local/state/dynamoctl/deployments/default"
+HUB_MODEL = ModelFacts(path="Qwen/Qwen3-0.6B", served_name="Qwen/Qwen3-0.6B")
+FOLDER_MODEL = ModelFacts(
+    path="/home/user/.cache/dynamoctl/smollm2-135m-instruct",
+    served_name="smollm2-135m-instruct",
+    folder="/home/user/.cache/dynamoctl/smollm2-135m-instruct",
+    builtin=True,
+)
+
+
+def uuid(index: int) -> str:
+    return f"GPU-{index:08x}-0000-0000-0000-000000000000"
+
+
+def host(
+    gpus: int = 0,
+    cores: int = 2,
+    visible: tuple[str, ...] | None = None,
+    free_ports: tuple[int, ...] = tuple(range(20000, 20400)),
+) -> HostFacts:
+    return HostFacts(
+        cores=tuple(range(cores)),
+        memory_total_gib=256.0,
+        memory_available_gib=200.0,
+        gpus=tuple(Gpu(i, uuid(i), "NVIDIA H100 80GB HBM3", 81559) for i in range(gpus)),
+        visible_gpus=visible,
+        free_ports=free_ports,
+        python="python",
+        home=HOME,
+    )
+
+
+def spec(**fields: Any) -> DeploymentSpec:
+    return DeploymentSpec.model_validate(fields)
+
+
+def plan(
+    host_gpus: int = 0,
+    /,
+    *,
+    cores: int = 2,
+    visible: tuple[str, ...] | None = None,
+    model_facts: ModelFacts | None = None,
+    **fields: Any,
+) -> DeploymentPlan:
+    """The plan for a spec with these fields on a host with so many GPUs."""
+    model = model_facts or (HUB_MODEL if host_gpus else FOLDER_MODEL)
+    return make_plan(spec(**fields), host(host_gpus, cores, visible), model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import socket
 from collections.abc import Collection
 
@@ -25,9 +26,17 @@ def _listening() -> dict[int, set[int]]:
 
 
 def free(reserved: Collection[int] = (), most: int = 2000) -> tuple[int, ...]:
-    """Up to `most` free ports, ascending, without those that other deployments have planned."""
+    """Up to `most` free ports in a row from a random one on.
+
+    Random, so that two plans made at the same moment, by two users or for two homes, do not reach for
+    the same ports; a port that is lost all the same is seen at the unit's gate.
+
+    Args:
+        reserved: ports that other deployments have planned and may not have bound yet.
+    """
     taken = _listening().keys() | set(reserved)
-    return tuple(port for port in range(LOWEST, HIGHEST + 1) if port not in taken)[:most]
+    first = random.randrange(LOWEST, HIGHEST + 1 - most)  # noqa: S311  (no secret)
+    return tuple(port for port in range(first, first + most) if port not in taken)
 
 
 def can_listen(host: str, port: int) -> str | None:

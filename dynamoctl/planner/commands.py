@@ -18,6 +18,8 @@ UNSET = (
     "PROMETHEUS_MULTIPROC_DIR",  # Dynamo makes one; LMCache's metrics vanish in a foreign one
     "PYTHONDONTWRITEBYTECODE",  # every process would compile its imports at every start
 )
+# Beside the workers, nobody has a status server; the caller's port would be a worker's or taken.
+UNSET_BESIDE_WORKERS = (*UNSET, "DYN_SYSTEM_PORT")
 
 
 def namespace(spec: DeploymentSpec) -> str:
@@ -68,7 +70,7 @@ def frontend(spec: DeploymentSpec, facts: HostFacts, model: ModelFacts, store: s
             "--namespace", namespace(spec),
         ),
         env=common_environment(spec, model, store),
-        unset=UNSET,
+        unset=UNSET_BESIDE_WORKERS,
         ports={"http": spec.port},
         gate=Gate("http", spec.port, "/health"),
     )  # fmt: skip
@@ -90,7 +92,7 @@ def cache_server(
         role="cache",
         argv=(facts.python, "-m", "lmcache.cli.main", "server", *arguments),
         env={**common_environment(spec, model, store), **spec.lmcache.env, **spec.env},
-        unset=UNSET,
+        unset=UNSET_BESIDE_WORKERS,
         ports={"zmq": port, "http": http_port},
         gate=Gate("http", http_port, "/healthcheck"),
     )

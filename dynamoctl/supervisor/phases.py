@@ -25,6 +25,8 @@ _PHASES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     )
 )
 
+# A worker whose status port is taken logs this and runs on, never to be asked again.
+_PORT_LOST = re.compile(r"System status server startup failed")
 DEGRADED = re.compile(r"degraded mode", re.IGNORECASE)
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
@@ -35,6 +37,7 @@ class LogWatch:
     Attributes:
         phase: the last phase that began.
         degraded: the line in which LMCache said that it gives up caching, or empty.
+        port_lost: the line in which a worker said that its status port is taken, or empty.
     """
 
     def __init__(self, log: Path) -> None:
@@ -42,6 +45,7 @@ class LogWatch:
         self._at = log.stat().st_size if log.exists() else 0
         self.phase = "importing"
         self.degraded = ""
+        self.port_lost = ""
 
     def read(self) -> None:
         """Take in what has been written since the last call, whole lines only."""
@@ -58,6 +62,8 @@ class LogWatch:
             for pattern, phase in _PHASES:
                 if pattern.search(line):
                     self.phase = phase
+            if _PORT_LOST.search(line):
+                self.port_lost = line.strip()
             if DEGRADED.search(line) and not self.degraded:
                 self.degraded = line.strip()
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from dynamoctl import observe, probes
 from dynamoctl.errors import DynamoctlError, LeftoverError, NotReadyError
+from dynamoctl.host import ports
 from dynamoctl.host.processes import (
     MARK,
     Identity,
@@ -220,6 +221,8 @@ class Supervisor:
                 if self._is_own_answer(member):
                     break
                 stranger = True
+            if member.log is not None and member.log.port_lost:
+                raise self._lost_port(member)
             if stranger:
                 member.state.phase = "waiting: another process answers at its port"
             with contextlib.suppress(TimeoutError):
@@ -295,6 +298,15 @@ class Supervisor:
         return NotReadyError(
             f"{name} ended after {after} ({member.state.exit}) while {member.state.phase or 'running'}",
             "\n".join(["its last lines:", *(f"  {line}" for line in lines), f"log: {self.folder.log(name)}"]),
+        )
+
+    def _lost_port(self, member: _Member) -> NotReadyError:
+        """Somebody took the unit's port between the plan and its start: it can never say ready."""
+        port = member.unit.gate.port
+        self._follow(member, "died")
+        return NotReadyError(
+            f"{member.unit.name} could not listen on port {port}: taken by {ports.holder(port)}",
+            "start again: another port will be chosen",
         )
 
     def _too_late(self) -> tuple[str, str]:

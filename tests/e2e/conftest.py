@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from dynamoctl.host.processes import MARK, all_pids, command_line, environment_of
 
 # Starts are slow and noisy on two cores; nothing here is about speed.
@@ -51,7 +50,9 @@ class Cli:
         base = {k: v for k, v in os.environ.items() if not k.startswith(("DYN_", "LMCACHE_"))}
         return {**base, "DYNAMOCTL_HOME": str(self.home), **self.environ, **more}
 
-    def __call__(self, *words: str, cwd: Path | None = None, **env: str) -> Result:
+    def __call__(
+        self, *words: str, cwd: Path | None = None, patience_s: float = PATIENCE_S, **env: str
+    ) -> Result:
         done = subprocess.run(
             [sys.executable, "-m", "dynamoctl", *words],
             env=self.env(**env),
@@ -59,7 +60,7 @@ class Cli:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=PATIENCE_S,
+            timeout=patience_s,
             check=False,
         )
         assert "Traceback" not in done.stderr + done.stdout, done.stderr + done.stdout
@@ -109,9 +110,7 @@ def wait_for(what: Callable[[], Any], patience_s: float = 120.0) -> Any:
 
 
 def post(url: str, body: dict[str, Any]) -> dict[str, Any]:
-    request = urllib.request.Request(
-        url, json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=120) as answer:
         reply = json.load(answer)
         assert isinstance(reply, dict)

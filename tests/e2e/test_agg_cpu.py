@@ -9,11 +9,9 @@ import signal
 import socket
 import subprocess
 import sys
-import urllib.request
 from pathlib import Path
 
 import pytest
-
 from dynamoctl.host.processes import identify, is_running
 from dynamoctl.state import Folder
 
@@ -22,7 +20,12 @@ from .conftest import Cli, chat, free_port, post, shared_memory
 pytestmark = [pytest.mark.e2e, pytest.mark.engine, pytest.mark.timeout(600)]
 
 MODEL = "smollm2-135m-instruct"
+ENGINE = ["--", "--no-enable-prefix-caching"]
 LONG = "The sea is wide and the sky is blue, said the sailor to his cat. " * 70
+
+
+def plan(port: int) -> list[str]:
+    return ["up", "agg", "--device", "cpu", "--port", str(port), *ENGINE]
 
 
 class Up:
@@ -39,7 +42,7 @@ def up(cli: Cli) -> Up:
     before = shared_memory()
     leader, follower = os.openpty()
     terminal = subprocess.Popen(
-        [sys.executable, "-m", "dynamoctl", "up", "agg", "--device", "cpu", "--port", str(port)],
+        [sys.executable, "-m", "dynamoctl", *plan(port)],
         env=cli.env(),
         stdin=follower,
         stdout=subprocess.PIPE,
@@ -60,9 +63,7 @@ def test_up_ends_with_an_endpoint(up: Up) -> None:
 
 def test_the_curl_line_that_up_prints_gets_the_right_answer(up: Up) -> None:
     line = next(line for line in up.out.splitlines() if line.startswith("curl "))
-    done = subprocess.run(
-        shlex.split(line), capture_output=True, text=True, timeout=120, check=True
-    )
+    done = subprocess.run(shlex.split(line), capture_output=True, text=True, timeout=120, check=True)
     answer = json.loads(done.stdout)["choices"][0]["message"]["content"]
     assert "Paris" in answer
 
@@ -97,10 +98,9 @@ def test_each_unit_is_in_a_session_and_folder_of_its_own(up: Up) -> None:
 
 
 def test_a_long_prompt_asked_again_hits_lmcache(up: Up) -> None:
-    """The engine's own prefix cache is cleared in between, so only LMCache can answer."""
+    """The engine's own prefix cache is off here, so only LMCache can answer."""
     before = up.cli.status()["cache"]
     first = chat(up.endpoint, MODEL, LONG, max_tokens=4)
-    post_clear(up)
     second = chat(up.endpoint, MODEL, LONG, max_tokens=4)
     after = up.cli.status()["cache"]
     assert first == second
@@ -108,23 +108,17 @@ def test_a_long_prompt_asked_again_hits_lmcache(up: Up) -> None:
     assert 0 < after["hit_rate"] <= 1
 
 
-def post_clear(up: Up) -> None:
-    request = urllib.request.Request(f"{up.endpoint}/clear_kv_blocks", method="POST", data=b"")
-    with urllib.request.urlopen(request, timeout=120) as answer:
-        assert answer.status == 200
-
-
 def test_up_again_with_the_same_plan_says_so(up: Up) -> None:
-    again = up.cli("up", "agg", "--device", "cpu", "--port", str(up.port))
+    again = up.cli(*plan(up.port))
     assert again.code == 0, again.err
     assert "already up" in again.err
-    as_json = up.cli("up", "agg", "--device", "cpu", "--port", str(up.port), "--json").json
+    as_json = up.cli(*plan(up.port)[:-2], "--json", *ENGINE).json
     assert as_json["already_up"] is True
     assert as_json["endpoint"] == up.endpoint
 
 
 def test_up_again_with_another_plan_says_what_differs(up: Up) -> None:
-    other = up.cli("up", "agg", "--device", "cpu", "--port", str(up.port), "--no-lmcache")
+    other = up.cli(*plan(up.port)[:-2], "--no-lmcache", *ENGINE)
     assert other.code == 2
     assert "lmcache.enabled: is True, asked for False" in other.err
 
@@ -150,9 +144,7 @@ def test_logs_follow(up: Up) -> None:
     try:
         assert following.stdout is not None
         post(f"{up.endpoint}/v1/completions", {"model": MODEL, "prompt": "Hello", "max_tokens": 2})
-        assert "request received" in "".join(
-            iter(lambda: _until(following, "request received"), "")
-        )
+        assert "request received" in "".join(iter(lambda: _until(following, "request received"), ""))
     finally:
         following.send_signal(signal.SIGINT)
         following.communicate(timeout=30)
@@ -191,9 +183,7 @@ def test_down_from_another_process_leaves_nothing(up: Up) -> None:
     assert (again.code, "not running" in again.err) == (0, True)
 
 
-def test_a_model_whose_config_is_broken_fails_at_once_with_its_last_lines(
-    cli: Cli, tmp_path: Path
-) -> None:
+def test_a_model_whose_config_is_broken_fails_at_once_with_its_last_lines(cli: Cli, tmp_path: Path) -> None:
     """A worker that dies while it loads: exit code 4, its log's end, nothing left."""
     (tmp_path / "config.json").write_text('{"architectures": ["NoSuchModel"], "model_type": "no_such"}')
     failed = cli(
@@ -209,5 +199,3 @@ def test_a_model_whose_config_is_broken_fails_at_once_with_its_last_lines(
     assert body["state"] == "failed"
     assert body["error"]["code"] == 4
     assert {unit["name"]: unit["state"] for unit in body["units"]}["worker-0"] == "failed"
-
-

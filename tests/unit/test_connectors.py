@@ -6,11 +6,11 @@ import json
 from typing import Any
 
 import pytest
-
 from dynamoctl.errors import SpecError
 from dynamoctl.planner import connectors
 from dynamoctl.planner.connectors import CacheMode, Device
 from dynamoctl.planner.plan import Role, Unit
+
 from tests.unit.hosts import plan
 
 INPROC = {"kv_connector": "LMCacheConnectorV1", "kv_role": "kv_both"}

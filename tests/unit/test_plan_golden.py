@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from dynamoctl.planner.printed import render
+
 from tests.unit.hosts import plan
 
 GOLDEN = Path(__file__).parents[1] / "golden"

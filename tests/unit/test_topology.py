@@ -6,13 +6,13 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
 from dynamoctl.errors import PreflightError, SpecError
 from dynamoctl.planner import make_plan
 from dynamoctl.planner.plan import DeploymentPlan
 from dynamoctl.planner.topology import Ports, device, place, share_out
+from hypothesis import given
+from hypothesis import strategies as st
+
 from tests.unit.hosts import HUB_MODEL, host, plan, spec, uuid
 
 
@@ -145,9 +145,7 @@ def test_a_mig_instance_is_taken_by_its_name() -> None:
         ({"engine": "mocker"}, 1, None, "cpu"),
     ],
 )
-def test_device(
-    fields: dict[str, Any], gpus: int, visible: tuple[str, ...] | None, expected: str
-) -> None:
+def test_device(fields: dict[str, Any], gpus: int, visible: tuple[str, ...] | None, expected: str) -> None:
     assert device(spec(**fields), host(gpus, visible=visible)) == expected
 
 

@@ -1,0 +1,507 @@
+"""Write docs/reference.md from the program itself, so that it cannot drift from it.
+
+python docs/generate.py            write it
+python docs/generate.py --check    exit 1 with the difference if it is out of date
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import dataclasses
+import difflib
+import inspect
+import os
+import re
+import subprocess
+import sys
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import typer.main
+from dynamoctl import cli, errors, lmcache_keys, spec
+from dynamoctl.cli import down, logs, up
+from dynamoctl.host.processes import identify
+from dynamoctl.observe import Snapshot
+from dynamoctl.operations.status import _body
+from dynamoctl.planner.plan import DeploymentPlan, Gate, Role, Unit
+from dynamoctl.state import DeploymentState, UnitState
+from dynamoctl.supervisor import lifecycle
+from pydantic import BaseModel
+
+REFERENCE = Path(__file__).parent / "reference.md"
+WIDTH = 100
+
+STATUS_WORDS = {
+    "name": "the deployment",
+    "mode": "`agg`, `disagg`; null where it was never started",
+    "state": "`starting`, `ready`, `degraded` (a unit is down and on its way back), `stopping`, `stopped`,"
+    " `failed`, `unsupervised` (its supervisor is gone, some of its processes live)",
+    "model": "the name that clients use",
+    "endpoint": "the frontend's base URL, without `/v1`",
+    "units": "one object for each unit, below",
+    "cache": "LMCache's counters, below; null where LMCache is off or nothing was asked",
+    "transfers": "NIXL's KV transfers, below; null where nothing was asked",
+    "error": "why it failed: `code`, `message`, `hint`; or null",
+    "warnings": "a list of what should be known but does not stop it",
+}
+UNIT_WORDS = {
+    "name": "`frontend`, `lmcache`, `worker-0`, `decode-0`, `prefill-0`, ...",
+    "role": "`frontend`, `cache`, `agg`, `decode`, `prefill`",
+    "state": "see [the states of a unit](#the-states-of-a-unit)",
+    "phase": "what it is doing while it starts, in words; empty once it is ready",
+    "pid": "its first process; null where it does not run",
+    "gpus": "its GPUs",
+    "health": "`ok`, or why not; null where it was not asked",
+    "restarts": "how often it was restarted since `up`",
+    "uptime_s": "seconds since it was started last; null where it does not run",
+}
+CACHE_WORDS = {
+    "hit_tokens": "tokens that LMCache had, since the start",
+    "requested_tokens": "tokens that it was asked for",
+    "hit_rate": "their ratio, 0 to 1; null where nothing was asked for yet",
+}
+TRANSFER_WORDS = {
+    "count": "transfers between workers, since the start",
+    "bytes": "what they moved",
+    "failed": "transfers and notifications that failed",
+}
+UP_WORDS = {
+    "name": "the deployment",
+    "mode": "`agg` or `disagg`",
+    "state": "`ready`, or `degraded` where it was up before and a unit is on its way back",
+    "model": "the name that clients use",
+    "endpoint": "the frontend's base URL, without `/v1`",
+    "already_up": "true where it was up before, with the same plan",
+    "seconds": "from the start of the supervisor to the proving completion",
+    "warnings": "what should be known but did not stop it",
+}
+DOWN_WORDS = {
+    "name": "the deployment",
+    "was_running": "whether there was anything to take down",
+    "stopped": "the units that ran",
+    "seconds": "how long it took",
+}
+LOG_WORDS = {"unit": "who wrote the line", "line": "the line"}
+PLAN_WORDS = {
+    "name": "The deployment.",
+    "mode": "One worker for prefill and decode, or workers of their own.",
+    "device": "Where the workers run.",
+    "engine": "What the workers are.",
+    "units": "The processes, in the order of their start; below.",
+    "role": "What it does.",
+    "argv": "Its command line.",
+    "gate": "What makes it ready; below.",
+}
+SPEC_WORDS = {
+    "name": "The deployment's name: lower-case letters, digits and inner hyphens, at most 32.",
+    "lmcache": "See the table `[lmcache]`.",
+    "prefill_args": "Arguments for the prefill workers alone (mode `disagg`).",
+    "decode_args": "Arguments for the decode workers alone (mode `disagg`).",
+    "env": "Environment for every unit.",
+}
+
+PREFACE = """\
+<!-- Written by docs/generate.py from the program: change the program, not this file. -->
+
+# Reference
+
+- [Commands](#commands)
+- [Exit codes](#exit-codes)
+- [Configuration](#configuration)
+- [Environment](#environment)
+- [JSON](#json)
+- [The states of a unit](#the-states-of-a-unit)
+- [LMCache's settings](#lmcaches-settings)
+"""
+
+ENVIRONMENT = """\
+## Environment
+
+| variable | read for |
+| --- | --- |
+| `DYNAMOCTL_HOME` | where the deployments' folders are; default: `dynamoctl` in the user's state folder |
+| `DYNAMOCTL_CACHE` | where the converted built-in model is; default: `dynamoctl` in the user's cache folder |
+| `ENABLE_LMCACHE` | `1` or `0`: as `--lmcache` and `--no-lmcache` |
+| `LMCACHE_*` | LMCache's own settings, checked: see [below](#lmcaches-settings) |
+| `CUDA_VISIBLE_DEVICES` | the GPUs that may be used; indices in `--gpus` count within it |
+| `HF_HOME`, `HF_HUB_CACHE`, `HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE` | models from the hub |
+| `NO_COLOR` | no colour where it is set |
+
+Flags win over the environment, which wins over the file, which wins over the defaults.
+Every unit gets the environment of `up`, with what the plan adds (`env`) and without what it takes away
+(`unset`): `up --dry-run --json` shows both.
+"""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if it is out of date")
+    options = parser.parse_args()
+    new = reference()
+    if not options.check:
+        REFERENCE.write_text(new, encoding="utf-8")
+        return 0
+    old = REFERENCE.read_text(encoding="utf-8") if REFERENCE.exists() else ""
+    if old == new:
+        return 0
+    lines = difflib.unified_diff(
+        old.splitlines(keepends=True), new.splitlines(keepends=True), "docs/reference.md", "the program"
+    )
+    sys.stdout.writelines(lines)
+    print("docs/reference.md is out of date: run python docs/generate.py", file=sys.stderr)
+    return 1
+
+
+def reference() -> str:
+    """The whole page."""
+    parts = [PREFACE, commands(), exit_codes(), configuration(), ENVIRONMENT, json_forms(), states()]
+    return "\n".join([*parts, lmcache_settings()])
+
+
+# ---- commands -----------------------------------------------------------------------------------
+
+
+def commands() -> str:
+    """Every command's --help, as a person sees it at this width."""
+    names = list(typer.main.get_command(cli.app).commands)  # type: ignore[attr-defined]
+    parts = ["## Commands\n", _fenced(_help())]
+    for name in names:
+        parts += [f"### dynamoctl {name}\n", _fenced(_help(name))]
+    return "\n".join(parts)
+
+
+def _help(*words: str) -> str:
+    # Nothing of the caller's environment: colours, widths and the like would come in with it.
+    environ = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    environ |= {"COLUMNS": str(WIDTH), "TERMINAL_WIDTH": str(WIDTH), "NO_COLOR": "1", "LC_ALL": "C.UTF-8"}
+    done = subprocess.run(
+        [sys.executable, "-m", "dynamoctl", *words, "--help"],
+        env={**environ, "PYTHONUTF8": "1"},
+        cwd=REFERENCE.parent.parent,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return "\n".join(line.rstrip() for line in done.stdout.splitlines()).strip("\n")
+
+
+def _fenced(text: str, language: str = "text") -> str:
+    return f"```{language}\n{text}\n```\n"
+
+
+# ---- exit codes ---------------------------------------------------------------------------------
+
+
+def exit_codes() -> str:
+    """The codes of dynamoctl.errors, and the three that are nobody's error."""
+    rows: dict[int, list[str]] = {0: ["Done. `down` and `status` with nothing running are 0 too."]}
+    kinds = [kind for _, kind in inspect.getmembers(errors, inspect.isclass)]
+    for kind in sorted(kinds, key=lambda kind: inspect.getsourcelines(kind)[1]):
+        if kind is errors.DynamoctlError:
+            rows.setdefault(kind.exit_code, []).append("It failed while it ran.")
+        elif issubclass(kind, errors.DynamoctlError):
+            rows.setdefault(kind.exit_code, []).append(_first_sentence(kind))
+    rows[129] = ["Broken off by SIGHUP."]
+    rows[130] = ["Broken off by SIGINT (Ctrl-C). What `up` had started is taken down."]
+    rows[143] = ["Broken off by SIGTERM. What `up` had started is taken down."]
+    return "## Exit codes\n\n" + _table(
+        ("code", "meaning"), ((str(code), " ".join(words)) for code, words in sorted(rows.items()))
+    )
+
+
+def _first_sentence(thing: Any) -> str:
+    return " ".join((inspect.getdoc(thing) or "").split("\n\n")[0].split())
+
+
+# ---- configuration ------------------------------------------------------------------------------
+
+
+def configuration() -> str:
+    """The keys of dynamoctl.toml from the models that check them."""
+    intro = (
+        f"## Configuration\n\nThe keys of `{spec.CONFIG_NAME}`, each with the flag of `up` that wins over it."
+        " [config.md](config.md) has an example.\n"
+    )
+    return "\n".join(
+        [
+            intro,
+            _model_table(spec.DeploymentSpec, ""),
+            "### Table `[lmcache]`\n",
+            _model_table(spec.LMCacheSpec, "lmcache_"),
+        ]
+    )
+
+
+def _model_table(model: type[BaseModel], prefix: str) -> str:
+    said = _attributes(model)
+    options = _options()
+    rows = []
+    for name, field in model.model_fields.items():
+        flag, help_text = options.get(prefix + name, options.get(prefix + name.removesuffix("_s"), ("", "")))
+        if name == "enabled":
+            flag, help_text = options["lmcache"]
+        elif name == "lmcache":
+            flag, help_text = "", ""
+        words = said.get(name) or SPEC_WORDS.get(name) or help_text
+        if not words:
+            raise SystemExit(f"docs/generate.py: nothing says what {model.__name__}.{name} is")
+        words = words.replace("None:", "Unset:")
+        kind = _kind(field.annotation, field.metadata)
+        rows.append((f"`{name}`", kind, _default(field.get_default(call_default_factory=True)), flag, words))
+    return _table(("key", "type", "default", "flag", "meaning"), rows)
+
+
+def _options() -> dict[str, tuple[str, str]]:
+    """`up`'s parameters: name -> (flags, help)."""
+    command = typer.main.get_command(cli.app).commands["up"]  # type: ignore[attr-defined]
+    found = {}
+    for parameter in command.params:
+        flags = [*parameter.opts, *parameter.secondary_opts]
+        long = [f"`{flag}`" for flag in flags if flag.startswith("--")]
+        words = (getattr(parameter, "help", "") or "").strip()
+        found[parameter.name] = (", ".join(long) or "argument", words)
+    return found
+
+
+def _kind(annotation: Any, metadata: Iterable[Any] = ()) -> str:
+    """A type in words."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return _kind(arguments[0], [m for a in arguments[1:] for m in getattr(a, "metadata", [a])])
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_kind(one, metadata) for one in arguments if one is not type(None))
+    if origin is typing.Literal:
+        return ", ".join(f'`"{one}"`' for one in arguments)
+    if origin is tuple:
+        return f"list of {_kind(arguments[0])}s"
+    if origin is dict:
+        return f"table of {_kind(arguments[1])}s"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "table"
+    names = {str: "string", bool: "true or false", int: "integer", float: "number"}
+    return names[annotation] + _limits(metadata)
+
+
+def _limits(metadata: Iterable[Any]) -> str:
+    limits = {key: value for m in metadata for key, value in vars_of(m).items()}
+    low = f"above {limits['gt']:g}" if "gt" in limits else ""
+    if "ge" in limits:
+        low = f"{limits['ge']:g}" if "le" in limits else f"at least {limits['ge']:g}"
+    high = f"{limits['le']:g}" if "le" in limits else ""
+    if low and high:
+        return f", {low} to {high}"
+    return f", {low}" if low else ""
+
+
+def vars_of(metadata: Any) -> dict[str, Any]:
+    """The limits (`ge`, `gt`, `le`) that one of pydantic's annotations sets."""
+    return {key: getattr(metadata, key) for key in ("ge", "gt", "le") if hasattr(metadata, key)}
+
+
+def _default(value: Any) -> str:
+    if value is None:
+        return "unset"
+    if isinstance(value, BaseModel):
+        return "its defaults"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    if isinstance(value, (tuple, list)):
+        return f"`{list(value)}`"
+    if isinstance(value, str):
+        return f'`"{value}"`'
+    if isinstance(value, dict):
+        return "empty"
+    return f"`{value:g}`"
+
+
+# ---- JSON ---------------------------------------------------------------------------------------
+
+
+def json_forms() -> str:
+    """What --json prints."""
+    body = _status_example()
+    return "\n".join(
+        [
+            "## JSON\n",
+            "With `--json` a command prints one object to stdout:"
+            ' `{"schema": "dynamoctl/COMMAND/v1", "ok": true, ...}`. A failure is'
+            ' `{"schema": ..., "ok": false, "error": {"code", "message", "hint"}}`, and `code` is the exit'
+            " code. Keys are added to these objects, but none is taken away or given another meaning.\n",
+            "### The plan: `up --dry-run --json`\n",
+            "Schema `dynamoctl/plan/v1`.\n",
+            _dataclass_table(
+                DeploymentPlan, {"endpoint": ("str", "The base URL for a client on this host.")}
+            ),
+            "A unit:\n",
+            _dataclass_table(Unit),
+            "A gate:\n",
+            _dataclass_table(Gate),
+            "### `up --json`\n",
+            "Schema `dynamoctl/up/v1`.\n",
+            _key_table(_keys_of_literal(up, "already_up"), UP_WORDS),
+            "### `status --json`\n",
+            "Schema `dynamoctl/status/v1`. With `--all`: `deployments`, a list of these.\n",
+            _key_table(body, STATUS_WORDS),
+            "A unit:\n",
+            _key_table(body["units"][0], UNIT_WORDS),
+            "`cache`:\n",
+            _key_table(body["cache"], CACHE_WORDS),
+            "`transfers`:\n",
+            _key_table(body["transfers"], TRANSFER_WORDS),
+            "### `logs --json`\n",
+            "Schema `dynamoctl/logs/v1`: `name`, and `lines`, a list of:\n",
+            _key_table(_keys_of_literal(logs, "line"), LOG_WORDS),
+            "### `down --json`\n",
+            "Schema `dynamoctl/down/v1`. With `--all`: `deployments`, a list of these.\n",
+            _key_table(_keys_of_literal(down, "was_running"), DOWN_WORDS),
+        ]
+    )
+
+
+def _status_example() -> dict[str, Any]:
+    """A status as the program makes it, for its keys."""
+    seen = Snapshot(cache={"hit_tokens": 0, "requested_tokens": 0, "hit_rate": None})
+    unit = UnitState("worker-0", "agg", "ready", identity=identify(os.getpid()))
+    state = DeploymentState("default", "agg", "", "", "", "ready", units=[unit])
+    return _body(state, "ready", [], dataclasses.asdict(seen))
+
+
+def _keys_of_literal(module: types.ModuleType, with_key: str) -> list[str]:
+    """The keys of the one dict display in a module that has this key."""
+    for node in ast.walk(ast.parse(inspect.getsource(module))):
+        if isinstance(node, ast.Dict):
+            keys = [key.value for key in node.keys if isinstance(key, ast.Constant)]
+            if with_key in keys:
+                return [str(key) for key in keys]
+    raise SystemExit(f"docs/generate.py: {module.__name__} prints no object with '{with_key}'")
+
+
+def _key_table(keys: Iterable[str], words: Mapping[str, str]) -> str:
+    """Keys with what they mean; an undescribed or vanished key is an error."""
+    keys = list(keys)
+    if set(keys) != set(words):
+        odd = ", ".join(sorted(set(keys) ^ set(words)))
+        raise SystemExit(f"docs/generate.py: its words and the program's keys differ in: {odd}")
+    return _table(("key", "meaning"), ((f"`{key}`", words[key]) for key in keys))
+
+
+def _dataclass_table(kind: type, more: Mapping[str, tuple[str, str]] | None = None) -> str:
+    said = _attributes(kind)
+    rows = []
+    for field in dataclasses.fields(kind):
+        words = said.get(field.name) or PLAN_WORDS.get(field.name, "")
+        if not words:
+            raise SystemExit(f"docs/generate.py: nothing says what {kind.__name__}.{field.name} is")
+        words = re.sub(r"\bNone\b", "null", words)
+        rows.append((f"`{field.name}`", _json_type(str(field.type)), words))
+    rows += [(f"`{name}`", _json_type(type_), words) for name, (type_, words) in (more or {}).items()]
+    return _table(("key", "type", "meaning"), rows)
+
+
+def _json_type(annotation: str) -> str:
+    """A Python annotation as JSON has it."""
+    text = annotation.replace("Role", str(Role).removeprefix("typing."))
+    text = re.sub(r"Literal\[([^\]]*)\]", lambda m: m[1].replace(", ", " | "), text)
+    names = {
+        r"'(\w+)'": r'`"\1"`',
+        r'(?<!`)"(\w+)"(?!`)': r'`"\1"`',
+        r"Mapping\[str, (\w+)\]": "object",
+        r"tuple\[Unit, \.\.\.\]": "list of objects",
+        r"tuple\[int \| str, \.\.\.\]": "list of integers or strings",
+        r"tuple\[str, \.\.\.\]": "list of strings",
+        r"\bGate\b": "object",
+        r"\bstr\b": "string",
+        r"\bint\b": "integer",
+        r"\bfloat\b": "number",
+        r"\bNone\b": "null",
+        r" \| ": " or ",
+    }
+    for pattern, word in names.items():
+        text = re.sub(pattern, word, text)
+    return text
+
+
+# ---- states -------------------------------------------------------------------------------------
+
+
+def states() -> str:
+    """The supervisor's table."""
+    rows = ((f"`{state}`", f"`{event}`", f"`{to}`") for (state, event), to in lifecycle.TABLE.items())
+    return "\n".join(
+        [
+            "## The states of a unit\n",
+            "What is not in this table cannot happen.\n",
+            _table(("state", "event", "next state"), rows),
+        ]
+    )
+
+
+# ---- LMCache ------------------------------------------------------------------------------------
+
+
+def lmcache_settings() -> str:
+    """The names that dynamoctl knows."""
+    by_kind: dict[str, list[str]] = {}
+    for key, kind in lmcache_keys.KEYS.items():
+        by_kind.setdefault(kind, []).append(lmcache_keys.PREFIX + key.upper())
+    rows = [(kind, " ".join(f"`{name}`" for name in sorted(names))) for kind, names in by_kind.items()]
+    passed = " ".join(f"`{name}`" for name in sorted(lmcache_keys.PROCESS_VARIABLES))
+    families = ", ".join(f"`{prefix}*`" for prefix in lmcache_keys.PROCESS_PREFIXES)
+    return (
+        "\n".join(
+            [
+                "## LMCache's settings\n",
+                "The environment variables of LMCache that `up` checks before it hands them on. LMCache itself"
+                " drops a value that it cannot read and a name that it does not know, and goes on without a"
+                " word; here both are an error (exit code 2).\n",
+                "`LMCACHE_CHUNK_SIZE` and `LMCACHE_MAX_LOCAL_CPU_SIZE` are the keys `chunk_size` and `cpu_gb` of"
+                " `[lmcache]`.\n",
+                _table(("type", "names"), rows),
+                f"Handed on unchecked: {passed}, and those that begin with {families}.\n",
+            ]
+        ).rstrip("\n")
+        + "\n"
+    )
+
+
+# ---- small things -------------------------------------------------------------------------------
+
+
+def _attributes(kind: type) -> dict[str, str]:
+    """The `Attributes:` of a docstring: name -> what it says. `a, b: words` is said of both."""
+    text = inspect.getdoc(kind) or ""
+    _, _, section = text.partition("Attributes:\n")
+    found: dict[str, str] = {}
+    for names, words in _entries(section):
+        for name in names.split(", "):
+            found[name] = words[0].upper() + words[1:]
+    return found
+
+
+def _entries(section: str) -> Iterator[tuple[str, str]]:
+    names, words = "", ""
+    for line in section.splitlines():
+        begin = re.match(r"    (\w[\w, ]*): (.*)", line)
+        if begin:
+            if names:
+                yield names, words
+            names, words = begin[1], begin[2]
+        elif line.startswith("        "):
+            words += " " + line.strip()
+    if names:
+        yield names, words
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    for row in rows:
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""`up agg` on one GPU: LMCache in the engine (LMCacheConnectorV1), hits proven, memory given back."""
+
+from __future__ import annotations
+
+import json
+import os
+import urllib.request
+from dataclasses import dataclass
+
+import pytest
+from dynamoctl.host import gpus
+
+from tests.e2e.conftest import Cli, Result, chat, free_port, wait_for
+
+pytestmark = [pytest.mark.gpu, pytest.mark.engine, pytest.mark.e2e, pytest.mark.timeout(900)]
+
+MODEL = "smollm2-135m-instruct"
+LONG = "The sea is wide and the sky is blue, said the sailor to his cat. " * 70
+
+
+@dataclass
+class Up:
+    cli: Cli
+    result: Result
+    endpoint: str
+    gpu: int
+    used_before: int
+
+    def counter(self, name: str) -> float:
+        port = self.plan["units"][-1]["ports"]["system"]
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
+            lines = answer.read().decode().splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
+
+    @property
+    def plan(self) -> dict:
+        return json.loads((self.cli.home / "deployments/default/plan.json").read_text())["plan"]
+
+
+@pytest.fixture(scope="module")
+def up(cli: Cli) -> Up:
+    gpu = gpus.list_gpus()[0].index
+    used = gpus.memory_used()[gpu]
+    port = free_port()
+    result = cli(
+        "up", "agg", "--gpus", "0", "--model", MODEL, "--lmcache-cpu-gb", "4", "--port", str(port),
+        "--", "--enforce-eager", "--gpu-memory-utilization", "0.3",
+        # Room for 2,048 tokens, so that two long prompts outgrow it.
+        "--max-model-len", "2048", "--num-gpu-blocks-override", "128", patience_s=800,
+    )  # fmt: skip
+    print(result.err)
+    return Up(cli, result, f"http://127.0.0.1:{port}", gpu, used)
+
+
+def test_it_comes_up_on_the_gpu_with_lmcache_in_the_engine(up: Up) -> None:
+    assert up.result.code == 0, up.result.err
+    worker = up.plan["units"][-1]
+    assert worker["kv_transfer_config"] == {
+        "kv_connector": "LMCacheConnectorV1",
+        "kv_role": "kv_both",
+    }
+    assert worker["gpus"] == [0]
+    assert up.cli.status()["units"][-1]["gpus"] == [0]
+    assert gpus.memory_used()[up.gpu] > up.used_before + 1000  # MiB
+
+
+def test_it_answers(up: Up) -> None:
+    assert "Paris" in chat(up.endpoint, MODEL, "What is the capital of France?")
+
+
+def test_a_long_prompt_asked_again_comes_out_of_lmcache(up: Up) -> None:
+    """The GPU's own prefix cache is outgrown in between by two other prompts."""
+    hits = "vllm:external_prefix_cache_hits_total"
+    before, status_before = up.counter(hits), up.cli.status()["cache"]
+    first = chat(up.endpoint, MODEL, LONG, max_tokens=4)
+    for word in ("river", "forest"):
+        chat(up.endpoint, MODEL, LONG.replace("sea", word), max_tokens=4)
+    assert up.counter(hits) == before
+    second = chat(up.endpoint, MODEL, LONG, max_tokens=4)
+    after, status_after = up.counter(hits), up.cli.status()["cache"]
+    print(f"{hits}: {before} -> {after}; status: {status_before} -> {status_after}")
+    assert first == second
+    assert after - before >= 512
+    assert status_after["hit_tokens"] - status_before["hit_tokens"] >= 512
+
+
+def test_down_gives_the_gpu_memory_back(up: Up) -> None:
+    """Last in this module."""
+    ours = set(up.cli.ours())
+    down = up.cli("down")
+    print(down.err)
+    assert down.code == 0, down.err
+    assert up.cli.ours() == {}
+    # The driver's own bookkeeping moves by some MiB.
+    wait_for(lambda: gpus.memory_used()[up.gpu] <= up.used_before + 64, patience_s=30)
+    held = gpus.memory_by_process().get(up.gpu, {})
+    assert not ours & held.keys()
+    assert not any(os.path.exists(f"/proc/{pid}") for pid in ours)

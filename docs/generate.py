@@ -32,7 +32,10 @@ from dynamoctl.state import DeploymentState, UnitState
 from dynamoctl.supervisor import lifecycle
 from pydantic import BaseModel
 
-REFERENCE = Path(__file__).parent / "reference.md"
+DOCS = Path(__file__).parent
+REFERENCE = DOCS / "reference.md"
+CONFIG = DOCS / "config.md"
+EXAMPLE = DOCS.parent / "examples" / "agg.toml"
 WIDTH = 100
 
 STATUS_WORDS = {
@@ -141,19 +144,28 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if it is out of date")
     options = parser.parse_args()
-    new = reference()
-    if not options.check:
-        REFERENCE.write_text(new, encoding="utf-8")
-        return 0
-    old = REFERENCE.read_text(encoding="utf-8") if REFERENCE.exists() else ""
-    if old == new:
-        return 0
-    lines = difflib.unified_diff(
-        old.splitlines(keepends=True), new.splitlines(keepends=True), "docs/reference.md", "the program"
-    )
-    sys.stdout.writelines(lines)
-    print("docs/reference.md is out of date: run python docs/generate.py", file=sys.stderr)
-    return 1
+    current = True
+    for page, new in ((REFERENCE, reference()), (CONFIG, config_page())):
+        old = page.read_text(encoding="utf-8") if page.exists() else ""
+        if old == new:
+            continue
+        if not options.check:
+            page.write_text(new, encoding="utf-8")
+            continue
+        current = False
+        lines = (text.splitlines(keepends=True) for text in (old, new))
+        sys.stdout.writelines(difflib.unified_diff(*lines, f"docs/{page.name}", "as it should be"))
+        print(f"docs/{page.name} is out of date: run python docs/generate.py", file=sys.stderr)
+    return 0 if current else 1
+
+
+def config_page() -> str:
+    """docs/config.md with the example as it stands in its file."""
+    begin, end = f"<!-- {EXAMPLE.name} -->\n", f"<!-- end of {EXAMPLE.name} -->\n"
+    before, _, rest = CONFIG.read_text(encoding="utf-8").partition(begin)
+    _, _, after = rest.partition(end)
+    example = _fenced(EXAMPLE.read_text(encoding="utf-8").rstrip("\n"), "toml")
+    return before + begin + example + end + after
 
 
 def reference() -> str:
@@ -181,7 +193,7 @@ def _help(*words: str) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "dynamoctl", *words, "--help"],
         env={**environ, "PYTHONUTF8": "1"},
-        cwd=REFERENCE.parent.parent,
+        cwd=DOCS,  # no dynamoctl.toml, and not where the package is
         check=True,
         capture_output=True,
         text=True,
@@ -293,7 +305,7 @@ def _limits(metadata: Iterable[Any]) -> str:
         low = f"{limits['ge']:g}" if "le" in limits else f"at least {limits['ge']:g}"
     high = f"{limits['le']:g}" if "le" in limits else ""
     if low and high:
-        return f", {low} to {high}"
+        return f", {low} to {high}" if "ge" in limits else f", {low}, at most {high}"
     return f", {low}" if low else ""
 
 
@@ -455,11 +467,11 @@ def lmcache_settings() -> str:
         "\n".join(
             [
                 "## LMCache's settings\n",
-                "The environment variables of LMCache that `up` checks before it hands them on. LMCache itself"
-                " drops a value that it cannot read and a name that it does not know, and goes on without a"
-                " word; here both are an error (exit code 2).\n",
-                "`LMCACHE_CHUNK_SIZE` and `LMCACHE_MAX_LOCAL_CPU_SIZE` are the keys `chunk_size` and `cpu_gb` of"
-                " `[lmcache]`.\n",
+                "The environment variables of LMCache that `up` checks before it hands them on. LMCache"
+                " itself drops a value that it cannot read and a name that it does not know, and goes on"
+                " without a word; here both are an error (exit code 2).\n",
+                "`LMCACHE_CHUNK_SIZE` and `LMCACHE_MAX_LOCAL_CPU_SIZE` are the keys `chunk_size` and"
+                " `cpu_gb` of `[lmcache]`.\n",
                 _table(("type", "names"), rows),
                 f"Handed on unchecked: {passed}, and those that begin with {families}.\n",
             ]

@@ -41,15 +41,15 @@ _KEYS_BY_TYPE: dict[str, str] = {
         pd_skip_proxy_notification py_enable_gc save_decode_cache save_unfull_chunk use_gds
         use_gpu_connector_v3 use_layerwise
 """,
-    "ints": """
+    "list of int": """
         blend_check_layers hidden_state_layers internal_api_server_include_index_list
         lmcache_worker_ids lmcache_worker_ports lookup_server_worker_ids p2p_init_ports
         p2p_lookup_ports pd_peer_alloc_port pd_peer_init_port pd_peer_query_port
 """,
-    "floats": """
+    "list of float": """
         blend_recompute_ratios blend_thresholds
 """,
-    "list": """
+    "list of str": """
         nixl_backends remote_storage_plugins retrieve_locations runtime_plugin_locations
         script_allowed_imports storage_plugins
 """,
@@ -66,7 +66,7 @@ _KEYS_BY_TYPE: dict[str, str] = {
         pre_caching_hash_algorithm remote_config_url remote_serde remote_url store_location
         transfer_channel
 """,
-    "retrieve": """
+    "choice": """
         hidden_states_retrieve_mode
 """,
 }
@@ -136,9 +136,9 @@ _CHECKS: dict[str, tuple[Callable[[str], None], str]] = {
     "float": (_number, "a number without a unit, as in 20 (GiB where it is a size)"),
     "bool": (_boolean, "True or False (LMCache takes every other word for False)"),
     "json": (_json_object, "a JSON object"),
-    "ints": (_integers, "whole numbers with commas between them, as in 0,1"),
-    "floats": (_numbers, "numbers with commas between them, as in 0.1,0.2"),
-    "retrieve": (_retrieve_mode, "prefix_strict or skip_missing_chunks"),
+    "list of int": (_integers, "whole numbers with commas between them, as in 0,1"),
+    "list of float": (_numbers, "numbers with commas between them, as in 0.1,0.2"),
+    "choice": (_retrieve_mode, "prefix_strict or skip_missing_chunks"),
 }
 _POSITIVE = frozenset({"chunk_size", "max_local_cpu_size"})
 

@@ -15,15 +15,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from dynamoctl import probes
 from dynamoctl.planner.plan import DeploymentPlan, Unit
 
-# Counters by what they say, as the pinned versions name them: vLLM's of its connector, LMCache's own
-# in process (on the worker) and of its server (mp).
-_HIT = "hit_tokens"
-_REQUESTED = "requested_tokens"
-_LMCACHE = {
-    "lmcache:num_hit_tokens": _HIT,
-    "lmcache:num_requested_tokens": _REQUESTED,
-    "lmcache_mp_lookup_hit_tokens": _HIT,
-    "lmcache_mp_lookup_requested_tokens": _REQUESTED,
+# vLLM's own count of what its connector was asked for and gave. On a decode worker these are NIXL's
+# transfers; on the others they are LMCache's hits, in process and with a server alike. (LMCache's own
+# counters do not reach the worker's metrics port in process: seen on an H100 with lmcache 0.5.3.)
+_CACHE_COUNTERS = {
+    "vllm:external_prefix_cache_hits_total": "hit_tokens",
+    "vllm:external_prefix_cache_queries_total": "requested_tokens",
 }
 
 
@@ -48,10 +45,10 @@ async def snapshot(http: httpx2.AsyncClient, plan: DeploymentPlan) -> Snapshot:
     """Ask every unit, all at once. A unit that does not answer is unhealthy, not an error."""
     seen = Snapshot()
     if plan.lmcache is not None:
-        seen.cache = {_HIT: 0, _REQUESTED: 0, "hit_rate": None}
+        seen.cache = {"hit_tokens": 0, "requested_tokens": 0, "hit_rate": None}
     await asyncio.gather(*(_ask(http, plan, unit, seen) for unit in plan.units))
-    if seen.cache is not None and seen.cache[_REQUESTED]:
-        seen.cache["hit_rate"] = round(seen.cache[_HIT] / seen.cache[_REQUESTED], 4)
+    if seen.cache is not None and seen.cache["requested_tokens"]:
+        seen.cache["hit_rate"] = round(seen.cache["hit_tokens"] / seen.cache["requested_tokens"], 4)
     return seen
 
 
@@ -73,8 +70,8 @@ def _add(text: str, unit: Unit, seen: Snapshot) -> None:
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             name, value = sample.name, sample.value
-            key = _LMCACHE.get(name.removesuffix("_total"))
-            if key and seen.cache is not None:
+            key = _CACHE_COUNTERS.get(name)
+            if key and seen.cache is not None and unit.role in ("agg", "prefill"):
                 seen.cache[key] += int(value)
             elif name == "vllm:nixl_xfer_time_seconds_count":
                 seen.transfers["count"] += int(value)

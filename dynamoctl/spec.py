@@ -84,7 +84,7 @@ def _variables(env: dict[str, str]) -> dict[str, str]:
 
 
 Text = Annotated[str, AfterValidator(_no_nul)]
-Name = Annotated[Text, Field(min_length=1)]
+Name = Annotated[str, Field(min_length=1), AfterValidator(_no_nul)]
 Environment = Annotated[dict[str, Text], AfterValidator(_variables)]
 # Strict: `workers = true` is no number of workers.
 Replicas = Annotated[int, Field(strict=True, ge=1, le=64)]

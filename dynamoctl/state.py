@@ -167,6 +167,8 @@ class Folder:
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            # A plan may hold secrets of the environment.
+            temporary.touch(mode=0o600)
             temporary.write_text(json.dumps(body, indent=1), encoding="utf-8")
             temporary.replace(path)
         except OSError as error:

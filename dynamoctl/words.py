@@ -1,4 +1,4 @@
-"""Words for people: the nearest known name, durations, sizes."""
+"""Words for people: the nearest known name, durations, counts."""
 
 from __future__ import annotations
 

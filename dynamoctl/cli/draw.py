@@ -181,9 +181,7 @@ def draw_status(body: dict[str, Any]) -> None:
     if body["cache"]:
         cache = body["cache"]
         rate = f" ({cache['hit_rate']:.0%})" if cache["hit_rate"] is not None else ""
-        out.print(
-            f"cache: {cache['hit_tokens']:,} of {cache['requested_tokens']:,} tokens asked for were hits{rate}"
-        )
+        out.print(f"cache: {cache['hit_tokens']:,} of {cache['requested_tokens']:,} tokens were hits{rate}")
     if body["transfers"] and body["mode"] == "disagg":
         moved = body["transfers"]
         out.print(

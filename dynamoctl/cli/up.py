@@ -186,11 +186,12 @@ def _print_plan(plan: Any, as_json: bool) -> None:
     from dynamoctl.cli.output import emit
     from dynamoctl.planner.plan import SCHEMA
     from dynamoctl.planner.printed import render
+    from dynamoctl.planner.secrets import redact
 
     if as_json:
-        emit(SCHEMA, plan.as_json())
+        emit(SCHEMA, redact(plan.as_json()))
     else:
-        print(render(plan))
+        print(redact(render(plan)))
 
 
 def _print_result(planned: Any, result: Any, as_json: bool) -> None:

@@ -17,6 +17,7 @@ from dynamoctl.host.processes import Identity, is_running, members
 from dynamoctl.operations import conversion
 from dynamoctl.operations.planning import Planned
 from dynamoctl.planner.plan import SCHEMA
+from dynamoctl.planner.secrets import redact
 from dynamoctl.state import DeploymentState, Folder
 from dynamoctl.supervisor import process, removal
 from dynamoctl.supervisor.phases import last_lines
@@ -109,7 +110,10 @@ def _require_same(planned: Planned, folder: Folder, state: DeploymentState) -> N
             f"'{folder.name}' is {state.state} with another plan",
             "\n".join(
                 [
-                    *(f"{key}: is {was!r}, asked for {wanted!r}" for key, was, wanted in differs),
+                    *(
+                        f"{key}: is {redact(was, key)!r}, asked for {redact(wanted, key)!r}"
+                        for key, was, wanted in differs
+                    ),
                     f"take it down first (dynamoctl down -n {folder.name}), or give this one a name of"
                     " its own with -n NAME and a port with --port",
                 ]

@@ -12,7 +12,7 @@ _PHASES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"Initializing a V1 LLM engine", "starting the engine"),
         (r"Starting to load model", "loading weights"),
         (r"Dynamo bytecode transform time|Compiling a graph|Start compiling function", "compiling"),
-        (r"Warming up model", "warming up"),
+        (r"Warming up model|kernel_warmup", "warming up"),
         (r"KV cache size: [\d,]+ tokens", "sizing the KV cache"),
         (r"Creating v1 connector with name: LMCacheMP", "connecting to the cache server"),
         (
@@ -28,6 +28,7 @@ _PHASES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 # A worker whose status port is taken logs this and runs on, never to be asked again.
 _PORT_LOST = re.compile(r"System status server startup failed")
 DEGRADED = re.compile(r"degraded mode", re.IGNORECASE)
+_MOST_BYTES = 4 * 1024 * 1024
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
@@ -52,10 +53,11 @@ class LogWatch:
         try:
             with self._log.open("rb") as file:
                 file.seek(self._at)
-                new = file.read(4 * 1024 * 1024)
+                new = file.read(_MOST_BYTES)
         except OSError:
             return
-        end = new.rfind(b"\n") + 1
+        # A flood without a line end is skipped, or the reader would stand still before it.
+        end = new.rfind(b"\n") + 1 or (len(new) if len(new) == _MOST_BYTES else 0)
         self._at += end
         for raw in new[:end].decode(errors="replace").splitlines():
             line = _ANSI.sub("", raw)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import urllib.request
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from dynamoctl.host import gpus
@@ -95,4 +95,4 @@ def test_down_gives_the_gpu_memory_back(up: Up) -> None:
     wait_for(lambda: gpus.memory_used()[up.gpu] <= up.used_before + 64, patience_s=30)
     held = gpus.memory_by_process().get(up.gpu, {})
     assert not ours & held.keys()
-    assert not any(os.path.exists(f"/proc/{pid}") for pid in ours)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in ours)

@@ -1,0 +1,22 @@
+"""What must not be shown: tokens and passwords, in a plan, a log line or an error."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+HIDDEN = "***"
+_SECRET_NAME = re.compile(r"(TOKEN|PASSWORD|PASSWD|SECRET|CREDENTIALS?|API_?KEY|ACCESS_KEY)$", re.IGNORECASE)
+# user:password@ of a URL, wherever it stands
+_URL_PASSWORD = re.compile(r"(?<=://)[^/@\s:]*:[^/@\s]+(?=@)")
+
+
+def redact(value: Any, name: str = "") -> Any:
+    """The same value with every secret in it replaced; strings, lists and tables all the way down."""
+    if isinstance(value, dict):
+        return {key: redact(inner, str(key)) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [redact(inner) for inner in value]
+    if isinstance(value, str):
+        return HIDDEN if value and _SECRET_NAME.search(name) else _URL_PASSWORD.sub(HIDDEN, value)
+    return value

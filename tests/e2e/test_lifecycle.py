@@ -1,0 +1,229 @@
+"""Starts and ends with Dynamo's mocker (quick) and with hostile stand-ins (rude)."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+from dynamoctl.planner.plan import DeploymentPlan, Gate, Unit
+from dynamoctl.state import Folder
+
+from .conftest import Cli, Result, free_port, wait_for
+
+pytestmark = [pytest.mark.e2e, pytest.mark.engine, pytest.mark.timeout(300)]
+
+
+def up(cli: Cli, name: str, *more: str) -> Result:
+    return cli("up", "agg", "--engine", "mocker", "-n", name, "--port", str(free_port()), *more)
+
+
+def pids(cli: Cli, name: str) -> dict[str, int]:
+    return {unit["name"]: unit["pid"] for unit in cli.status(name)["units"]}
+
+
+def test_a_worker_that_dies_is_restarted_and_the_deployment_is_ready_again(cli: Cli) -> None:
+    assert up(cli, "restart").code == 0
+    before = pids(cli, "restart")
+    os.kill(before["worker-0"], signal.SIGKILL)
+    wait_for(lambda: cli.status("restart")["state"] == "degraded", 30)
+    wait_for(lambda: cli.status("restart")["state"] == "ready", 60)
+    body = cli.status("restart")
+    after = {unit["name"]: unit for unit in body["units"]}
+    assert after["worker-0"]["restarts"] == 1
+    assert after["worker-0"]["pid"] != before["worker-0"]
+    assert after["frontend"]["pid"] == before["frontend"]
+    assert cli("down", "-n", "restart").code == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_up_that_is_broken_off_leaves_nothing(cli: Cli, number: signal.Signals) -> None:
+    starting = cli.start("up", "agg", "--engine", "mocker", "-n", "broken-off", "--port", str(free_port()))
+    wait_for(lambda: cli.ours(), 60)
+    starting.send_signal(number)
+    starting.communicate(timeout=60)
+    assert starting.returncode == 128 + number
+    assert cli.ours() == {}
+
+
+def test_two_ups_at_once_make_one_deployment(cli: Cli) -> None:
+    port = str(free_port())
+    words = ("up", "agg", "--engine", "mocker", "-n", "twice", "--port", port, "--json")
+    both = [cli.start(*words), cli.start(*words)]
+    answers = [json.loads(one.communicate(timeout=120)[0]) for one in both]
+    assert [one.returncode for one in both] == [0, 0]
+    assert answers[0]["endpoint"] == answers[1]["endpoint"]
+    supervisors = [line for line in cli.ours().values() if "dynamoctl.supervisor" in line]
+    assert len(supervisors) == 1
+    assert cli("down", "-n", "twice").code == 0
+
+
+def test_a_dead_supervisor_is_said_and_down_cleans_up(cli: Cli) -> None:
+    assert up(cli, "orphaned").code == 0
+    supervisor = next(pid for pid, line in cli.ours().items() if "dynamoctl.supervisor" in line)
+    os.kill(supervisor, signal.SIGKILL)
+    wait_for(lambda: cli.status("orphaned")["state"] == "unsupervised", 30)
+    refused = up(cli, "orphaned")
+    assert (refused.code, "down -n orphaned" in refused.err) == (3, True)
+    assert cli("down", "-n", "orphaned").code == 0
+    assert cli.ours() == {}
+    assert cli.status("orphaned")["state"] == "stopped"
+
+
+def test_a_taken_port_is_a_preflight_error_that_names_the_holder(cli: Cli) -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        refused = cli("up", "agg", "--engine", "mocker", "-n", "taken", "--port", str(port))
+    assert refused.code == 3
+    assert f"port {port} is taken by process {os.getpid()}" in refused.err
+    assert not Folder("taken").state_file.exists()
+    assert cli.status("taken")["units"] == []
+
+
+# ---- stand-ins -------------------------------------------------------------------------------
+
+FRONTEND = """
+import http.server, json, sys
+class Answer(http.server.BaseHTTPRequestHandler):
+    def reply(self, body):
+        data = json.dumps(body).encode()
+        self.send_response(200); self.send_header("Content-Length", str(len(data)))
+        self.end_headers(); self.wfile.write(data)
+    def do_GET(self): self.reply({"ready": True})
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.reply({"usage": {"completion_tokens": 1}})
+    def log_message(self, *words): pass
+http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Answer).serve_forever()
+"""
+SERVE = FRONTEND
+RUDE = {
+    "ignores SIGTERM": "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + SERVE,
+    "forks away into a session of its own, without its mark": """
+import os, sys, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        os.execve(sys.executable, [sys.executable, "-c", "import time; time.sleep(600)"], {})
+    os._exit(0)
+os.wait()
+"""
+    + SERVE,
+    "leaves shared memory behind": """
+import mmap, os, signal
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+file = os.open(f"/dev/shm/psm_standin_{os.getpid()}", os.O_RDWR | os.O_CREAT)
+os.ftruncate(file, 4096); held = mmap.mmap(file, 4096)
+"""
+    + SERVE,
+}
+
+
+def stand_in(cli: Cli, name: str, script: str, gate_port: int | None = None) -> None:
+    """A plan whose worker is a script of ours, run by the real supervisor through the real `up` path:
+    written where `up` writes it, then started as `up` starts it."""
+    http, own = free_port(), free_port()
+    folder = Folder(name)
+    folder.path = cli.home / "deployments" / name
+    python = sys.executable
+    units = (
+        Unit("frontend", "frontend", (python, "-c", FRONTEND, str(http)), Gate("http", http, "/health"),
+             ports={"http": http}),
+        Unit("worker-0", "agg", (python, "-c", script, str(own)), Gate("http", gate_port or own, "/health"),
+             ports={"system": own}, after=("frontend",)),
+    )  # fmt: skip
+    plan = DeploymentPlan(
+        name=name, mode="agg", device="cpu", engine="vllm", model="m", model_path="/m", host="127.0.0.1",
+        port=http, home=str(folder.path), store=str(folder.store), timeout_s=20, drain_s=0, lmcache=None,
+        lmcache_cpu_gib=0, units=units,
+    )  # fmt: skip
+    folder.store.mkdir(parents=True)
+    folder.write_plan({"start_id": f"standin-{name}-{os.getpid()}", "plan": plan.as_json()})
+
+
+def supervise(cli: Cli, name: str) -> int:
+    """Start the supervisor as `up` does; give back its pid."""
+    import subprocess
+
+    log = cli.home / "deployments" / name / "supervisor.out"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "dynamoctl.supervisor", name],
+            env=cli.env(), stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
+        )  # fmt: skip
+    _STARTED.append(process)
+    return process.pid
+
+
+_STARTED: list = []
+
+
+@pytest.fixture(autouse=True)
+def _supervisors_are_reaped():
+    yield
+    while _STARTED:
+        _STARTED.pop().wait(timeout=60)
+
+
+def descendants(pid: int) -> set[int]:
+    import psutil
+
+    return {one.pid for one in psutil.Process(pid).children(recursive=True)}
+
+
+@pytest.mark.parametrize("how", RUDE)
+def test_down_removes_a_worker_that(cli: Cli, how: str) -> None:
+    name = f"rude-{list(RUDE).index(how)}"
+    stand_in(cli, name, RUDE[how])
+    supervisor = supervise(cli, name)
+    wait_for(lambda: cli.status(name)["state"] == "ready", 60)
+    shared = {path for path in os.listdir("/dev/shm") if path.startswith("psm_standin_")}
+    assert bool(shared) == ("shared memory" in how)
+    family = descendants(supervisor)
+    assert len(family) == (3 if "forks" in how else 2)
+    assert cli("down", "-n", name).code == 0
+    assert not any(Path(f"/proc/{pid}").exists() for pid in family)
+    assert not {path for path in os.listdir("/dev/shm") if path.startswith("psm_standin_")}
+
+
+def test_a_worker_that_ends_with_0_before_it_is_ready_is_a_failure(cli: Cli) -> None:
+    stand_in(cli, "quitter", "print('had enough')")
+    supervise(cli, "quitter")
+    body = wait_for(lambda: (b := cli.status("quitter"))["state"] == "failed" and b, 60)
+    assert body["error"]["code"] == 4
+    assert "worker-0 ended" in body["error"]["message"]
+    assert "exit 0" in body["error"]["message"]
+    assert "had enough" in body["error"]["hint"]
+
+
+def test_an_answer_of_another_process_at_the_gate_does_not_count(cli: Cli) -> None:
+    """Identity before health: the frontend answers at the port that the worker's gate asks."""
+    stand_in(cli, "impostor", "import time; time.sleep(600)")
+    folder = Folder("impostor")
+    folder.path = cli.home / "deployments" / "impostor"
+    body = folder.read_plan()
+    assert body is not None
+    http = body["plan"]["port"]
+    body["plan"]["units"][1]["gate"]["port"] = http
+    folder.write_plan(body)
+    supervise(cli, "impostor")
+    body = wait_for(lambda: (b := cli.status("impostor"))["state"] == "failed" and b, 60)
+    assert "another process answers at its port" in body["error"]["message"]
+
+
+def test_help_and_status_do_not_import_the_engine_or_pydantic(cli: Cli) -> None:
+    import subprocess
+
+    for words in (["--help"], ["status"]):
+        done = subprocess.run(
+            [sys.executable, "-X", "importtime", "-m", "dynamoctl", *words],
+            env=cli.env(), capture_output=True, text=True, timeout=60, check=True,
+        )  # fmt: skip
+        loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+        assert not loaded & {"pydantic", "httpx2", "psutil", "pynvml", "torch", "vllm", "prometheus_client"}

@@ -1,0 +1,92 @@
+"""The table of states and events, without a process."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+from dynamoctl.errors import InternalError
+from dynamoctl.supervisor.lifecycle import (
+    RESTART_LIMIT,
+    RESTART_WINDOW_S,
+    TABLE,
+    Event,
+    State,
+    backoff_s,
+    follow,
+    may_restart,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+STATES: tuple[State, ...] = get_args(State)
+EVENTS: tuple[Event, ...] = get_args(Event)
+PAIRS = [(state, event) for state in STATES for event in EVENTS]
+
+
+@pytest.mark.parametrize(("state", "event"), [pair for pair in PAIRS if pair in TABLE])
+def test_what_is_in_the_table_is_followed(state: State, event: Event) -> None:
+    assert follow(state, event) == TABLE[state, event]
+
+
+@pytest.mark.parametrize(("state", "event"), [pair for pair in PAIRS if pair not in TABLE])
+def test_what_is_not_in_the_table_is_a_bug(state: State, event: Event) -> None:
+    with pytest.raises(InternalError, match=f"a unit that is {state} cannot meet the event {event}"):
+        follow(state, event)
+
+
+def after(*events: Event) -> State:
+    state: State = "pending"
+    for event in events:
+        state = follow(state, event)
+    return state
+
+
+def test_a_whole_life() -> None:
+    assert after("start", "gate_passed") == "ready"
+    assert after("start", "gate_passed", "stop", "ended") == "stopped"
+
+
+def test_a_unit_that_dies_comes_back_through_backoff() -> None:
+    assert after("start", "gate_passed", "died", "retry") == "backoff"
+    assert after("start", "gate_passed", "died", "retry", "start", "gate_passed") == "ready"
+
+
+def test_a_unit_that_failed_for_good_stays_failed() -> None:
+    assert after("start", "died", "give_up", "stop", "ended") == "failed"
+
+
+def test_every_state_can_be_reached() -> None:
+    reached: set[State] = {"pending"}
+    for _ in STATES:
+        reached |= {then for (state, _), then in TABLE.items() if state in reached}
+    assert reached == set(STATES)
+
+
+def test_every_unit_can_be_stopped_whatever_it_is_doing() -> None:
+    for state in STATES:
+        assert follow(state, "stop") in ("stopping", "stopped", "failed")
+
+
+@pytest.mark.parametrize(("restarts", "seconds"), [(0, 5), (1, 10), (2, 20), (3, 40), (4, 60), (9, 60)])
+def test_backoff_doubles_up_to_a_minute(restarts: int, seconds: float) -> None:
+    assert backoff_s(restarts, 0.5) == pytest.approx(seconds)
+
+
+@given(st.integers(0, 100), st.floats(0, 1, exclude_max=True))
+def test_backoff_is_a_fifth_longer_or_shorter_by_chance(restarts: int, chance: float) -> None:
+    middle = backoff_s(restarts, 0.5)
+    assert 0.8 * middle - 1e-9 <= backoff_s(restarts, chance) <= 1.2 * middle
+    assert 4.0 <= backoff_s(restarts, chance) <= 72.0
+
+
+def test_so_many_restarts_and_no_more() -> None:
+    times = [100.0 + i for i in range(RESTART_LIMIT)]
+    assert may_restart(times[:-1], now=200.0)
+    assert not may_restart(times, now=200.0)
+
+
+def test_restarts_of_long_ago_do_not_count() -> None:
+    times = [100.0] * RESTART_LIMIT
+    assert not may_restart(times, now=100.0 + RESTART_WINDOW_S - 1)
+    assert may_restart(times, now=100.0 + RESTART_WINDOW_S)

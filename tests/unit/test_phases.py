@@ -1,0 +1,143 @@
+"""What a starting unit is doing, read from lines as the engines write them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from dynamoctl.supervisor.phases import LogWatch, last_lines
+
+LINES = [
+    (
+        "(EngineCore pid=7) INFO 11-24 05:41:03 [core.py:109] Initializing a V1 LLM engine (v0.26.0)",
+        "starting the engine",
+    ),
+    (
+        "(Worker pid=1) INFO 11-24 05:41:07 [cpu_model_runner.py:72] Starting to load model /m...",
+        "loading weights",
+    ),
+    (
+        "(Worker pid=1) INFO 11-24 05:41:09 [backends.py:1010] Dynamo bytecode transform time: 2.16 s",
+        "compiling",
+    ),
+    ("(Worker pid=1) INFO 11-24 05:41:09 [cpu_model_runner.py:96] Warming up model for", "warming up"),
+    (
+        "(EngineCore pid=7) INFO 11-24 05:41:10 [kv_cache_utils.py:1711] GPU KV cache size: 46,592 tokens",
+        "sizing the KV cache",
+    ),
+    (
+        "(Worker pid=1) INFO 11-24 [factory.py:64] Creating v1 connector with name: LMCacheMPConnector and",
+        "connecting to the cache server",
+    ),
+    (
+        "(Worker pid=1) INFO 11-24 [factory.py:64] Creating v1 connector with name: MultiConnector and",
+        "setting up KV transfer",
+    ),
+    (
+        "(Worker pid=1) INFO 11-24 [factory.py:64] Creating v1 connector with name: NixlConnector and",
+        "setting up KV transfer",
+    ),
+    (
+        "[2026-11-24 05:41:09] LMCache INFO: Creating LMCacheEngine with config: {'chunk_size': 256}",
+        "pinning the cache",
+    ),
+    ("Capturing CUDA graphs (mixed prefill-decode, PIECEWISE):   0%|", "capturing graphs"),
+    ("2026-11-24T05:41:14Z  INFO main.register: Registering model with endpoint", "registering"),
+]
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return tmp_path / "worker-0.log"
+
+
+def write(log: Path, text: str) -> None:
+    with log.open("a", encoding="utf-8") as file:
+        file.write(text)
+
+
+@pytest.mark.parametrize(("line", "phase"), LINES)
+def test_a_line_begins_a_phase(log: Path, line: str, phase: str) -> None:
+    watch = LogWatch(log)
+    write(log, line + "\n")
+    watch.read()
+    assert watch.phase == phase
+
+
+def test_a_unit_without_a_log_is_importing(log: Path) -> None:
+    watch = LogWatch(log)
+    watch.read()
+    assert watch.phase == "importing"
+
+
+def test_a_later_line_wins(log: Path) -> None:
+    watch = LogWatch(log)
+    write(log, "".join(f"{line}\n" for line, _ in LINES))
+    watch.read()
+    assert watch.phase == "registering"
+
+
+def test_a_line_is_read_when_it_is_whole(log: Path) -> None:
+    watch = LogWatch(log)
+    write(log, "(Worker pid=1) INFO Starting to lo")
+    watch.read()
+    assert watch.phase == "importing"
+    write(log, "ad model /m\nCapturing CUDA gr")
+    watch.read()
+    assert watch.phase == "loading weights"
+
+
+def test_lines_of_an_earlier_start_do_not_count(log: Path) -> None:
+    write(log, "Registering model with endpoint\nSystem will operate in degraded mode\n")
+    watch = LogWatch(log)
+    watch.read()
+    assert (watch.phase, watch.degraded) == ("importing", "")
+
+
+def test_colours_do_not_hide_a_phase(log: Path) -> None:
+    watch = LogWatch(log)
+    write(log, "\x1b[36m(Worker pid=1)\x1b[0m INFO Starting \x1b[1mto load model /m\n")
+    watch.read()
+    assert watch.phase == "loading weights"
+
+
+def test_bytes_that_are_no_text_do_no_harm(log: Path) -> None:
+    log.write_bytes(b"")
+    watch = LogWatch(log)
+    log.write_bytes(b"\xff\xfe\nCapturing CUDA graphs\n")
+    watch.read()
+    assert watch.phase == "capturing graphs"
+
+
+def test_the_first_line_about_degraded_mode_is_kept(log: Path) -> None:
+    watch = LogWatch(log)
+    first = "LMCache ERROR: Failed to initialize. System will operate in degraded mode (recompute)."
+    write(log, f"INFO all is well\n\x1b[31m{first}\x1b[0m\nWARNING Degraded mode again\n")
+    watch.read()
+    assert watch.degraded == first
+
+
+def test_the_line_about_a_taken_status_port_is_kept(log: Path) -> None:
+    """The worker runs on without it, and would never be ready."""
+    watch = LogWatch(log)
+    line = "ERROR dynamo_runtime: System status server startup failed: Address already in use"
+    write(log, line + "\n")
+    watch.read()
+    assert watch.port_lost == line
+
+
+def test_the_end_of_a_log_without_colours_and_empty_lines(log: Path) -> None:
+    write(log, "\x1b[31mone\x1b[0m\n\n   \ntwo  \nthree\n")
+    assert last_lines(log) == ["one", "two", "three"]
+    assert last_lines(log, 2) == ["two", "three"]
+
+
+def test_the_end_of_a_long_log_is_bounded(log: Path) -> None:
+    write(log, "".join(f"line {i}\n" for i in range(20_000)) + "x" * 1000 + "\n")
+    lines = last_lines(log)
+    assert len(lines) == 12
+    assert lines[-2:] == ["line 19999", "x" * 300]
+
+
+def test_a_log_that_is_not_there_has_no_end(log: Path) -> None:
+    assert last_lines(log) == []

@@ -1,0 +1,306 @@
+"""Every rule that makes the stack's parts fit together, with its reason."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from dynamoctl.errors import SpecError
+from dynamoctl.planner.plan import DeploymentPlan, Unit
+
+from tests.unit.hosts import FOLDER_MODEL, HOME, HUB_MODEL, plan
+
+SHAPES: dict[str, tuple[int, dict[str, Any]]] = {
+    "agg-cpu": (0, {}),
+    "agg-gpu": (1, {}),
+    "disagg-cpu": (0, {"mode": "disagg"}),
+    "disagg-gpu": (2, {"mode": "disagg"}),
+    "disagg-mocker": (0, {"mode": "disagg", "engine": "mocker"}),
+}
+
+
+@pytest.fixture(params=SHAPES)
+def shape(request: pytest.FixtureRequest) -> DeploymentPlan:
+    gpus, fields = SHAPES[request.param]
+    return plan(gpus, **fields)
+
+
+def values(made: DeploymentPlan, variable: str) -> set[str | None]:
+    return {unit.env.get(variable) for unit in made.units}
+
+
+def flag(unit: Unit, name: str) -> str | None:
+    return unit.argv[unit.argv.index(name) + 1] if name in unit.argv else None
+
+
+# ---- every unit -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "variable",
+    [
+        pytest.param("DYN_CONNECTOR", id="DYN_CONNECTOR-is-an-error-for-dynamo.vllm"),
+        pytest.param("ENABLE_LMCACHE", id="ENABLE_LMCACHE-has-become-the-plan"),
+        pytest.param("PROMETHEUS_MULTIPROC_DIR", id="PROMETHEUS_MULTIPROC_DIR-is-made-by-dynamo"),
+        pytest.param("PYTHONDONTWRITEBYTECODE", id="PYTHONDONTWRITEBYTECODE-compiles-at-every-start"),
+    ],
+)
+def test_variables_that_no_unit_may_see(shape: DeploymentPlan, variable: str) -> None:
+    assert all(variable in unit.unset for unit in shape.units)
+    assert values(shape, variable) == {None}
+
+
+def test_no_unit_takes_away_what_it_sets(shape: DeploymentPlan) -> None:
+    """systemd takes variables away last: the order must not matter."""
+    for unit in shape.units:
+        assert not set(unit.unset) & set(unit.env)
+
+
+def test_hash_seed_is_the_same_everywhere_or_nothing_hits_across_workers(shape: DeploymentPlan) -> None:
+    assert values(shape, "PYTHONHASHSEED") == {"0"}
+
+
+def test_discovery_is_a_store_of_the_deployments_own(shape: DeploymentPlan) -> None:
+    """The default backend is etcd; the default folder would be shared with every other deployment."""
+    assert values(shape, "DYN_DISCOVERY_BACKEND") == {"file"}
+    assert values(shape, "DYN_FILE_KV") == {f"{HOME}/store"} == {shape.store}
+
+
+def test_no_nats_is_needed(shape: DeploymentPlan) -> None:
+    assert values(shape, "DYN_REQUEST_PLANE") == {"tcp"}
+    assert values(shape, "DYN_EVENT_PLANE") == {"zmq"}
+
+
+@pytest.mark.parametrize("variable", ["DYN_TCP_RPC_HOST", "DYN_SYSTEM_HOST", "DYN_EVENT_PLANE_HOST"])
+def test_dynamos_listeners_stay_on_the_loopback(shape: DeploymentPlan, variable: str) -> None:
+    assert values(shape, variable) == {"127.0.0.1"}
+
+
+def test_the_response_stream_stays_on_the_loopback_and_is_named_by_interface(
+    shape: DeploymentPlan,
+) -> None:
+    assert values(shape, "DYN_TCP_RESPONSE_STREAM_HOST") == {"lo"}
+
+
+def test_the_frontend_listens_on_the_loopback_unless_told_otherwise() -> None:
+    assert flag(plan().unit("frontend"), "--http-host") == "127.0.0.1"
+    assert flag(plan(host="0.0.0.0").unit("frontend"), "--http-host") == "0.0.0.0"
+
+
+def test_the_cache_server_listens_on_the_loopback() -> None:
+    server = plan(host="0.0.0.0").unit("lmcache")
+    assert flag(server, "--host") == flag(server, "--http-host") == "127.0.0.1"
+
+
+def test_process_titles_must_not_wipe_the_environment_by_which_leftovers_are_known(
+    shape: DeploymentPlan,
+) -> None:
+    assert values(shape, "SPT_NOENV") == {"1"}
+
+
+def test_usage_reports_are_off_and_only_the_exact_word_false_turns_them_off(
+    shape: DeploymentPlan,
+) -> None:
+    assert values(shape, "LMCACHE_TRACK_USAGE") == {"false"}
+
+
+def test_the_hub_is_not_asked_for_a_model_that_is_a_folder() -> None:
+    assert values(plan(model_facts=FOLDER_MODEL), "HF_HUB_OFFLINE") == {"1"}
+    assert values(plan(model_facts=HUB_MODEL), "HF_HUB_OFFLINE") == {None}
+
+
+def test_deployments_side_by_side_have_namespaces_of_their_own() -> None:
+    made = plan(name="qwen-prod")
+    assert values(made, "DYN_NAMESPACE") == {"dynamoctl-qwen-prod"}
+    assert flag(made.unit("frontend"), "--namespace") == "dynamoctl-qwen-prod"
+
+
+def test_the_users_environment_wins_over_every_rule(shape: DeploymentPlan) -> None:
+    names = sorted({name for unit in shape.units for name in unit.env if not name.startswith("LMCACHE_")})
+    mine = dict.fromkeys(names, "mine")
+    gpus = 2 if shape.device == "cuda" else 0
+    for unit in plan(gpus, mode=shape.mode, engine=shape.engine, env=mine).units:
+        assert {name: unit.env[name] for name in names} == mine
+
+
+def test_the_users_environment_wins_over_the_caches_own_settings() -> None:
+    made = plan(env={"LMCACHE_LOG_LEVEL": "DEBUG"}, lmcache={"env": {"LMCACHE_LOG_LEVEL": "INFO"}})
+    assert values(made, "LMCACHE_LOG_LEVEL") == {"DEBUG"}
+
+
+# ---- workers --------------------------------------------------------------------------------
+
+
+def test_each_worker_has_a_status_server_and_its_gate_asks_it(shape: DeploymentPlan) -> None:
+    """The server is off without DYN_SYSTEM_PORT, and crashes above 32767."""
+    for unit in shape.workers:
+        assert unit.env["DYN_SYSTEM_PORT"] == str(unit.ports["system"])
+        assert unit.gate.port == unit.ports["system"] <= 32767
+
+
+def test_nobody_but_workers_has_a_status_server(shape: DeploymentPlan) -> None:
+    """A DYN_SYSTEM_PORT of the caller's would be taken by the frontend, before any worker."""
+    for unit in shape.units:
+        assert ("DYN_SYSTEM_PORT" in unit.unset) is not unit.is_worker
+
+
+def test_each_worker_is_told_its_mode() -> None:
+    """Without one a decode worker registers as aggregated, and the model is never ready."""
+    for gpus, mode in ((1, "agg"), (2, "disagg")):
+        for unit in plan(gpus, mode=mode).workers:
+            assert flag(unit, "--disaggregation-mode") == unit.role
+
+
+def test_a_mocker_that_is_aggregated_gets_no_mode() -> None:
+    assert flag(plan(engine="mocker").unit("worker-0"), "--disaggregation-mode") is None
+
+
+def test_a_mockers_gate_asks_its_endpoint_because_its_health_never_says_ready() -> None:
+    assert {unit.gate.kind for unit in plan(engine="mocker").workers} == {"endpoint"}
+    assert {unit.gate.kind for unit in plan().units} == {"http"}
+
+
+def test_a_mocker_has_no_cache() -> None:
+    made = plan(engine="mocker")
+    assert made.lmcache is None
+    assert [unit.name for unit in made.units] == ["frontend", "worker-0"]
+
+
+def test_requests_in_flight_have_a_limit_when_a_worker_stops() -> None:
+    unit = plan(drain_s=7.5).unit("worker-0")
+    assert unit.env["DYN_RUNTIME_GRACEFUL_SHUTDOWN_TIMEOUT_SECS"] == "7.5"
+    assert unit.env["DYN_GRACEFUL_SHUTDOWN_GRACE_PERIOD_SECS"] == "0"
+
+
+def test_the_kv_router_hears_each_worker_at_a_port_of_its_own() -> None:
+    """KV events are off in vLLM unless they are configured."""
+    workers = plan(4, mode="disagg", decode=2, prefill=2, router_mode="kv").workers
+    for unit in workers:
+        assert json.loads(flag(unit, "--kv-events-config") or "") == {
+            "enable_kv_cache_events": True,
+            "publisher": "zmq",
+            "endpoint": f"tcp://*:{unit.ports['kv_events']}",
+        }
+    assert len({unit.ports["kv_events"] for unit in workers}) == 4
+
+
+def test_other_routers_need_no_kv_events() -> None:
+    unit = plan(1).unit("worker-0")
+    assert flag(unit, "--kv-events-config") is None
+    assert "kv_events" not in unit.ports
+
+
+def test_gpus_are_counted_as_nvml_counts_them() -> None:
+    """CUDA's own order is by speed."""
+    assert plan(1).unit("worker-0").env["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+
+
+def test_a_cpu_worker_sees_no_gpu_because_torchs_cuda_build_would_take_it() -> None:
+    assert plan(1, device="cpu").unit("worker-0").env["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_the_cpu_profile() -> None:
+    unit = plan().unit("worker-0")
+    assert "--enforce-eager" in unit.argv
+    assert flag(unit, "--max-num-batched-tokens") == "512"
+    assert unit.env["TORCHDYNAMO_DISABLE"] == "1"
+
+
+def test_the_users_arguments_come_last_so_that_they_win() -> None:
+    made = plan(
+        mode="disagg",
+        engine_args=("--max-model-len", "512"),
+        decode_args=("--seed", "1"),
+        prefill_args=("--seed", "2"),
+    )
+    assert made.unit("decode-0").argv[-4:] == ("--max-model-len", "512", "--seed", "1")
+    assert made.unit("prefill-0").argv[-4:] == ("--max-model-len", "512", "--seed", "2")
+
+
+# ---- LMCache --------------------------------------------------------------------------------
+
+
+def test_upstreams_settings_in_process() -> None:
+    env = plan(1).unit("worker-0").env
+    settings = ("LMCACHE_CHUNK_SIZE", "LMCACHE_LOCAL_CPU", "LMCACHE_MAX_LOCAL_CPU_SIZE")
+    assert [env[name] for name in settings] == ["256", "True", "20"]
+
+
+def test_the_users_settings_of_lmcache_win() -> None:
+    made = plan(1, lmcache={"env": {"LMCACHE_LOCAL_CPU": "False", "LMCACHE_LOCAL_DISK": "/ssd"}})
+    env = made.unit("worker-0").env
+    assert (env["LMCACHE_LOCAL_CPU"], env["LMCACHE_LOCAL_DISK"]) == ("False", "/ssd")
+
+
+def test_a_decode_worker_has_no_cache_of_lmcaches() -> None:
+    assert "LMCACHE_CHUNK_SIZE" not in plan(2, mode="disagg").unit("decode-0").env
+
+
+def test_without_lmcache_nothing_is_told_to_it() -> None:
+    made = plan(1, lmcache={"enabled": False})
+    assert "LMCACHE_CHUNK_SIZE" not in made.unit("worker-0").env
+    assert (made.lmcache, made.lmcache_cpu_gib) == (None, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "gib"),
+    [
+        ({"workers": 2, "tp": 2}, 80.0),
+        ({"mode": "disagg", "decode": 2, "prefill": 1, "tp": 2}, 40.0),
+        ({"workers": 2, "lmcache": {"mode": "mp", "cpu_gb": 30}}, 30.0),
+        ({"workers": 2, "lmcache": {"cpu_gb": 1.5}}, 3.0),
+    ],
+)
+def test_memory_of_the_cache_is_counted_for_each_caching_rank_or_for_the_server(
+    fields: dict[str, Any], gib: float
+) -> None:
+    assert plan(8, **fields).lmcache_cpu_gib == gib
+
+
+def test_the_servers_settings() -> None:
+    server = plan(lmcache={"chunk_size": 128, "cpu_gb": 2.5}).unit("lmcache")
+    assert flag(server, "--chunk-size") == "128"
+    assert flag(server, "--l1-size-gb") == "2.5"
+    assert flag(server, "--eviction-policy") == "LRU"
+
+
+def test_a_chunk_of_the_servers_is_whole_blocks_of_vllms_or_the_worker_ends() -> None:
+    with pytest.raises(SpecError, match="200 is not a multiple of 128") as error:
+        plan(lmcache={"chunk_size": 200})
+    assert "take 256" in error.value.hint
+    assert plan(1, lmcache={"chunk_size": 200}).lmcache == "inproc"
+    own_block_size = plan(lmcache={"chunk_size": 200}, engine_args=("--block-size", "8"))
+    assert flag(own_block_size.unit("lmcache"), "--chunk-size") == "200"
+
+
+@pytest.mark.parametrize(("asked", "policy"), [("lru", "LRU"), ("IsolatedLRU", "IsolatedLRU")])
+def test_a_policy_that_the_server_knows_is_handed_on(asked: str, policy: str) -> None:
+    server = plan(lmcache={"env": {"LMCACHE_CACHE_POLICY": asked}}).unit("lmcache")
+    assert flag(server, "--eviction-policy") == policy
+
+
+def test_a_policy_that_the_server_does_not_know_would_end_it() -> None:
+    with pytest.raises(SpecError, match="LRU, IsolatedLRU, noop"):
+        plan(lmcache={"env": {"LMCACHE_CACHE_POLICY": "LFU"}})
+
+
+# ---- the order ------------------------------------------------------------------------------
+
+
+def test_prefill_waits_for_every_decode_worker() -> None:
+    made = plan(4, mode="disagg", decode=2, prefill=2)
+    assert made.unit("decode-1").after == ("frontend",)
+    assert made.unit("prefill-1").after == ("frontend", "decode-0", "decode-1")
+
+
+def test_workers_wait_for_the_cache_server() -> None:
+    """A worker that starts before it blocks for up to 300 s."""
+    assert all("lmcache" in unit.after for unit in plan(mode="disagg").workers)
+
+
+def test_overlapped_starts_the_workers_together_and_keeps_the_gates() -> None:
+    ordered = plan(2, mode="disagg")
+    overlapped = plan(2, mode="disagg", start="overlapped")
+    assert {unit.after for unit in overlapped.workers} == {()}
+    assert [unit.gate for unit in overlapped.units] == [unit.gate for unit in ordered.units]

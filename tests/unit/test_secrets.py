@@ -1,0 +1,22 @@
+"""Secrets never show in a plan."""
+
+from __future__ import annotations
+
+import pytest
+from dynamoctl.planner.secrets import HIDDEN, redact
+
+
+@pytest.mark.parametrize("name", ["HF_TOKEN", "LMCACHE_RESP_PASSWORD", "AWS_SECRET_ACCESS_KEY", "api_key"])
+def test_a_secret_is_known_by_its_name(name: str) -> None:
+    assert redact({"env": {name: "hunter2"}}) == {"env": {name: HIDDEN}}
+
+
+def test_a_password_in_a_url_is_hidden_wherever_it_stands() -> None:
+    body = {"argv": ["--l2", "redis://user:hunter2@host:6379/0"], "env": {"URL": "redis://:hunter2@host"}}
+    assert "hunter2" not in str(redact(body))
+    assert "host:6379/0" in str(redact(body))
+
+
+def test_what_is_no_secret_stays() -> None:
+    body = {"env": {"PYTHONHASHSEED": "0", "DYN_FILE_KV": "/store"}, "n": 1, "none": None}
+    assert redact(body) == body

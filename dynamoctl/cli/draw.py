@@ -8,12 +8,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from dynamoctl.cli.output import console
-from dynamoctl.planner.plan import DeploymentPlan
 from dynamoctl.words import duration
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from dynamoctl.planner.plan import DeploymentPlan
     from dynamoctl.state import DeploymentState
 
 _STYLE = {

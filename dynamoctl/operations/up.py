@@ -152,6 +152,15 @@ def _start(planned: Planned, folder: Folder, keep: bool, on_progress: OnProgress
         }
     )
     supervisor = process.spawn_supervisor(folder.path, folder.log("supervisor"))
+    try:
+        return _first_state(folder, supervisor, start_id)
+    except KeyboardInterrupt:
+        interrupt(folder, supervisor, lambda _: None)
+        raise
+
+
+def _first_state(folder: Folder, supervisor: Identity, start_id: str) -> DeploymentState:
+    """Wait until the supervisor has said that it is there."""
     while True:
         state = folder.read_state()
         if state is not None and state.start_id == start_id:

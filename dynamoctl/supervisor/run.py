@@ -60,6 +60,7 @@ class _Member:
         self.exit_code: int | None = None
         self.log: LogWatch | None = None
         self.restarts: list[float] = []
+        self.stranger = False  # another process has answered at its gate
 
 
 class Supervisor:
@@ -195,7 +196,7 @@ class Supervisor:
         unit, state = member.unit, member.state
         self._follow(member, "start")
         member.ended.clear()
-        member.exit_code = None
+        member.exit_code, member.stranger = None, False
         log = self.folder.log(unit.name)
         member.log = LogWatch(log)
         environ = {name: value for name, value in os.environ.items() if name not in unit.unset}
@@ -212,7 +213,6 @@ class Supervisor:
 
     async def _gate(self, member: _Member) -> None:
         """Wait until the unit's own process says ready. A unit that ends fails it at once."""
-        stranger = False
         while True:
             if member.ended.is_set():
                 raise self._died(member)
@@ -220,11 +220,10 @@ class Supervisor:
             if says_ready:
                 if self._is_own_answer(member):
                     break
-                stranger = True
+                member.stranger = True
+                member.state.phase = "waiting: another process answers at its port"
             if member.log is not None and member.log.port_lost:
                 raise self._lost_port(member)
-            if stranger:
-                member.state.phase = "waiting: another process answers at its port"
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(member.ended.wait(), _GATE_INTERVAL_S)
         self._check_degraded(member)
@@ -277,7 +276,7 @@ class Supervisor:
             await asyncio.sleep(_GATE_INTERVAL_S)
             changed = False
             for member in self.members:
-                if member.state.state != "starting" or member.log is None:
+                if member.state.state != "starting" or member.log is None or member.stranger:
                     continue
                 member.log.read()
                 if member.state.phase != member.log.phase:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dynamoctl.host.processes import MARK, all_pids, command_line, environment_of
+from dynamoctl.host.processes import MARK, all_pids, environment_of
 
 # Starts are slow and noisy on two cores; nothing here is about speed.
 PATIENCE_S = 240
@@ -86,9 +86,17 @@ class Cli:
         for pid in all_pids():
             if pid == os.getpid() or environment_of(pid, "DYNAMOCTL_HOME") != str(self.home):
                 continue
-            if environment_of(pid, MARK) or "dynamoctl.supervisor" in command_line(pid):
-                found[pid] = command_line(pid)
+            line = full_command_line(pid)
+            if environment_of(pid, MARK) or "dynamoctl.supervisor" in line:
+                found[pid] = line
         return found
+
+
+def full_command_line(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except OSError:
+        return ""
 
 
 def free_port() -> int:

@@ -1,0 +1,149 @@
+"""The surface: exit codes, one clear message each, the JSON envelope, no traceback."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from dynamoctl.cli import run
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DYNAMOCTL_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    for name in ("ENABLE_LMCACHE", "LMCACHE_CHUNK_SIZE", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def plan_of(capsys: pytest.CaptureFixture[str], *words: str) -> dict:
+    assert run(["up", *words, "--dry-run", "--json"]) == 0
+    body = json.loads(capsys.readouterr().out)
+    # What differs from one look at the host to the next: the free ports.
+    text = json.dumps(body["units"])
+    for unit in body["units"]:
+        for name, number in unit["ports"].items():
+            text = text.replace(str(number), f"<{unit['name']}.{name}>")
+    return {**body, "text": text}
+
+
+def test_the_plan_has_the_promised_keys(capsys: pytest.CaptureFixture[str]) -> None:
+    body = plan_of(capsys, "agg", "--gpus", "0")
+    assert body["schema"] == "dynamoctl/plan/v1"
+    assert body["ok"] is True
+    assert {"name", "mode", "device", "model", "units"} <= body.keys()
+    promised = {"name", "role", "gpus", "argv", "env", "ports", "kv_transfer_config", "after", "gate"}
+    for unit in body["units"]:
+        assert promised <= unit.keys()
+
+
+@pytest.mark.parametrize(
+    ("words", "connector"),
+    [
+        (["--gpus", "0"], {"kv_connector": "LMCacheConnectorV1", "kv_role": "kv_both"}),
+        (["--gpus", "0", "--no-lmcache"], {"kv_connector": "NixlConnector", "kv_role": "kv_both"}),
+    ],
+)
+def test_agg_has_exactly_the_connector_of_the_table(
+    capsys: pytest.CaptureFixture[str], words: list[str], connector: dict[str, str]
+) -> None:
+    assert plan_of(capsys, "agg", *words)["units"][-1]["kv_transfer_config"] == connector
+
+
+@pytest.mark.parametrize("device", [["--gpus", "0"], ["--device", "cpu"]])
+def test_enable_lmcache_0_equals_no_lmcache(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, device: list[str]
+) -> None:
+    by_flag = plan_of(capsys, "agg", *device, "--no-lmcache")
+    monkeypatch.setenv("ENABLE_LMCACHE", "0")
+    assert plan_of(capsys, "agg", *device)["text"] == by_flag["text"]
+
+
+def test_a_plan_for_named_gpus_needs_no_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+    body = plan_of(capsys, "disagg", "--gpus", "6,7")
+    gpus = {unit["name"]: unit["gpus"] for unit in body["units"]}
+    assert gpus == {"frontend": [], "decode-0": [6], "prefill-0": [7]}
+
+
+BAD = [
+    (["agg", "--gpus", "zero"], {}, 2, "'zero' is no GPU"),
+    (["agg", "--gpus", "0,,1"], {}, 2, "is no GPU"),
+    (["agg", "--gpus", "0,1"], {}, 2, "add --workers 2 or --tp 2"),
+    (["agg", "--model", "/no/such/folder", "--device", "cpu"], {}, 3, "no model folder /no/such/folder"),
+    (["agg", "--config", "missing.toml"], {}, 2, "no config file missing.toml"),
+    (["agg", "stray"], {}, 2, "unexpected argument 'stray'"),
+    (["agg", "--no-such-flag"], {}, 2, "--no-such-flag"),
+    (["sideways"], {}, 2, "sideways"),
+    (["agg", "--router-mode", "magic"], {}, 2, "magic"),
+    (["agg", "--device", "cpu"], {"LMCACHE_CHUNK_SIZE": "20GB"}, 2, "LMCACHE_CHUNK_SIZE=20GB"),
+    (["agg", "--device", "cpu"], {"LMCACHE_CHUNKSIZE": "256"}, 2, "did you mean 'LMCACHE_CHUNK_SIZE'?"),
+    (["agg", "--device", "cpu"], {"ENABLE_LMCACHE": "perhaps"}, 2, "neither on nor off"),
+    (["disagg", "--gpus", "0,1", "--workers", "2"], {}, 2, "decode and prefill"),
+    (["agg", "-n", "Bad Name"], {}, 2, "lower-case"),
+    (["agg", "--device", "cpu", "--lmcache-cpu-gb", "60000"], {}, 3, "60000 GiB"),
+]
+
+
+@pytest.mark.parametrize(("words", "environ", "code", "message"), BAD)
+def test_bad_input_gets_one_clear_message_and_its_exit_code(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    words: list[str],
+    environ: dict[str, str],
+    code: int,
+    message: str,
+) -> None:
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    assert run(["up", *words]) == code
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("error: ")
+    assert message in shown.err.replace("\n", " ")
+    assert "Traceback" not in shown.err
+    assert not (tmp_path / "home" / "deployments" / "default" / "state.json").exists()
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run(["up", *words, "--json"]) == code
+    body = json.loads(capsys.readouterr().out)
+    assert (body["schema"], body["ok"], body["error"]["code"]) == ("dynamoctl/up/v1", False, code)
+    assert message in body["error"]["message"] + " " + body["error"]["hint"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("moddel = 'x'", "did you mean 'model'?"),
+        ("model = ", "not valid TOML"),
+        ("[lmcache]\nchunk_sise = 1", "did you mean 'chunk_size'?"),
+        ("workers = 'many'", "workers"),
+    ],
+)
+def test_a_bad_config_file_is_named(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str, message: str
+) -> None:
+    (tmp_path / "dynamoctl.toml").write_text(text, encoding="utf-8")
+    assert run(["up", "agg"]) == 2
+    shown = capsys.readouterr().err
+    assert message in shown
+    assert "dynamoctl.toml" in shown
+
+
+def test_nothing_running_is_no_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["status"]) == 0
+    assert "is not running" in capsys.readouterr().out
+    assert run(["down"]) == 0
+    assert run(["status", "--all"]) == 0
+    assert run(["down", "--all"]) == 0
+    capsys.readouterr()
+    assert run(["status", "--json"]) == 0
+    body = json.loads(capsys.readouterr().out)
+    assert body["state"] == "stopped"
+    promised = {"name", "mode", "state", "model", "endpoint", "units", "cache", "transfers"}
+    assert promised <= body.keys()
+
+
+def test_logs_of_what_never_ran_are_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["logs"]) == 2
+    assert "never started" in capsys.readouterr().err

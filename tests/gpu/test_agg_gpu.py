@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import urllib.request
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 from dynamoctl.host import gpus
+from dynamoctl.host.processes import identify, is_running
 
 from tests.e2e.conftest import Cli, Result, chat, free_port, wait_for
 
@@ -86,7 +86,8 @@ def test_a_long_prompt_asked_again_comes_out_of_lmcache(up: Up) -> None:
 
 def test_down_gives_the_gpu_memory_back(up: Up) -> None:
     """Last in this module."""
-    ours = set(up.cli.ours())
+    ours = {one for pid in up.cli.ours() if (one := identify(pid)) is not None}
+    assert ours
     down = up.cli("down")
     print(down.err)
     assert down.code == 0, down.err
@@ -94,5 +95,6 @@ def test_down_gives_the_gpu_memory_back(up: Up) -> None:
     # The driver's own bookkeeping moves by some MiB.
     wait_for(lambda: gpus.memory_used()[up.gpu] <= up.used_before + 64, patience_s=30)
     held = gpus.memory_by_process().get(up.gpu, {})
-    assert not ours & held.keys()
-    assert not any(Path(f"/proc/{pid}").exists() for pid in ours)
+    assert not {one.pid for one in ours} & held.keys()
+    # A zombie that a container's init does not reap holds nothing.
+    assert not any(is_running(one) for one in ours)

@@ -32,13 +32,11 @@ class Snapshot:
         health: unit -> `ok` or why not.
         cache: hit and requested tokens of LMCache, and their ratio; None where LMCache is off.
         transfers: NIXL's KV transfers: count, bytes, failed.
-        engine: unit -> the worker's own figures: running and waiting requests, KV cache use (0 to 1).
     """
 
     health: dict[str, str] = field(default_factory=dict)
     cache: dict[str, Any] | None = None
     transfers: dict[str, int] = field(default_factory=lambda: {"count": 0, "bytes": 0, "failed": 0})
-    engine: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 async def snapshot(http: httpx2.AsyncClient, plan: DeploymentPlan) -> Snapshot:
@@ -66,7 +64,6 @@ async def _ask(http: httpx2.AsyncClient, plan: DeploymentPlan, unit: Unit, seen:
 
 
 def _add(text: str, unit: Unit, seen: Snapshot) -> None:
-    engine = {"running": 0.0, "waiting": 0.0, "kv_cache_use": 0.0}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             name, value = sample.name, sample.value
@@ -79,11 +76,3 @@ def _add(text: str, unit: Unit, seen: Snapshot) -> None:
                 seen.transfers["bytes"] += int(value)
             elif name in ("vllm:nixl_num_failed_transfers_total", "vllm:nixl_num_failed_notifications_total"):
                 seen.transfers["failed"] += int(value)
-            elif name == "vllm:num_requests_running":
-                engine["running"] += value
-            elif name == "vllm:num_requests_waiting":
-                engine["waiting"] += value
-            elif name in ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"):
-                engine["kv_cache_use"] = max(engine["kv_cache_use"], value)
-    if unit.is_worker:
-        seen.engine[unit.name] = engine

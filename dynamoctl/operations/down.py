@@ -18,8 +18,6 @@ _POLL_S = 0.2
 # A supervisor that stops its units one after another, each with its full grace, needs less.
 _SUPERVISOR_PATIENCE_S = 180.0
 
-_STOP_ORDER = ("prefill", "decode", "agg", "cache", "frontend")
-
 
 @dataclass
 class Down:
@@ -87,8 +85,7 @@ def _sweep(folder: Folder, state: DeploymentState) -> list[str]:
     shared = set(state.shared_memory)
     left: list[str] = []
     if members(f"{state.start_id}/"):
-        units = sorted(state.units, key=lambda unit: _STOP_ORDER.index(unit.role))
-        for unit in units:
+        for unit in (u for roles in removal.STOP_ORDER for u in state.units if u.role in roles):
             if unit.identity is not None and is_running(unit.identity):
                 shared |= processes.shared_memory_of(
                     one.pid for one in members(f"{state.start_id}/{unit.name}", unit.identity)

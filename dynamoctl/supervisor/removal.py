@@ -26,6 +26,9 @@ from dynamoctl.supervisor.process import reap, send
 # What SIGKILL needs to take effect; a process in uninterruptible sleep takes longer and is named.
 KILL_PATIENCE_S = 15.0
 
+# Units go in this order, each group of roles when the one before is gone.
+STOP_ORDER = (("prefill",), ("decode", "agg"), ("cache",), ("frontend",))
+
 
 def kill_members(mark: str, leader: Identity | None, found: set[str]) -> list[Identity]:
     """SIGKILL every process of a unit until none is left; give back those that stay.

@@ -44,9 +44,6 @@ _GRACE_LOADING_S = 5.0
 # Measured: 16 s for a worker with LMCache on an H100, idle, with its own 5 s of grace.
 _GRACE_READY_S = 25.0
 
-# Units go in this order, each role when the one before is gone.
-_STOP_ORDER = (("prefill",), ("decode", "agg"), ("cache",), ("frontend",))
-
 
 class _Member:
     """A unit at run time."""
@@ -390,7 +387,7 @@ class Supervisor:
     async def _take_down(self) -> list[str]:
         """Stop every unit in reverse order; give back what is left."""
         left: list[str] = []
-        for roles in _STOP_ORDER:
+        for roles in removal.STOP_ORDER:
             going = [m for m in self.members if m.unit.role in roles]
             for names in await asyncio.gather(*(self._stop_unit(m) for m in going)):
                 left += names

@@ -25,7 +25,7 @@ import typer.main
 from dynamoctl import cli, errors, lmcache_keys, spec
 from dynamoctl.cli import down, logs, up
 from dynamoctl.host.processes import identify
-from dynamoctl.observe import Snapshot
+from dynamoctl.observe import Memory, Snapshot
 from dynamoctl.operations.status import _body
 from dynamoctl.planner.plan import DeploymentPlan, Gate, Role, Unit
 from dynamoctl.state import DeploymentState, UnitState
@@ -48,6 +48,7 @@ STATUS_WORDS = {
     "units": "one object for each unit, below",
     "cache": "LMCache's counters, below; null where LMCache is off or nothing was asked",
     "transfers": "NIXL's KV transfers, below; null where nothing was asked",
+    "gpus": "one object for each of its GPUs, below; empty where it has none or nothing was asked",
     "error": "why it failed: `code`, `message`, `hint`; or null",
     "warnings": "a list of what should be known but does not stop it",
 }
@@ -58,6 +59,10 @@ UNIT_WORDS = {
     "phase": "what it is doing while it starts, in words; empty once it is ready",
     "pid": "its first process; null where it does not run",
     "gpus": "its GPUs",
+    "memory_mib": "the host's memory that its processes hold, MiB, without the files that they have mapped;"
+    " null where it does not run or was not asked",
+    "gpu_memory_mib": "what they hold on its GPUs, MiB; null where it has none or was not asked, and where"
+    " NVML does not show its processes (in some containers)",
     "health": "`ok`, or why not; null where it was not asked",
     "restarts": "how often it was restarted since `up`",
     "uptime_s": "seconds since it was started last; null where it does not run",
@@ -71,6 +76,11 @@ TRANSFER_WORDS = {
     "count": "transfers between workers, since the start",
     "bytes": "what they moved",
     "failed": "transfers and notifications that failed",
+}
+GPU_WORDS = {
+    "gpu": "its index or UUID, as in the unit's `gpus`, always a string",
+    "memory_used_mib": "what is in use there by anybody, MiB",
+    "memory_total_mib": "what there is in all, MiB",
 }
 UP_WORDS = {
     "name": "the deployment",
@@ -364,6 +374,8 @@ def json_forms() -> str:
             _key_table(body["cache"], CACHE_WORDS),
             "`transfers`:\n",
             _key_table(body["transfers"], TRANSFER_WORDS),
+            "A GPU:\n",
+            _key_table(body["gpus"][0], GPU_WORDS),
             "### `logs --json`\n",
             "Schema `dynamoctl/logs/v1`: `name`, and `lines`, a list of:\n",
             _key_table(_keys_of_literal(logs, "line"), LOG_WORDS),
@@ -376,7 +388,8 @@ def json_forms() -> str:
 
 def _status_example() -> dict[str, Any]:
     """A status as the program makes it, for its keys."""
-    seen = Snapshot(cache={"hit_tokens": 0, "requested_tokens": 0, "hit_rate": None})
+    cache = {"hit_tokens": 0, "requested_tokens": 0, "hit_rate": None}
+    seen = Snapshot(cache=cache, memory=Memory(gpus={"0": (0, 0)}))
     unit = UnitState("worker-0", "agg", "ready", identity=identify(os.getpid()))
     state = DeploymentState("default", "agg", "", "", "", "ready", units=[unit])
     return _body(state, "ready", [], dataclasses.asdict(seen))

@@ -5,7 +5,8 @@ The planner does no I/O. The same spec and the same facts give the same plan, on
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class ModelFacts:
         folder: the local folder that holds its `config.json`, or None where it is not here yet.
         builtin: whether it is the model that ships with dynamoctl.
         chat: whether its tokenizer has a chat template.
+        weights_gib: the size of its weights on disk, GiB; None where they are not here.
     """
 
     path: str
@@ -35,6 +37,7 @@ class ModelFacts:
     folder: str | None = None
     builtin: bool = False
     chat: bool = True
+    weights_gib: float | None = None
 
     @property
     def is_folder(self) -> bool:
@@ -55,6 +58,7 @@ class HostFacts:
         free_ports: TCP ports nobody listens on, all at most 32767 (Dynamo's limit for a system port).
         python: the interpreter that runs the engine.
         home: the folder of this deployment, where its store, logs and working folders go.
+        versions: distribution -> version, of the engine's packages that are installed.
     """
 
     cores: tuple[int, ...]
@@ -65,3 +69,4 @@ class HostFacts:
     free_ports: tuple[int, ...]
     python: str
     home: str
+    versions: Mapping[str, str] = field(default_factory=dict)

@@ -6,6 +6,7 @@ The units are asked for their own Prometheus metrics; nothing is counted here.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,7 @@ import httpx2
 from prometheus_client.parser import text_string_to_metric_families
 
 from dynamoctl import probes
+from dynamoctl.host import gpus, processes
 from dynamoctl.planner.plan import DeploymentPlan, Unit
 
 # vLLM's own count of what its connector was asked for and gave. On a decode worker these are NIXL's
@@ -25,6 +27,22 @@ _CACHE_COUNTERS = {
 
 
 @dataclass
+class Memory:
+    """Memory in use, MiB.
+
+    Attributes:
+        units: unit -> what its processes hold of the host's memory.
+        gpu_units: unit -> what they hold on their GPUs; a unit is missing where NVML does not show
+            its processes (in some containers).
+        gpus: each GPU of the plan, as the plan names it -> (in use by anybody, in all).
+    """
+
+    units: dict[str, int] = field(default_factory=dict)
+    gpu_units: dict[str, int] = field(default_factory=dict)
+    gpus: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+
+@dataclass
 class Snapshot:
     """What was seen at one moment.
 
@@ -32,11 +50,13 @@ class Snapshot:
         health: unit -> `ok` or why not.
         cache: hit and requested tokens of LMCache, and their ratio; None where LMCache is off.
         transfers: NIXL's KV transfers: count, bytes, failed.
+        memory: what the units hold.
     """
 
     health: dict[str, str] = field(default_factory=dict)
     cache: dict[str, Any] | None = None
     transfers: dict[str, int] = field(default_factory=lambda: {"count": 0, "bytes": 0, "failed": 0})
+    memory: Memory = field(default_factory=Memory)
 
 
 async def snapshot(http: httpx2.AsyncClient, plan: DeploymentPlan) -> Snapshot:
@@ -76,3 +96,30 @@ def _add(text: str, unit: Unit, seen: Snapshot) -> None:
                 seen.transfers["bytes"] += int(value)
             elif name in ("vllm:nixl_num_failed_transfers_total", "vllm:nixl_num_failed_notifications_total"):
                 seen.transfers["failed"] += int(value)
+
+
+async def transfers(http: httpx2.AsyncClient, plan: DeploymentPlan) -> int:
+    """How many KV transfers the decode workers have finished; 0 where there is none to ask."""
+    seen = Snapshot()
+    decode = [unit for unit in plan.workers if unit.role == "decode" and plan.moves_kv_cache]
+    await asyncio.gather(*(_ask(http, plan, unit, seen) for unit in decode))
+    return seen.transfers["count"]
+
+
+def memory(units: Mapping[str, tuple[Sequence[int], Sequence[int | str]]]) -> Memory:
+    """What units hold, given each one's pids and GPUs."""
+    found = Memory({name: processes.resident_mib(pids) for name, (pids, _) in units.items()})
+    if not any(on for _, on in units.values()):
+        return found
+    there = gpus.list_gpus()
+    used, held = gpus.memory_used(), gpus.memory_by_process()
+    for name, (pids, on) in units.items():
+        for entry in on:
+            gpu = next((one for one in there if entry in (one.index, one.uuid)), None)
+            if gpu is None:
+                continue
+            found.gpus[str(entry)] = (used[gpu.index], gpu.memory_mib)
+            ours = [mib for pid, mib in held.get(gpu.index, {}).items() if pid in pids]
+            if ours:
+                found.gpu_units[name] = found.gpu_units.get(name, 0) + sum(ours)
+    return found

@@ -30,6 +30,11 @@ _STYLE = {
 }
 
 
+_LAST = ("MEMORY", "HEALTH", "RESTARTS", "UPTIME")
+# Where no terminal sets the width, nothing of a table is cut off.
+_WIDE = 240
+
+
 class _Display:
     """Live on a terminal, plain lines elsewhere, nothing where `quiet`."""
 
@@ -150,7 +155,8 @@ def draw_status(body: dict[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    out = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    on_terminal = sys.stdout.isatty()
+    out = Console(highlight=False, soft_wrap=not on_terminal, width=None if on_terminal else _WIDE)
     if not body["units"]:
         out.print(f"'{body['name']}' is not running", markup=False)
         return
@@ -162,17 +168,20 @@ def draw_status(body: dict[str, Any]) -> None:
     )
     out.print(head)
     table = Table(box=None, padding=(0, 3, 0, 0), header_style="dim")
-    for column in ("UNIT", "ROLE", "STATE", "PID", "GPU", "HEALTH", "RESTARTS", "UPTIME"):
+    on_gpus = any(unit["gpus"] for unit in body["units"])
+    for column in ("UNIT", "ROLE", "STATE", "PID", *(("GPU", "GPU MEMORY") if on_gpus else ()), *_LAST):
         table.add_column(column, no_wrap=True)
     for unit in body["units"]:
         words = unit["state"] if not unit["phase"] else f"{unit['state']}: {unit['phase']}"
         health = unit["health"] or "-"
+        place = (",".join(str(gpu) for gpu in unit["gpus"]) or "-", _gib(unit["gpu_memory_mib"]))
         table.add_row(
             unit["name"],
             unit["role"],
             Text(words, style=_STYLE.get(unit["state"], "")),
             str(unit["pid"] or "-"),
-            ",".join(str(gpu) for gpu in unit["gpus"]) or "-",
+            *(place if on_gpus else ()),
+            _gib(unit["memory_mib"]),
             Text(health, style=_STYLE.get(health, "" if health == "-" else "red")),
             str(unit["restarts"]),
             duration(unit["uptime_s"]) if unit["uptime_s"] is not None else "-",
@@ -187,12 +196,19 @@ def draw_status(body: dict[str, Any]) -> None:
         out.print(
             f"KV transfers: {moved['count']:,}, {moved['bytes'] / 1e6:,.1f} MB, {moved['failed']} failed"
         )
+    for gpu in body["gpus"]:
+        used, total = (gpu[key] / 1024 for key in ("memory_used_mib", "memory_total_mib"))
+        out.print(f"GPU {gpu['gpu']}: {used:.1f} of {total:.1f} GiB in use", markup=False)
     if body["error"]:
         out.print(Text.assemble(("error: ", "bold red"), body["error"]["message"]))
         for line in body["error"]["hint"].splitlines():
             out.print(f"  {line}", markup=False)
     for warning in body["warnings"]:
         out.print(Text.assemble(("warning: ", "yellow"), warning))
+
+
+def _gib(mib: int | None) -> str:
+    return f"{mib / 1024:.1f} GiB" if mib is not None else "-"
 
 
 class LogPrinter:

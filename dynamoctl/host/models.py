@@ -19,6 +19,8 @@ GPU_DEFAULT = "Qwen/Qwen3-0.6B"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _HUB_TIMEOUT_S = 10.0
+_GIB = 1024**3
+_BUILTIN_GIB = 0.26  # 135 million parameters in 16 bits
 
 Progress = Callable[[str, float], None]
 
@@ -51,13 +53,23 @@ def locate(model: str, served_name: str | None = None) -> ModelFacts:
     if model == BUILTIN:
         folder = builtin_folder()
         here = _complete(folder)
-        return ModelFacts(str(folder), served_name or BUILTIN, str(folder) if here else None, builtin=True)
+        return ModelFacts(
+            str(folder),
+            served_name or BUILTIN,
+            str(folder) if here else None,
+            builtin=True,
+            weights_gib=_BUILTIN_GIB,
+        )
     path = Path(model).expanduser()
     if path.is_dir() or _looks_like_a_path(model):
         path = path.absolute()
         here = path.is_dir()
         return ModelFacts(
-            str(path), served_name or path.name, str(path) if here else None, chat=_has_chat(path)
+            str(path),
+            served_name or path.name,
+            str(path) if here else None,
+            chat=_has_chat(path),
+            weights_gib=_weights_gib(path),
         )
     snapshot = _hub_snapshot(model)
     return ModelFacts(
@@ -65,6 +77,7 @@ def locate(model: str, served_name: str | None = None) -> ModelFacts:
         served_name or model,
         str(snapshot) if snapshot else None,
         chat=_has_chat(snapshot) if snapshot else True,
+        weights_gib=_weights_gib(snapshot) if snapshot else None,
     )
 
 
@@ -159,6 +172,20 @@ def _has_chat(folder: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(config, dict) and bool(config.get("chat_template"))
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold a model's weights: safetensors where there are any, as vLLM chooses."""
+    for pattern in ("*.safetensors", "*.bin", "*.gguf"):
+        found = sorted(folder.glob(pattern))
+        if found:
+            return found
+    return []
+
+
+def _weights_gib(folder: Path) -> float | None:
+    sizes = [file.stat().st_size for file in weight_files(folder) if file.is_file()]
+    return sum(sizes) / _GIB if sizes else None
 
 
 def _complete(folder: Path) -> bool:

@@ -113,6 +113,24 @@ def children(pid: int) -> list[int]:
     return found
 
 
+def resident_mib(pids: Iterable[int]) -> int:
+    """The host's memory that processes hold, MiB: what is private to each, and once what they share.
+
+    Files that they have mapped (weights, libraries) are the page cache's and are not counted
+    (proc(5): RssAnon, RssShmem).
+    """
+    private, shared = 0, 0
+    for pid in pids:
+        try:
+            lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            continue
+        kib = {line.partition(":")[0]: int(line.split()[1]) for line in lines if line.startswith("Rss")}
+        private += kib.get("RssAnon", 0)
+        shared = max(shared, kib.get("RssShmem", 0))
+    return (private + shared) // 1024
+
+
 def listens(port: int, identities: Iterable[Identity]) -> bool:
     """Whether one of these processes listens on this TCP port."""
     import psutil

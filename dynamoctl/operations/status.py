@@ -47,6 +47,7 @@ def _nothing(name: str) -> dict[str, Any]:
         "units": [],
         "cache": None,
         "transfers": None,
+        "gpus": [],
         "error": None,
         "warnings": [],
     }
@@ -56,6 +57,7 @@ def _body(
     state: DeploymentState, shown: str, warnings: list[str], seen: dict[str, Any] | None
 ) -> dict[str, Any]:
     now = time.time()
+    memory = (seen or {}).get("memory", {})
     units = []
     for unit in state.units:
         alive = unit.identity is not None and is_running(unit.identity)
@@ -68,6 +70,8 @@ def _body(
                 "phase": unit.phase,
                 "pid": unit.identity.pid if unit.identity and alive else None,
                 "gpus": unit.gpus,
+                "memory_mib": memory.get("units", {}).get(unit.name) if alive else None,
+                "gpu_memory_mib": memory.get("gpu_units", {}).get(unit.name) if alive else None,
                 "health": health,
                 "restarts": unit.restarts,
                 "uptime_s": round(now - unit.started_at, 1) if alive else None,
@@ -82,6 +86,10 @@ def _body(
         "units": units,
         "cache": (seen or {}).get("cache"),
         "transfers": (seen or {}).get("transfers"),
+        "gpus": [
+            {"gpu": gpu, "memory_used_mib": used, "memory_total_mib": total}
+            for gpu, (used, total) in sorted(memory.get("gpus", {}).items())
+        ],
         "error": state.error,
         "warnings": warnings,
     }

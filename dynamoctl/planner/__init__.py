@@ -31,12 +31,18 @@ def make_plan(spec: DeploymentSpec, facts: HostFacts, model: ModelFacts) -> Depl
         first.append(server)
 
     workers: list[Unit] = []
-    for place in topology.place(spec, facts):
+    places = topology.place(spec, facts)
+    for number, place in enumerate(places):
         after: tuple[str, ...] = ()
         if spec.start == "ordered":
-            after = tuple(unit.name for unit in first)
-            if place.role == "prefill":
-                after += tuple(unit.name for unit in workers if unit.role == "decode")
+            # Prefill after decode; and sharers of a GPU in turn: each measures how much is free.
+            earlier = [
+                other.name
+                for other in places[:number]
+                if (place.role == "prefill" and other.role == "decode")
+                or topology.share_a_gpu(place, other, facts)
+            ]
+            after = (*(unit.name for unit in first), *earlier)
         workers.append(
             commands.worker(spec, facts, model, store, device, cache, cache_port, place, ports, after)
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from dynamoctl.facts import HostFacts, ModelFacts
-from dynamoctl.planner import connectors, lmcache
+from dynamoctl.planner import connectors, lmcache, memory
 from dynamoctl.planner.connectors import CacheMode, Connector, Device
 from dynamoctl.planner.plan import Gate, Unit
 from dynamoctl.planner.topology import Placement, Ports, share_out
@@ -128,14 +128,21 @@ def worker(
     if connectors.uses_nixl(config):
         own_ports["nixl"] = ports.take_row(spec.tp)
         env |= connectors.side_channel_environment(own_ports["nixl"])
+        env |= connectors.cpu_transfer_environment(device, facts.versions)
     if cache == "inproc" and place.role != "decode":
         env |= lmcache.environment(spec.lmcache, device)
     events: tuple[str, ...] = ()
     if spec.router_mode == "kv":
         own_ports["kv_events"] = ports.take()
         events = _kv_events(own_ports["kv_events"])
-    profile, profile_env = _cpu_profile(place, spec.tp) if device == "cpu" else _gpu_profile(place)
     own_arguments = {"decode": spec.decode_args, "prefill": spec.prefill_args}.get(place.role, ())
+    user_arguments = (*spec.engine_args, *own_arguments)
+    if device == "cpu":
+        profile, profile_env = _cpu_profile(place, spec.tp)
+    else:
+        profile, profile_env = memory.utilization_arguments(place), _gpu_environment(place)
+        if spec.start == "overlapped":
+            profile += memory.kv_cache_arguments(place, facts, model, spec.tp, user_arguments)
     return Unit(
         name=place.name,
         role=place.role,
@@ -149,8 +156,7 @@ def worker(
             *connectors.hybrid_cache_arguments(place.role),
             *events,
             *profile,
-            *spec.engine_args,
-            *own_arguments,
+            *user_arguments,
         ),
         gpus=place.gpus,
         env={**env, **profile_env, **spec.env},
@@ -213,15 +219,12 @@ def _cpu_profile(place: Placement, ranks: int) -> tuple[tuple[str, ...], dict[st
     return arguments, env
 
 
-def _gpu_profile(place: Placement) -> tuple[tuple[str, ...], dict[str, str]]:
-    env = {
+def _gpu_environment(place: Placement) -> dict[str, str]:
+    return {
         "CUDA_VISIBLE_DEVICES": ",".join(str(gpu) for gpu in place.gpus),
         # CUDA's own order is by speed; NVML's and the user's is by bus.
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
     }
-    if place.memory_share is None:
-        return (), env
-    return ("--gpu-memory-utilization", f"{place.memory_share:g}"), env
 
 
 def _kv_events(port: int) -> tuple[str, ...]:

@@ -109,6 +109,11 @@ class DeploymentPlan:
         return f"http://{host}:{self.port}"
 
     @property
+    def moves_kv_cache(self) -> bool:
+        """Whether a request's KV cache goes from one worker to another (the mocker only pretends)."""
+        return self.mode == "disagg" and self.engine == "vllm"
+
+    @property
     def workers(self) -> tuple[Unit, ...]:
         """The units that run the model."""
         return tuple(unit for unit in self.units if unit.is_worker)

@@ -135,6 +135,12 @@ def _on_gpus(
     return placements
 
 
+def share_a_gpu(one: Placement, other: Placement, facts: HostFacts) -> bool:
+    """Whether two workers run on one GPU, however it is named."""
+    names = ({_one_name(gpu, facts) for gpu in place.gpus} for place in (one, other))
+    return bool(set.intersection(*names))
+
+
 def share_out(cores: tuple[int, ...], count: int) -> list[tuple[int, ...]]:
     """Split the cores evenly. With fewer cores than shares, some take turns on one."""
     return [

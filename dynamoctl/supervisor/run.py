@@ -39,6 +39,8 @@ from dynamoctl.words import duration
 # How often a gate asks. Each attempt costs some milliseconds of a CPU that the engine wants.
 _GATE_INTERVAL_S = 0.4
 _WATCH_INTERVAL_S = 5.0
+# The engine publishes its counters a step later.
+_COUNTER_TRIES = 15
 # A worker that is loading does not hear SIGTERM until it has loaded; it serves nobody yet.
 _GRACE_LOADING_S = 5.0
 # Measured: 16 s for a worker with LMCache on an H100, idle, with its own 5 s of grace.
@@ -235,10 +237,14 @@ class Supervisor:
         return listens(member.unit.gate.port, self._processes(member))
 
     async def _prove(self) -> None:
-        """Ready means: the frontend lists the model, and a completion has come back."""
-        for probe in (probes.lists_model, probes.complete):
+        """Ready means: the frontend lists the model, and a completion has come back.
+
+        A disaggregated one must have moved its KV cache: a prefill worker without NIXL passes every
+        health check and serves nobody.
+        """
+        for probe in (self._is_listed, self._answers):
             while True:
-                done, why = await probe(self.http, self.plan.endpoint, self.plan.model)
+                done, why = await probe()
                 if done:
                     break
                 self._set_phase_of_frontend(why)
@@ -249,6 +255,21 @@ class Supervisor:
         for member in self.members:
             self._check_degraded(member)
         self._set_phase_of_frontend("")
+
+    async def _is_listed(self) -> tuple[bool, str]:
+        return await probes.lists_model(self.http, self.plan.endpoint, self.plan.model)
+
+    async def _answers(self) -> tuple[bool, str]:
+        """One completion, with a KV transfer where the plan has one: (yes, why not)."""
+        before = await observe.transfers(self.http, self.plan)
+        done, why = await probes.complete(self.http, self.plan.endpoint, self.plan.model)
+        if not done or not self.plan.moves_kv_cache:
+            return done, why
+        for _ in range(_COUNTER_TRIES):
+            if await observe.transfers(self.http, self.plan) > before:
+                return True, ""
+            await asyncio.sleep(_GATE_INTERVAL_S)
+        return False, "a completion came back, but no KV cache went from prefill to decode"
 
     def _set_phase_of_frontend(self, why: str) -> None:
         frontend = self.members[0].state
@@ -377,7 +398,10 @@ class Supervisor:
         """Answer one question on the control socket: a fresh snapshot."""
         with contextlib.suppress(ConnectionError):
             await reader.readline()
-            seen = await observe.snapshot(self.http, self.plan)
+            seen, memory = await asyncio.gather(
+                observe.snapshot(self.http, self.plan), asyncio.to_thread(self._memory)
+            )
+            seen.memory = memory
             writer.write(json.dumps(asdict(seen)).encode() + b"\n")
             await writer.drain()
         writer.close()
@@ -451,6 +475,11 @@ class Supervisor:
 
     def _processes(self, member: _Member) -> list[Identity]:
         return members(member.mark, member.state.identity)
+
+    def _memory(self) -> observe.Memory:
+        return observe.memory(
+            {m.unit.name: ([one.pid for one in self._processes(m)], m.unit.gpus) for m in self.members}
+        )
 
     def _shared_memory_now(self, of: Iterable[_Member]) -> set[str]:
         return shared_memory_of(one.pid for member in of for one in self._processes(member))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from dynamoctl.facts import Gpu, HostFacts, ModelFacts
@@ -10,13 +11,15 @@ from dynamoctl.planner.plan import DeploymentPlan
 from dynamoctl.spec import DeploymentSpec
 
 HOME = "/home/user/.local/state/dynamoctl/deployments/default"
-HUB_MODEL = ModelFacts(path="Qwen/Qwen3-0.6B", served_name="Qwen/Qwen3-0.6B")
+HUB_MODEL = ModelFacts(path="Qwen/Qwen3-0.6B", served_name="Qwen/Qwen3-0.6B", weights_gib=1.4)
 FOLDER_MODEL = ModelFacts(
     path="/home/user/.cache/dynamoctl/smollm2-135m-instruct",
     served_name="smollm2-135m-instruct",
     folder="/home/user/.cache/dynamoctl/smollm2-135m-instruct",
     builtin=True,
+    weights_gib=0.26,
 )
+VERSIONS = {"ai-dynamo": "1.4.2", "vllm": "0.26.0", "lmcache": "0.5.3", "nixl": "1.3.2"}
 
 
 def uuid(index: int) -> str:
@@ -28,6 +31,7 @@ def host(
     cores: int = 2,
     visible: tuple[str, ...] | None = None,
     free_ports: tuple[int, ...] = tuple(range(20000, 20400)),
+    versions: Mapping[str, str] = VERSIONS,
 ) -> HostFacts:
     return HostFacts(
         cores=tuple(range(cores)),
@@ -38,6 +42,7 @@ def host(
         free_ports=free_ports,
         python="python",
         home=HOME,
+        versions=versions,
     )
 
 
@@ -52,8 +57,9 @@ def plan(
     cores: int = 2,
     visible: tuple[str, ...] | None = None,
     model_facts: ModelFacts | None = None,
+    versions: Mapping[str, str] = VERSIONS,
     **fields: Any,
 ) -> DeploymentPlan:
     """The plan for a spec with these fields on a host with so many GPUs."""
     model = model_facts or (HUB_MODEL if host_gpus else FOLDER_MODEL)
-    return make_plan(spec(**fields), host(host_gpus, cores, visible), model)
+    return make_plan(spec(**fields), host(host_gpus, cores, visible, versions=versions), model)

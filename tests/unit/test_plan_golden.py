@@ -27,6 +27,7 @@ CASES: dict[str, tuple[int, dict[str, Any]]] = {
     "disagg-cpu": (0, {"mode": "disagg"}),
     "disagg-gpus-0-1": (2, {"mode": "disagg", "gpus": "0,1"}),
     "disagg-gpus-0-0": (1, {"mode": "disagg", "gpus": "0,0"}),
+    "disagg-gpus-0-0-overlapped": (1, {"mode": "disagg", "gpus": "0,0", "start": "overlapped"}),
     "disagg-8-gpus-tp-2": (8, {"mode": "disagg", "decode": 2, "prefill": 2, "tp": 2}),
     "disagg-router-kv": (2, {"mode": "disagg", "router_mode": "kv"}),
     "disagg-overlapped": (2, {"mode": "disagg", "start": "overlapped"}),

@@ -9,7 +9,7 @@ import pytest
 from dynamoctl.errors import SpecError
 from dynamoctl.planner.plan import DeploymentPlan, Unit
 
-from tests.unit.hosts import FOLDER_MODEL, HOME, HUB_MODEL, plan
+from tests.unit.hosts import FOLDER_MODEL, HOME, HUB_MODEL, plan, uuid
 
 SHAPES: dict[str, tuple[int, dict[str, Any]]] = {
     "agg-cpu": (0, {}),
@@ -218,6 +218,11 @@ def test_the_users_arguments_come_last_so_that_they_win() -> None:
     assert made.unit("prefill-0").argv[-4:] == ("--max-model-len", "512", "--seed", "2")
 
 
+def test_between_vllms_of_their_own_a_requests_kv_cache_is_moved_and_the_mocker_only_pretends() -> None:
+    moves = [name for name, (gpus, fields) in SHAPES.items() if plan(gpus, **fields).moves_kv_cache]
+    assert moves == ["disagg-cpu", "disagg-gpu"]
+
+
 # ---- LMCache --------------------------------------------------------------------------------
 
 
@@ -297,6 +302,45 @@ def test_prefill_waits_for_every_decode_worker() -> None:
 def test_workers_wait_for_the_cache_server() -> None:
     """A worker that starts before it blocks for up to 300 s."""
     assert all("lmcache" in unit.after for unit in plan(mode="disagg").workers)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        pytest.param({"workers": 2, "gpus": "0,0"}, id="by-index"),
+        pytest.param({"workers": 2, "gpus": ["0", uuid(0)]}, id="once-by-index-and-once-by-uuid"),
+        pytest.param({"workers": 2, "gpus": ["0", uuid(0)[:12]]}, id="by-the-beginning-of-its-uuid"),
+        pytest.param({"workers": 2, "tp": 2, "gpus": "0,1,1,2"}, id="one-of-two-ranks"),
+    ],
+)
+def test_sharers_of_a_gpu_start_in_turn_because_each_measures_what_is_free(fields: dict[str, Any]) -> None:
+    made = plan(3, **fields)
+    assert made.unit("worker-0").after == ("frontend",)
+    assert made.unit("worker-1").after == ("frontend", "worker-0")
+
+
+def test_every_earlier_sharer_is_waited_for_and_nobody_else() -> None:
+    made = plan(2, workers=4, gpus="0,1,0,0")
+    assert made.unit("worker-1").after == ("frontend",)
+    assert made.unit("worker-3").after == ("frontend", "worker-0", "worker-2")
+
+
+def test_decode_workers_on_one_gpu_start_in_turn_too() -> None:
+    made = plan(2, mode="disagg", decode=2, gpus="0,0,1")
+    assert made.unit("decode-1").after == ("frontend", "decode-0")
+
+
+def test_a_prefill_worker_names_a_decode_worker_once_though_they_share_a_gpu() -> None:
+    assert plan(1, mode="disagg", gpus="0,0").unit("prefill-0").after == ("frontend", "decode-0")
+
+
+def test_workers_on_a_cpu_share_no_gpu_and_start_side_by_side() -> None:
+    assert plan(workers=2).unit("worker-1").after == ("frontend", "lmcache")
+
+
+def test_sharers_that_are_to_start_together_do() -> None:
+    made = plan(1, workers=2, gpus="0,0", start="overlapped")
+    assert {unit.after for unit in made.workers} == {()}
 
 
 def test_overlapped_starts_the_workers_together_and_keeps_the_gates() -> None:

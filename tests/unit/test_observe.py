@@ -1,0 +1,192 @@
+"""What is seen of a running deployment: KV transfers, memory, and how `status` shows them."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import os
+import re
+from typing import Any
+
+import httpx2
+import pytest
+from dynamoctl import observe
+from dynamoctl.cli.draw import draw_status
+from dynamoctl.facts import Gpu
+from dynamoctl.host.processes import Identity, boot_id, identify
+from dynamoctl.observe import Memory, Snapshot
+from dynamoctl.operations.status import _body
+from dynamoctl.planner.plan import DeploymentPlan
+from dynamoctl.state import DeploymentState, UnitState
+
+from tests.unit.hosts import plan, uuid
+
+# ---- KV transfers ---------------------------------------------------------------------------
+
+
+def metrics(transfers: int) -> str:
+    """What a worker says of its transfers, among other things."""
+    return f"""\
+# TYPE vllm:num_requests_running gauge
+vllm:num_requests_running{{engine="0"}} 9.0
+# TYPE vllm:nixl_xfer_time_seconds histogram
+vllm:nixl_xfer_time_seconds_bucket{{engine="0",le="+Inf"}} {transfers}.0
+vllm:nixl_xfer_time_seconds_count{{engine="0"}} {transfers}.0
+vllm:nixl_xfer_time_seconds_sum{{engine="0"}} 0.5
+"""
+
+
+def transfers(made: DeploymentPlan, counts: dict[str, int]) -> tuple[int, set[str]]:
+    """The transfers that are seen where units say so many, and who was asked; others are not there."""
+    names = {port: unit.name for unit in made.units for port in unit.ports.values()}
+    asked = set()
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        name = names[request.url.port or 80]
+        asked.add(name)
+        if name not in counts:
+            raise httpx2.ConnectError("refused")
+        return httpx2.Response(200, text=metrics(counts[name]))
+
+    async def count() -> int:
+        async with httpx2.AsyncClient(transport=httpx2.MockTransport(answer)) as http:
+            return await observe.transfers(http, made)
+
+    return asyncio.run(count()), asked
+
+
+def test_transfers_are_counted_on_the_decode_workers_alone() -> None:
+    made = plan(3, mode="disagg", decode=2)
+    counts = {"decode-0": 3, "decode-1": 4, "prefill-0": 100}
+    assert transfers(made, counts) == (7, {"decode-0", "decode-1"})
+
+
+def test_a_decode_worker_that_does_not_answer_counts_for_nothing() -> None:
+    made = plan(3, mode="disagg", decode=2)
+    assert transfers(made, {"decode-1": 4}) == (4, {"decode-0", "decode-1"})
+
+
+@pytest.mark.parametrize("fields", [{}, {"mode": "disagg", "engine": "mocker"}])
+def test_where_no_kv_cache_is_moved_nobody_is_asked(fields: dict[str, Any]) -> None:
+    made = plan(**fields)
+    assert transfers(made, {unit.name: 5 for unit in made.units}) == (0, set())
+
+
+# ---- memory ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Units hold 10 MiB for each process; two GPUs, and pids 1, 2, 3 and a stranger on them."""
+    there = tuple(Gpu(i, uuid(i), "NVIDIA H100 80GB HBM3", 81559) for i in range(2))
+    monkeypatch.setattr(observe.processes, "resident_mib", lambda pids: 10 * len(pids))
+    monkeypatch.setattr(observe.gpus, "list_gpus", lambda: there)
+    monkeypatch.setattr(observe.gpus, "memory_used", lambda: {0: 60000, 1: 700})
+    monkeypatch.setattr(
+        observe.gpus, "memory_by_process", lambda: {0: {1: 100, 2: 20, 3: 3, 999: 50000}, 1: {2: 400}}
+    )
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_each_unit_is_told_what_its_own_processes_hold() -> None:
+    seen = observe.memory({"frontend": ([9], ()), "decode-0": ([1, 2], (0,)), "prefill-0": ([3], (0,))})
+    assert seen.units == {"frontend": 10, "decode-0": 20, "prefill-0": 10}
+    assert seen.gpu_units == {"decode-0": 120, "prefill-0": 3}
+    assert seen.gpus == {"0": (60000, 81559)}
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_a_unit_on_several_gpus_holds_their_sum_and_each_gpu_is_shown_as_the_plan_names_it() -> None:
+    seen = observe.memory({"worker-0": ([1, 2], (0, uuid(1)))})
+    assert seen.gpu_units == {"worker-0": 520}
+    assert seen.gpus == {"0": (60000, 81559), uuid(1): (700, 81559)}
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_a_unit_whose_processes_nvml_hides_is_left_out_and_not_said_to_hold_nothing() -> None:
+    seen = observe.memory({"worker-0": ([77], (1,))})
+    assert seen.gpu_units == {}
+    assert seen.gpus == {"1": (700, 81559)}
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_a_gpu_that_nvml_does_not_list_is_left_out() -> None:
+    assert observe.memory({"worker-0": ([1], ("MIG-8f1fbf05",))}) == Memory({"worker-0": 10})
+
+
+def test_nvml_is_not_asked_about_units_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("list_gpus", "memory_used", "memory_by_process"):
+        monkeypatch.setattr(observe.gpus, name, lambda: pytest.fail("NVML was asked"))
+    assert set(observe.memory({"worker-0": ([os.getpid()], ())}).units) == {"worker-0"}
+
+
+# ---- status ---------------------------------------------------------------------------------
+
+
+def body(seen: Snapshot | None, gpus: list[int | str]) -> dict[str, Any]:
+    """The status of a worker that lives and one that is gone, with what the supervisor answered."""
+    units = [
+        UnitState("worker-0", "agg", "ready", gpus=gpus, identity=identify(os.getpid())),
+        UnitState("worker-1", "agg", "restarting", gpus=gpus, identity=Identity(os.getpid(), 0, boot_id())),
+    ]
+    state = DeploymentState("default", "agg", "qwen", "http://127.0.0.1:8000", "", "ready", units=units)
+    # As it comes over the control socket.
+    answer = json.loads(json.dumps(dataclasses.asdict(seen))) if seen else None
+    return _body(state, "ready", [], answer)
+
+
+ON_GPUS = Snapshot(
+    memory=Memory(
+        {"worker-0": 3072, "worker-1": 5},
+        {"worker-0": 36864, "worker-1": 6},
+        {"1": (700, 81559), "0": (61440, 81559)},
+    )
+)
+ON_CPU = Snapshot(memory=Memory({"worker-0": 3072}))
+
+
+def test_status_says_what_each_unit_and_each_gpu_holds() -> None:
+    shown = body(ON_GPUS, [0, 1])
+    assert (shown["units"][0]["memory_mib"], shown["units"][0]["gpu_memory_mib"]) == (3072, 36864)
+    assert shown["gpus"] == [
+        {"gpu": "0", "memory_used_mib": 61440, "memory_total_mib": 81559},
+        {"gpu": "1", "memory_used_mib": 700, "memory_total_mib": 81559},
+    ]
+
+
+def test_a_unit_that_does_not_run_holds_nothing() -> None:
+    gone = body(ON_GPUS, [0, 1])["units"][1]
+    assert (gone["pid"], gone["memory_mib"], gone["gpu_memory_mib"]) == (None, None, None)
+
+
+def test_without_an_answer_of_the_supervisors_the_keys_are_there_all_the_same() -> None:
+    shown = body(None, [0, 1])
+    assert (shown["units"][0]["memory_mib"], shown["units"][0]["gpu_memory_mib"]) == (None, None)
+    assert shown["gpus"] == []
+
+
+def test_an_older_supervisor_that_says_nothing_of_memory_is_understood() -> None:
+    state = DeploymentState("default", "agg", "qwen", "", "", "ready", units=[UnitState("w", "agg", "ready")])
+    assert _body(state, "ready", [], {"health": {}})["gpus"] == []
+
+
+def table(shown: str) -> dict[str, str]:
+    """The first worker's row: column -> what stands there."""
+    head, row = (line for line in shown.splitlines() if line.startswith(("UNIT", "worker-0")))
+    return dict(zip(re.split(r" {2,}", head.strip()), re.split(r" {2,}", row.strip()), strict=True))
+
+
+def test_the_table_shows_memory_and_the_gpus_in_gib(capsys: pytest.CaptureFixture[str]) -> None:
+    draw_status(body(ON_GPUS, [0, 1]))
+    shown = capsys.readouterr().out
+    row = table(shown)
+    assert (row["GPU"], row["GPU MEMORY"], row["MEMORY"]) == ("0,1", "36.0 GiB", "3.0 GiB")
+    assert "GPU 0: 60.0 of 79.6 GiB in use" in shown.splitlines()
+
+
+def test_without_a_gpu_the_table_has_no_word_of_gpus(capsys: pytest.CaptureFixture[str]) -> None:
+    draw_status(body(ON_CPU, []))
+    shown = capsys.readouterr().out
+    assert table(shown)["MEMORY"] == "3.0 GiB"
+    assert "GPU" not in shown

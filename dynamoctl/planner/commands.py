@@ -8,8 +8,11 @@ from dynamoctl.facts import HostFacts, ModelFacts
 from dynamoctl.planner import connectors, lmcache, memory
 from dynamoctl.planner.connectors import CacheMode, Connector, Device
 from dynamoctl.planner.plan import Gate, Unit
-from dynamoctl.planner.topology import Placement, Ports, share_out
+from dynamoctl.planner.topology import Placement, Ports
 from dynamoctl.spec import DeploymentSpec
+
+# vLLM 0.26 takes one; the others are for a neighbour in the way.
+_ENGINE_PORTS = 4
 
 # Taken out of every unit's environment, each for its reason:
 UNSET = (
@@ -114,10 +117,13 @@ def worker(
     if spec.engine == "mocker":
         return _mocker(spec, facts, model, store, place, ports.take(), after)
     config = connectors.kv_transfer_config(place.role, cache, device, cache_port)
-    own_ports = {"system": ports.take()}
+    own_ports = {"system": ports.take(), "engine": ports.take_row(_ENGINE_PORTS)}
     env = {
         **common_environment(spec, model, store),
         "DYN_SYSTEM_PORT": str(own_ports["system"]),
+        # Where vLLM looks for ports of its own (torch's store). Without it each engine takes any that is
+        # free at that moment and binds it seconds later: two that start together have met on one.
+        "VLLM_PORT": str(own_ports["engine"]),
         # The gate asks a loading worker again and again; each 503 would be logged as an error.
         "DYN_LOG": "info,tower_http::trace=off",
         # `down` removes the registration at once; the grace period is for clients of a worker that
@@ -212,9 +218,12 @@ def _cpu_profile(place: Placement, ranks: int) -> tuple[tuple[str, ...], dict[st
         # A CUDA build of torch that finds a GPU would take it.
         "CUDA_VISIBLE_DEVICES": "",
     }
-    if place.cores:
-        shares = share_out(place.cores, ranks)
-        env["VLLM_CPU_OMP_THREADS_BIND"] = "|".join(",".join(map(str, share)) for share in shares)
+    if place.threads:
+        # A thread for each core of its share, bound to none: two engines with a thread for every
+        # core starve each other's event loops, and threads bound to one core stood still for 30 s at a
+        # time on a virtual machine that had put that core aside.
+        env["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+        env["OMP_NUM_THREADS"] = str(max(1, place.threads // ranks))
     arguments = ("--enforce-eager", "--max-model-len", "2048", "--max-num-batched-tokens", "512")
     return arguments, env
 

@@ -26,14 +26,14 @@ class Placement:
     Attributes:
         gpus: entries for CUDA_VISIBLE_DEVICES, one a rank; empty on a CPU.
         memory_share: the part of each GPU's memory it may use, or None for the engine's default.
-        cores: the CPU cores it is bound to; empty for no binding.
+        threads: how many it computes with on a CPU, all ranks together; 0 for the engine's default.
     """
 
     name: str
     role: Role
     gpus: tuple[int | str, ...] = ()
     memory_share: float | None = None
-    cores: tuple[int, ...] = ()
+    threads: int = 0
 
 
 def device(spec: DeploymentSpec, facts: HostFacts) -> Device:
@@ -55,7 +55,7 @@ def place(spec: DeploymentSpec, facts: HostFacts) -> list[Placement]:
     names = _names(spec)
     if device(spec, facts) == "cuda":
         return _on_gpus(names, _visible(spec, facts), spec.tp, facts)
-    return _on_cores(names, facts.cores, bind=spec.engine == "vllm")
+    return _on_cores(names, len(facts.cores), share=spec.engine == "vllm")
 
 
 def _names(spec: DeploymentSpec) -> list[tuple[str, Role]]:
@@ -141,23 +141,11 @@ def share_a_gpu(one: Placement, other: Placement, facts: HostFacts) -> bool:
     return bool(set.intersection(*names))
 
 
-def share_out(cores: tuple[int, ...], count: int) -> list[tuple[int, ...]]:
-    """Split the cores evenly. With fewer cores than shares, some take turns on one."""
-    return [
-        cores[i * len(cores) // count : (i + 1) * len(cores) // count] or (cores[i % len(cores)],)
-        for i in range(count)
-    ]
-
-
-def _on_cores(names: list[tuple[str, Role]], cores: tuple[int, ...], bind: bool) -> list[Placement]:
-    """Each worker's cores. One worker alone is not bound: vLLM's own choice is as good.
-
-    Two unbound CPU engines starve each other's event loops.
-    """
-    if len(names) == 1 or not bind:
+def _on_cores(names: list[tuple[str, Role]], cores: int, share: bool) -> list[Placement]:
+    """Each worker's threads. One worker alone is left to vLLM, whose own choice is as good."""
+    if len(names) == 1 or not share:
         return [Placement(name, role) for name, role in names]
-    shares = share_out(cores, len(names))
-    return [Placement(name, role, cores=own) for (name, role), own in zip(names, shares, strict=True)]
+    return [Placement(name, role, threads=max(1, cores // len(names))) for name, role in names]
 
 
 class Ports:

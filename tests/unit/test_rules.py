@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -143,6 +144,15 @@ def test_nobody_but_workers_has_a_status_server(shape: DeploymentPlan) -> None:
     """A DYN_SYSTEM_PORT of the caller's would be taken by the frontend, before any worker."""
     for unit in shape.units:
         assert ("DYN_SYSTEM_PORT" in unit.unset) is not unit.is_worker
+
+
+def test_each_engine_looks_for_ports_of_its_own_at_a_place_of_its_own() -> None:
+    """Two that started together took the same free port, and one could not bind it."""
+    workers = plan(4, mode="disagg", decode=2, prefill=2).workers
+    for unit in workers:
+        assert unit.env["VLLM_PORT"] == str(unit.ports["engine"])
+    first = sorted(unit.ports["engine"] for unit in workers)
+    assert all(later - earlier >= 4 for earlier, later in pairwise(first))
 
 
 def test_each_worker_is_told_its_mode() -> None:

@@ -9,7 +9,7 @@ import pytest
 from dynamoctl.errors import PreflightError, SpecError
 from dynamoctl.planner import make_plan
 from dynamoctl.planner.plan import DeploymentPlan
-from dynamoctl.planner.topology import Placement, Ports, device, place, share_a_gpu, share_out
+from dynamoctl.planner.topology import Placement, Ports, device, place, share_a_gpu
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -173,41 +173,31 @@ def test_device(fields: dict[str, Any], gpus: int, visible: tuple[str, ...] | No
 # ---- cores --------------------------------------------------------------------------------
 
 
-def test_two_cpu_workers_get_half_of_the_cores_each() -> None:
-    places = place(spec(mode="disagg"), host(cores=4))
-    assert [one.cores for one in places] == [(0, 1), (2, 3)]
+def test_two_cpu_workers_compute_on_half_of_the_cores_each_and_are_bound_to_none() -> None:
+    made = plan(cores=4, mode="disagg")
+    assert [one.threads for one in place(spec(mode="disagg"), host(cores=4))] == [2, 2]
+    for unit in made.workers:
+        assert unit.env["OMP_NUM_THREADS"] == "2"
+        assert unit.env["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
 
 
-def test_one_cpu_worker_is_not_bound() -> None:
-    assert place(spec(), host(cores=4))[0].cores == ()
-    assert "VLLM_CPU_OMP_THREADS_BIND" not in plan(cores=4).unit("worker-0").env
+def test_a_cpu_worker_alone_is_left_to_vllm() -> None:
+    assert place(spec(), host(cores=4))[0].threads == 0
+    assert not {"VLLM_CPU_OMP_THREADS_BIND", "OMP_NUM_THREADS"} & set(plan(cores=4).unit("worker-0").env)
 
 
-def test_with_more_workers_than_cores_each_has_one() -> None:
-    assert [len(one.cores) for one in place(spec(workers=3), host(cores=2))] == [1, 1, 1]
+def test_with_more_workers_than_cores_each_has_a_thread() -> None:
+    assert [one.threads for one in place(spec(workers=3), host(cores=2))] == [1, 1, 1]
 
 
-def test_cores_of_ranks_are_told_apart_as_vllm_wants_it() -> None:
-    """One list of cores a rank, with a bar between them; vLLM asserts their number."""
+def test_ranks_divide_their_workers_threads() -> None:
     made = plan(cores=8, mode="disagg", tp=2)
-    assert made.unit("decode-0").env["VLLM_CPU_OMP_THREADS_BIND"] == "0,1|2,3"
-    assert made.unit("prefill-0").env["VLLM_CPU_OMP_THREADS_BIND"] == "4,5|6,7"
+    assert {unit.env["OMP_NUM_THREADS"] for unit in made.workers} == {"2"}
+    assert {unit.env["OMP_NUM_THREADS"] for unit in plan(cores=2, mode="disagg", tp=2).workers} == {"1"}
 
 
-def test_a_mocker_is_not_bound() -> None:
-    assert all(not one.cores for one in place(spec(mode="disagg", engine="mocker"), host(cores=4)))
-
-
-@given(cores=st.sets(st.integers(0, 255), min_size=1), count=st.integers(1, 20))
-def test_every_share_of_cores_is_real_and_even(cores: set[int], count: int) -> None:
-    shares = share_out(tuple(sorted(cores)), count)
-    sizes = [len(share) for share in shares]
-    assert len(shares) == count
-    assert set().union(*shares) <= cores
-    assert min(sizes) >= 1
-    assert max(sizes) - min(sizes) <= 1
-    if count <= len(cores):
-        assert sorted(core for share in shares for core in share) == sorted(cores)
+def test_a_mocker_has_no_threads_of_ours() -> None:
+    assert all(not one.threads for one in place(spec(mode="disagg", engine="mocker"), host(cores=4)))
 
 
 # ---- ports --------------------------------------------------------------------------------

@@ -1,0 +1,168 @@
+"""Seconds to ready of one deployment, started in three ways, one after the other on an idle machine.
+
+- `ordered`, `overlapped`: `dynamoctl up` with that `--start`.
+- `script`: the plain sequence that a shell script would run: the same command lines and environments,
+  each started when the one before answers its gate, with no supervisor and no proving completion.
+
+    python benchmarks/start_order.py [--repeat N] [--json FILE] [--only VARIANT...] -- UP'S ARGUMENTS
+
+as in `-- disagg --gpus 0,0 --model smollm2-135m-instruct -- --enforce-eager`. A worker's seconds are
+from its own start to its own gate; `all gates` is from the first start to the last gate, `proven`
+to the first completion that came back.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+VARIANTS = ("ordered", "overlapped", "script")
+LIMIT_S = 900.0
+Times = dict[str, float]
+
+
+def dynamoctl(home: Path, *words: str) -> dict[str, Any]:
+    """Run one command with --json; end with its error where it fails."""
+    done = subprocess.run(
+        [sys.executable, "-m", "dynamoctl", *words],
+        env={**os.environ, "DYNAMOCTL_HOME": str(home)},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    body: dict[str, Any] = json.loads(done.stdout)
+    if not body["ok"]:
+        sys.exit(f"{body['error']['message']}\n{body['error']['hint']}")
+    return body
+
+
+def split(words: list[str]) -> tuple[list[str], list[str]]:
+    """Up's own words, and vLLM's with their `--`."""
+    at = words.index("--") if "--" in words else len(words)
+    return words[:at], words[at:]
+
+
+def launched(home: Path, start: str, words: list[str]) -> Times:
+    """The times of `dynamoctl up --start START`."""
+    own, engine = split(words)
+    dynamoctl(home, "up", *own, "--start", start, "--json", *engine)
+    try:
+        state = json.loads((home / "deployments/default/state.json").read_text())
+    finally:
+        dynamoctl(home, "down", "--json")
+    times = {unit["name"]: unit["ready_at"] - unit["started_at"] for unit in state["units"]}
+    first = min(unit["started_at"] for unit in state["units"])
+    times["all gates"] = max(unit["ready_at"] for unit in state["units"]) - first
+    times["proven"] = state["ready_at"] - first
+    return times
+
+
+def answers(url: str, body: dict[str, Any] | None = None) -> bool:
+    """Whether a URL gives 200."""
+    data = json.dumps(body).encode() if body else None
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=120) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def until(url: str, process: subprocess.Popen[bytes], body: dict[str, Any] | None = None) -> None:
+    """Wait until a URL gives 200."""
+    deadline = time.monotonic() + LIMIT_S
+    while not answers(url, body):
+        if process.poll() is not None or time.monotonic() > deadline:
+            sys.exit(f"{process.args!r} ended or took too long before {url} answered")
+        time.sleep(0.4)
+
+
+def scripted(home: Path, words: list[str]) -> Times:
+    """The times of the same command lines, one after another."""
+    own, engine = split(words)
+    plan = dynamoctl(home, "up", *own, "--start", "ordered", "--dry-run", "--json", *engine)
+    Path(plan["store"]).mkdir(parents=True, exist_ok=True)
+    running: list[subprocess.Popen[bytes]] = []
+    times: Times = {}
+    first = time.monotonic()
+    try:
+        for unit in plan["units"]:
+            work = home / "script" / unit["name"]
+            work.mkdir(parents=True, exist_ok=True)
+            environ = {k: v for k, v in os.environ.items() if k not in unit["unset"]} | unit["env"]
+            began = time.monotonic()
+            with (work / "log").open("wb") as log:
+                process = subprocess.Popen(
+                    unit["argv"], env=environ, cwd=work, stdout=log, stderr=log, start_new_session=True
+                )
+            running.append(process)
+            until(f"http://127.0.0.1:{unit['gate']['port']}{unit['gate']['path']}", process)
+            times[unit["name"]] = time.monotonic() - began
+        times["all gates"] = time.monotonic() - first
+        request = {"model": plan["model"], "prompt": "The capital of France is", "max_tokens": 4}
+        until(f"{plan['endpoint']}/v1/completions", running[0], request)
+        times["proven"] = time.monotonic() - first
+    finally:
+        for process in reversed(running):
+            process.send_signal(signal.SIGTERM)
+        for process in running:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(60)
+            # What a script forgets: the engine's own children.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    return times
+
+
+def table(results: list[tuple[str, Times]]) -> str:
+    """One row a run."""
+    columns = list(dict.fromkeys(name for _, times in results for name in times))
+    rows = [["start", *columns]] + [
+        [variant, *(f"{times[name]:.1f}" if name in times else "-" for name in columns)]
+        for variant, times in results
+    ]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows
+    )
+
+
+def main() -> None:
+    """Run the variants and print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--repeat", type=int, default=1, help="how often the whole row of variants is run")
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="VARIANT")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("words", nargs=argparse.REMAINDER, metavar="-- UP'S ARGUMENTS")
+    options = parser.parse_args()
+    words = options.words[1:] if options.words[:1] == ["--"] else options.words
+    results: list[tuple[str, Times]] = []
+    for _ in range(options.repeat):
+        for variant in options.only:
+            with tempfile.TemporaryDirectory() as folder:
+                home = Path(folder)
+                times = scripted(home, words) if variant == "script" else launched(home, variant, words)
+            results.append((variant, times))
+            print(table(results[-1:]), flush=True)
+            if options.json:
+                options.json.write_text(json.dumps(results, indent=1), encoding="utf-8")
+    print()
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""Prefill and decode in workers of their own, on the CPU: real vLLM, real NIXL transfers, LMCache."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import Cli, Result, chat, free_port, shared_memory
+
+pytestmark = [pytest.mark.e2e, pytest.mark.engine, pytest.mark.timeout(900)]
+
+MODEL = "smollm2-135m-instruct"
+LONG = "The sea is wide and the sky is blue, said the sailor to his cat. " * 40
+
+
+@dataclass
+class Up:
+    cli: Cli
+    result: Result
+    endpoint: str
+    memory_before: set[str]
+
+    def status(self) -> dict[str, Any]:
+        return self.cli.status()
+
+    @property
+    def units(self) -> dict[str, dict[str, Any]]:
+        plan = json.loads((self.cli.home / "deployments/default/plan.json").read_text())["plan"]
+        return {unit["name"]: unit for unit in plan["units"]}
+
+
+@pytest.fixture(scope="module")
+def up(cli: Cli) -> Up:
+    """One deployment for the module. Without the engines' own prefix cache, only LMCache can hit."""
+    before = shared_memory()
+    port = free_port()
+    result = cli(
+        "up", "disagg", "--device", "cpu", "--port", str(port), "--", "--no-enable-prefix-caching",
+        patience_s=800,
+    )  # fmt: skip
+    return Up(cli, result, f"http://127.0.0.1:{port}", before)
+
+
+def test_it_comes_up_with_decode_before_prefill(up: Up) -> None:
+    assert up.result.code == 0, up.result.err
+    said = up.result.err
+    assert 0 < said.index("decode-0: ready") < said.index("prefill-0: importing")
+
+
+def test_ready_means_that_a_kv_cache_has_been_transferred(up: Up) -> None:
+    """Nobody but `up` itself has asked for anything yet."""
+    assert up.status()["transfers"]["count"] >= 1
+
+
+def test_decode_transfers_and_prefill_also_caches(up: Up) -> None:
+    nixl = {"kv_connector": "NixlConnector", "kv_role": "kv_both", "kv_buffer_device": "cpu"}
+    decode, prefill = (up.units[name]["kv_transfer_config"] for name in ("decode-0", "prefill-0"))
+    assert decode == nixl
+    assert prefill["kv_connector"] == "MultiConnector"
+    inner = prefill["kv_connector_extra_config"]["connectors"]
+    assert [one["kv_connector"] for one in inner] == ["LMCacheMPConnector", "NixlConnector"]
+    assert inner[1] == nixl
+
+
+def test_the_workers_divide_the_cores(up: Up) -> None:
+    """Two engines that each compute on every core starve each other."""
+    threads = [int(up.units[name]["env"]["OMP_NUM_THREADS"]) for name in ("decode-0", "prefill-0")]
+    assert sum(threads) <= max(2, len(os.sched_getaffinity(0)))
+
+
+def test_chats_in_a_row_are_answered_right_each_by_a_transfer(up: Up) -> None:
+    before = up.status()["transfers"]
+    answers = [chat(up.endpoint, MODEL, "What is the capital of France?", max_tokens=12) for _ in range(6)]
+    after = up.status()["transfers"]
+    assert all("Paris" in answer for answer in answers), answers
+    assert after["count"] - before["count"] == len(answers)
+    assert after["bytes"] > before["bytes"]
+    assert after["failed"] == 0
+
+
+def test_a_long_prompt_asked_again_hits_lmcache_on_the_prefill_worker(up: Up) -> None:
+    before = up.status()["cache"]
+    first = chat(up.endpoint, MODEL, LONG, max_tokens=4)
+    second = chat(up.endpoint, MODEL, LONG, max_tokens=4)
+    after = up.status()["cache"]
+    assert first == second
+    assert after["hit_tokens"] - before["hit_tokens"] >= 256
+    assert up.status()["transfers"]["failed"] == 0
+
+
+def test_status_shows_roles_and_memory(up: Up) -> None:
+    body = up.status()
+    assert [(unit["name"], unit["role"]) for unit in body["units"]] == [
+        ("frontend", "frontend"),
+        ("lmcache", "cache"),
+        ("decode-0", "decode"),
+        ("prefill-0", "prefill"),
+    ]
+    assert all(unit["health"] == "ok" for unit in body["units"])
+    for unit in body["units"][2:]:
+        assert unit["memory_mib"] > 500
+    shown = up.cli("status").out
+    for words in ("decode-0", "prefill-0", "GiB", "KV transfers:", "0 failed"):
+        assert words in shown
+
+
+def test_down_leaves_nothing(up: Up) -> None:
+    down = up.cli("down")
+    assert down.code == 0, down.err
+    assert up.cli.ours() == {}
+    assert shared_memory() - up.memory_before == set()
+
+
+def test_a_prefill_worker_that_fails_takes_everything_down_with_its_last_lines(
+    cli: Cli, tmp_path: Path
+) -> None:
+    """Decode is up by then."""
+    config = tmp_path / "d.toml"
+    config.write_text('prefill_args = ["--no-such-argument"]\n')
+    failed = cli(
+        "up", "disagg", "--device", "cpu", "--no-lmcache", "-n", "half", "--port", str(free_port()),
+        "--config", str(config), patience_s=400,
+    )  # fmt: skip
+    assert failed.code == 4
+    assert "decode-0: ready" in failed.err
+    assert "prefill-0 ended" in failed.err
+    assert "--no-such-argument" in failed.err
+    assert "prefill-0.log" in failed.err
+    assert cli.ours() == {}

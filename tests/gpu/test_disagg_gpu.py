@@ -1,0 +1,173 @@
+"""`up disagg` on GPUs: NIXL between the workers, LMCache in the prefill engine.
+
+One GPU is enough: the workers share it. With two, each has its own.
+"""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dynamoctl.host import gpus
+
+from tests.e2e.conftest import Cli, Result, chat, free_port, wait_for
+
+pytestmark = [pytest.mark.gpu, pytest.mark.engine, pytest.mark.e2e, pytest.mark.timeout(900)]
+
+MODEL = "smollm2-135m-instruct"
+LONG = "The sea is wide and the sky is blue, said the sailor to his cat. " * 70
+ENGINE = ("--", "--enforce-eager", "--gpu-memory-utilization", "0.3", "--max-model-len", "2048")
+QUESTIONS = [
+    "What is the capital of France?",
+    "What colour is the sky?",
+    "Name three fruits.",
+    "How many days has a week?",
+    "What is water made of?",
+    "Who wrote Romeo and Juliet?",
+    "What is two plus two?",
+    "Say hello in Spanish.",
+    "What do bees make?",
+    "Which planet do we live on?",
+    "What is the opposite of hot?",
+    "Name an animal that can fly.",
+    "What is ice?",
+    "How do you make tea?",
+    "What is a computer?",
+    "Where does the sun rise?",
+    "Write a short sentence about a dog.",
+    "What is the largest ocean?",
+    "Why do we sleep?",
+    "Give me a word that rhymes with cat.",
+]
+
+
+@dataclass
+class Up:
+    cli: Cli
+    result: Result
+    endpoint: str
+    used_before: dict[int, int]
+
+    @property
+    def units(self) -> dict[str, dict[str, Any]]:
+        plan = json.loads((self.cli.home / "deployments/default/plan.json").read_text())["plan"]
+        return {unit["name"]: unit for unit in plan["units"]}
+
+    def counter(self, unit: str, name: str) -> float:
+        port = self.units[unit]["ports"]["system"]
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
+            lines = answer.read().decode().splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
+
+
+def two_places() -> str:
+    """`0,1`, or `0,0` where there is one GPU."""
+    return "0,1" if len(gpus.list_gpus()) > 1 else "0,0"
+
+
+@pytest.fixture(scope="module")
+def up(cli: Cli, tmp_path_factory: pytest.TempPathFactory) -> Up:
+    used = gpus.memory_used()
+    port = free_port()
+    config = tmp_path_factory.mktemp("config") / "d.toml"
+    # Prefill has room for 2,048 tokens on the GPU, so that two long prompts push a third out.
+    config.write_text('prefill_args = ["--num-gpu-blocks-override", "128"]\n')
+    result = cli(
+        "up", "disagg", "--gpus", two_places(), "--model", MODEL, "--lmcache-cpu-gb", "4", "--port", str(port),
+        "--config", str(config), *ENGINE, patience_s=800,
+    )  # fmt: skip
+    print(result.err)
+    return Up(cli, result, f"http://127.0.0.1:{port}", used)
+
+
+def test_it_comes_up_decode_first_each_where_it_belongs(up: Up) -> None:
+    assert up.result.code == 0, up.result.err
+    assert 0 < up.result.err.index("decode-0: ready") < up.result.err.index("prefill-0: importing")
+    asked = [int(gpu) for gpu in two_places().split(",")]
+    assert [up.units[name]["gpus"] for name in ("decode-0", "prefill-0")] == [[gpu] for gpu in asked]
+    body = up.cli.status()
+    print(json.dumps(body, indent=1))
+    for number, gpu in enumerate(sorted(set(asked))):
+        assert body["gpus"][number]["memory_used_mib"] > up.used_before[gpu] + 1000
+
+
+def test_decode_transfers_and_prefill_caches_in_the_engine(up: Up) -> None:
+    nixl = {"kv_connector": "NixlConnector", "kv_role": "kv_both"}
+    assert up.units["decode-0"]["kv_transfer_config"] == nixl
+    assert up.units["prefill-0"]["kv_transfer_config"] == {
+        "kv_connector": "MultiConnector",
+        "kv_role": "kv_both",
+        "kv_connector_extra_config": {
+            "connectors": [{"kv_connector": "LMCacheConnectorV1", "kv_role": "kv_both"}, nixl]
+        },
+    }
+
+
+def test_a_long_prompt_asked_again_comes_out_of_lmcache_on_prefill(up: Up) -> None:
+    hits = "vllm:external_prefix_cache_hits_total"
+    before, seen_before = up.counter("prefill-0", hits), up.cli.status()["cache"]
+    first = chat(up.endpoint, MODEL, LONG, max_tokens=4)
+    for word in ("river", "forest"):
+        chat(up.endpoint, MODEL, LONG.replace("sea", word), max_tokens=4)
+    assert up.counter("prefill-0", hits) == before
+    second = chat(up.endpoint, MODEL, LONG, max_tokens=4)
+    after, seen = up.counter("prefill-0", hits), up.cli.status()["cache"]
+    print(f"{hits} on prefill: {before} -> {after}; status: {seen_before} -> {seen}")
+    assert first == second
+    assert after - before >= 512
+    assert seen["hit_tokens"] - seen_before["hit_tokens"] >= 512
+
+
+def test_greedy_answers_are_those_of_an_aggregated_worker_and_each_was_transferred(up: Up) -> None:
+    """Last for this deployment: it takes it down, and brings up an aggregated one."""
+    before = up.cli.status()["transfers"]
+    disaggregated = [chat(up.endpoint, MODEL, question, max_tokens=24) for question in QUESTIONS]
+    after = up.cli.status()["transfers"]
+    print(f"transfers: {before} -> {after}")
+    assert "Paris" in disaggregated[0]
+    assert after["count"] - before["count"] >= len(QUESTIONS)
+    assert after["failed"] == 0
+    down = up.cli("down")
+    assert down.code == 0, down.err
+    port = free_port()
+    agg = up.cli(
+        "up", "agg", "--gpus", "0", "--model", MODEL, "--lmcache-cpu-gb", "4", "--port", str(port), *ENGINE,
+        patience_s=800,
+    )  # fmt: skip
+    assert agg.code == 0, agg.err
+    print(agg.err)
+    aggregated = [chat(f"http://127.0.0.1:{port}", MODEL, question, max_tokens=24) for question in QUESTIONS]
+    assert aggregated == disaggregated
+
+
+def test_down_gives_the_memory_of_every_gpu_back(up: Up) -> None:
+    down = up.cli("down")
+    assert down.code == 0, down.err
+    assert up.cli.ours() == {}
+    # The driver's own bookkeeping moves by some MiB.
+    wait_for(lambda: all(mib <= up.used_before[i] + 64 for i, mib in gpus.memory_used().items()), 30)
+
+
+def test_the_kv_router_hears_of_a_prefix_and_two_that_share_a_gpu_start_together(
+    cli: Cli, tmp_path: Path
+) -> None:
+    """Both start at once on one GPU, with a size given to each one's KV cache."""
+    port = free_port()
+    result = cli(
+        "up", "disagg", "--gpus", "0,0", "--model", MODEL, "--lmcache-cpu-gb", "4", "--port", str(port),
+        "--start", "overlapped", "--router-mode", "kv", *ENGINE, patience_s=800,
+    )  # fmt: skip
+    print(result.err)
+    assert result.code == 0, result.err
+    endpoint = f"http://127.0.0.1:{port}"
+    for _ in range(2):
+        assert "Paris" in chat(endpoint, MODEL, "What is the capital of France?")
+        chat(endpoint, MODEL, LONG, max_tokens=2)
+    with urllib.request.urlopen(f"{endpoint}/metrics", timeout=60) as answer:
+        lines = answer.read().decode().splitlines()
+    print("\n".join(line for line in lines if "kv" in line and not line.startswith("#")))
+    assert cli("down").code == 0

@@ -125,7 +125,7 @@ class Record:
 
 def generator(*names: object) -> random.Random:
     """A stream of random numbers that depends on these names alone."""
-    return random.Random("/".join(map(str, names)))  # noqa: S311
+    return random.Random("/".join(map(str, names)))
 
 
 def words(rng: random.Random, count: int) -> str:

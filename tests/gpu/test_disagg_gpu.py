@@ -77,8 +77,8 @@ def up(cli: Cli, tmp_path_factory: pytest.TempPathFactory) -> Up:
     # Prefill has room for 2,048 tokens on the GPU, so that two long prompts push a third out.
     config.write_text('prefill_args = ["--num-gpu-blocks-override", "128"]\n')
     result = cli(
-        "up", "disagg", "--gpus", two_places(), "--model", MODEL, "--lmcache-cpu-gb", "4", "--port", str(port),
-        "--config", str(config), *ENGINE, patience_s=800,
+        "up", "disagg", "--gpus", two_places(), "--model", MODEL, "--lmcache-cpu-gb", "4",
+        "--port", str(port), "--config", str(config), *ENGINE, patience_s=800,
     )  # fmt: skip
     print(result.err)
     return Up(cli, result, f"http://127.0.0.1:{port}", used)

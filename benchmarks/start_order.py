@@ -22,7 +22,10 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,12 +82,27 @@ def answers(url: str, body: dict[str, Any] | None = None) -> bool:
         return False
 
 
-def until(url: str, process: subprocess.Popen[bytes], body: dict[str, Any] | None = None) -> None:
-    """Wait until a URL gives 200."""
+def is_open(gate: dict[str, Any]) -> bool:
+    """Whether a unit's gate is open, as the plan says it."""
+    url = f"http://127.0.0.1:{gate['port']}{gate['path']}"
+    if gate["kind"] == "http":
+        return answers(url)
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            said = answer.read()
+    except urllib.error.HTTPError as error:
+        said = error.read()
+    except OSError:
+        return False
+    return bool(json.loads(said).get("endpoints", {}).get("generate") == "ready")
+
+
+def until(done: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    """Wait until it is so."""
     deadline = time.monotonic() + LIMIT_S
-    while not answers(url, body):
+    while not done():
         if process.poll() is not None or time.monotonic() > deadline:
-            sys.exit(f"{process.args!r} ended or took too long before {url} answered")
+            sys.exit(f"{process.args!r} ended or took too long")
         time.sleep(0.4)
 
 
@@ -107,11 +125,11 @@ def scripted(home: Path, words: list[str]) -> Times:
                     unit["argv"], env=environ, cwd=work, stdout=log, stderr=log, start_new_session=True
                 )
             running.append(process)
-            until(f"http://127.0.0.1:{unit['gate']['port']}{unit['gate']['path']}", process)
+            until(partial(is_open, unit["gate"]), process)
             times[unit["name"]] = time.monotonic() - began
         times["all gates"] = time.monotonic() - first
         request = {"model": plan["model"], "prompt": "The capital of France is", "max_tokens": 4}
-        until(f"{plan['endpoint']}/v1/completions", running[0], request)
+        until(partial(answers, f"{plan['endpoint']}/v1/completions", request), running[0])
         times["proven"] = time.monotonic() - first
     finally:
         for process in reversed(running):

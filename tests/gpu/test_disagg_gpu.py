@@ -169,5 +169,8 @@ def test_the_kv_router_hears_of_a_prefix_and_two_that_share_a_gpu_start_together
         chat(endpoint, MODEL, LONG, max_tokens=2)
     with urllib.request.urlopen(f"{endpoint}/metrics", timeout=60) as answer:
         lines = answer.read().decode().splitlines()
-    print("\n".join(line for line in lines if "kv" in line and not line.startswith("#")))
+    # A share of the prompt for each request; only events from the workers tell the router what they hold.
+    hits = [line for line in lines if line.startswith("dynamo_component_router_kv_hit_rate_sum")]
+    print("\n".join(hits))
+    assert sum(float(line.split()[-1]) for line in hits) >= 1
     assert cli("down").code == 0

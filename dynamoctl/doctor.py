@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from importlib import util
+from importlib import metadata, util
 from typing import Literal
 
+from dynamoctl import vllm_plugin
 from dynamoctl.errors import PreflightError
 from dynamoctl.facts import HostFacts, ModelFacts
 from dynamoctl.host import models, ports
@@ -36,6 +38,7 @@ def check(plan: DeploymentPlan, facts: HostFacts, model: ModelFacts) -> list[Fin
         *_http_port(plan),
         *_model(model),
         *_memory(plan, facts),
+        *_plugin(plan),
     ]
     return sorted(findings, key=lambda finding: finding.level)
 
@@ -143,3 +146,19 @@ def _memory(plan: DeploymentPlan, facts: HostFacts) -> list[Finding]:
     if wanted > MEMORY_WARNING * have:
         return [Finding("warning", what, mend)]
     return []
+
+
+def _plugin(plan: DeploymentPlan) -> list[Finding]:
+    """Where the plan needs our vLLM plugin, vLLM must find it and must be allowed to load it."""
+    if not any(vllm_plugin.VARIABLE in unit.env for unit in plan.units):
+        return []
+    allowed = os.environ.get("VLLM_PLUGINS")
+    if not metadata.entry_points(group="vllm.general_plugins", name="dynamoctl"):
+        mend = "install dynamoctl as a package (./bootstrap does)"
+    elif allowed is not None and "dynamoctl" not in allowed.split(","):
+        mend = "add dynamoctl to VLLM_PLUGINS, or unset it"
+    else:
+        return []
+    return [
+        Finding("warning", "vLLM will not load dynamoctl's plugin: NIXL stalls between CPU workers", mend)
+    ]

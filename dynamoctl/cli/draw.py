@@ -167,7 +167,7 @@ def draw_status(body: dict[str, Any]) -> None:
         f"  {body['mode']}  {body['model']}  {body['endpoint']}",
     )
     out.print(head)
-    table = Table(box=None, padding=(0, 3, 0, 0), header_style="dim")
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     on_gpus = any(unit["gpus"] for unit in body["units"])
     for column in ("UNIT", "ROLE", "STATE", "PID", *(("GPU", "GPU MEMORY") if on_gpus else ()), *_LAST):
         table.add_column(column, no_wrap=True)

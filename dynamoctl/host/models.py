@@ -178,8 +178,10 @@ def weight_files(folder: Path) -> list[Path]:
     """The files that hold a model's weights: safetensors where there are any, as vLLM chooses."""
     for pattern in ("*.safetensors", "*.bin", "*.gguf"):
         found = sorted(folder.glob(pattern))
+        # Some models hold their weights twice: in shards, and as consolidated.safetensors.
+        shards = [file for file in found if not file.name.startswith("consolidated")]
         if found:
-            return found
+            return shards or found
     return []
 
 

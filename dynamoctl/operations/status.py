@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sys
 import time
 from typing import Any
 
@@ -88,11 +89,16 @@ def _body(
         "transfers": (seen or {}).get("transfers"),
         "gpus": [
             {"gpu": gpu, "memory_used_mib": used, "memory_total_mib": total}
-            for gpu, (used, total) in sorted(memory.get("gpus", {}).items())
+            for gpu, (used, total) in sorted(memory.get("gpus", {}).items(), key=_in_order)
         ],
         "error": state.error,
         "warnings": warnings,
     }
+
+
+def _in_order(entry: tuple[str, Any]) -> tuple[int, str]:
+    """GPU 2 before GPU 10, UUIDs last."""
+    return (int(entry[0]) if entry[0].isdigit() else sys.maxsize, entry[0])
 
 
 def ask(folder: Folder) -> dict[str, Any] | None:

@@ -20,13 +20,14 @@ def make_plan(spec: DeploymentSpec, facts: HostFacts, model: ModelFacts) -> Depl
     device = topology.device(spec, facts)
     cache = lmcache.mode(spec.lmcache, device) if spec.engine == "vllm" else None
     lmcache.check_chunk_size(spec, device, cache)
+    gib = lmcache.cpu_gb(spec, facts, device, cache) if cache else 0.0
     ports = topology.Ports(facts.free_ports, taken=spec.port)
     store = f"{facts.home}/store"
 
     first: list[Unit] = [commands.frontend(spec, facts, model, store)]
     cache_port = None
     if cache == "mp":
-        server = commands.cache_server(spec, facts, model, store, device, ports)
+        server = commands.cache_server(spec, facts, model, store, gib, ports)
         cache_port = server.ports["zmq"]
         first.append(server)
 
@@ -44,7 +45,7 @@ def make_plan(spec: DeploymentSpec, facts: HostFacts, model: ModelFacts) -> Depl
             ]
             after = (*(unit.name for unit in first), *earlier)
         workers.append(
-            commands.worker(spec, facts, model, store, device, cache, cache_port, place, ports, after)
+            commands.worker(spec, facts, model, store, device, cache, gib, cache_port, place, ports, after)
         )
     return DeploymentPlan(
         name=spec.name,
@@ -60,6 +61,6 @@ def make_plan(spec: DeploymentSpec, facts: HostFacts, model: ModelFacts) -> Depl
         timeout_s=spec.timeout_s,
         drain_s=spec.drain_s,
         lmcache=cache,
-        lmcache_cpu_gib=lmcache.total_cpu_gib(spec, device, cache),
+        lmcache_cpu_gib=lmcache.total_cpu_gib(spec, gib, cache),
         units=(*first, *workers),
     )

@@ -84,12 +84,12 @@ def cache_server(
     facts: HostFacts,
     model: ModelFacts,
     store: str,
-    device: Device,
+    gib: float,
     ports: Ports,
 ) -> Unit:
     """LMCache's server (mp mode): one for the host."""
     port, http_port = ports.take(), ports.take()
-    arguments = lmcache.server_arguments(spec.lmcache, device, port, http_port)
+    arguments = lmcache.server_arguments(spec.lmcache, gib, port, http_port)
     return Unit(
         name="lmcache",
         role="cache",
@@ -108,6 +108,7 @@ def worker(
     store: str,
     device: Device,
     cache: CacheMode | None,
+    gib: float,
     cache_port: int | None,
     place: Placement,
     ports: Ports,
@@ -136,7 +137,7 @@ def worker(
         env |= connectors.side_channel_environment(own_ports["nixl"])
         env |= connectors.cpu_transfer_environment(device, facts.versions)
     if cache == "inproc" and place.role != "decode":
-        env |= lmcache.environment(spec.lmcache, device)
+        env |= lmcache.environment(spec.lmcache, gib)
     events: tuple[str, ...] = ()
     if spec.router_mode == "kv":
         own_ports["kv_events"] = ports.take()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dynamoctl.errors import SpecError
+from dynamoctl.facts import HostFacts
 from dynamoctl.planner.connectors import CacheMode, Device
 from dynamoctl.spec import DeploymentSpec, LMCacheSpec
 
 # As the LMCache integration of Dynamo has it: 20 GiB of pinned CPU memory for each rank.
 DEFAULT_CPU_GB = {"cuda": 20.0, "cpu": 1.0}
+# The most that a default takes of the memory that is available.
+DEFAULT_SHARE = 0.5
 # Tokens in one of vLLM's KV blocks, unless the user says otherwise.
 BLOCK_SIZE = {"cuda": 16, "cpu": 128}
 SERVER_POLICIES = ("LRU", "IsolatedLRU", "noop")
@@ -34,25 +37,37 @@ def mode(spec: LMCacheSpec, device: Device) -> CacheMode | None:
     return "inproc" if device == "cuda" else "mp"
 
 
-def cpu_gb(spec: LMCacheSpec, device: Device) -> float:
-    """GiB of CPU memory: for each rank in process, for the host with a server."""
-    return spec.cpu_gb if spec.cpu_gb is not None else DEFAULT_CPU_GB[device]
+def holders(spec: DeploymentSpec, cache: CacheMode) -> int:
+    """How many times `cpu_gb` is taken: for each caching rank in process, once with a server.
 
-
-def total_cpu_gib(spec: DeploymentSpec, device: Device, cache: CacheMode | None) -> float:
-    """GiB of CPU memory on the whole host. A decode worker holds no cache of LMCache's."""
-    if cache is None:
-        return 0.0
+    A decode worker holds no cache of LMCache's.
+    """
     caching = spec.workers if spec.mode == "agg" else spec.prefill
-    return cpu_gb(spec.lmcache, device) * (caching * spec.tp if cache == "inproc" else 1)
+    return caching * spec.tp if cache == "inproc" else 1
 
 
-def environment(spec: LMCacheSpec, device: Device) -> dict[str, str]:
+def cpu_gb(spec: DeploymentSpec, facts: HostFacts, device: Device, cache: CacheMode) -> float:
+    """GiB of CPU memory for each holder: what is asked for, else the default, or less on a small host.
+
+    In process it is pinned at the start, so a default never takes more than half of what is available.
+    """
+    if spec.lmcache.cpu_gb is not None:
+        return spec.lmcache.cpu_gb
+    room = facts.memory_available_gib * DEFAULT_SHARE // holders(spec, cache)
+    return max(1.0, min(DEFAULT_CPU_GB[device], room))
+
+
+def total_cpu_gib(spec: DeploymentSpec, gib: float, cache: CacheMode | None) -> float:
+    """GiB of CPU memory on the whole host, with `gib` for each holder."""
+    return 0.0 if cache is None else gib * holders(spec, cache)
+
+
+def environment(spec: LMCacheSpec, gib: float) -> dict[str, str]:
     """What LMCache reads inside a worker (in process). The user's own settings win."""
     return {
         "LMCACHE_CHUNK_SIZE": str(spec.chunk_size),
         "LMCACHE_LOCAL_CPU": "True",
-        "LMCACHE_MAX_LOCAL_CPU_SIZE": f"{cpu_gb(spec, device):g}",
+        "LMCACHE_MAX_LOCAL_CPU_SIZE": f"{gib:g}",
         **spec.env,
     }
 
@@ -89,7 +104,7 @@ def _eviction_policy(spec: LMCacheSpec) -> str:
     )
 
 
-def server_arguments(spec: LMCacheSpec, device: Device, port: int, http_port: int) -> tuple[str, ...]:
+def server_arguments(spec: LMCacheSpec, gib: float, port: int, http_port: int) -> tuple[str, ...]:
     """The command line of the cache server, without the interpreter."""
     return (
         "--host", "127.0.0.1",
@@ -97,6 +112,6 @@ def server_arguments(spec: LMCacheSpec, device: Device, port: int, http_port: in
         "--http-host", "127.0.0.1",
         "--http-port", str(http_port),
         "--chunk-size", str(spec.chunk_size),
-        "--l1-size-gb", f"{cpu_gb(spec, device):g}",
+        "--l1-size-gb", f"{gib:g}",
         "--eviction-policy", _eviction_policy(spec),
     )  # fmt: skip

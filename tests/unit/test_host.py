@@ -61,6 +61,12 @@ def test_only_the_files_that_vllm_would_load_are_weights(
     assert [file.name for file in models.weight_files(tmp_path)] == taken
 
 
+def test_weights_that_a_folder_holds_twice_count_once(tmp_path: Path) -> None:
+    fill(tmp_path, "consolidated.safetensors", "model-1.safetensors", "model-2.safetensors")
+    names = [file.name for file in models.weight_files(tmp_path)]
+    assert names == ["model-1.safetensors", "model-2.safetensors"]
+
+
 def test_the_size_of_a_folders_weights_is_that_of_all_its_parts(tmp_path: Path) -> None:
     fill(tmp_path, "1.safetensors", "2.safetensors", "old.bin", mib=256)
     assert models.locate(str(tmp_path)).weights_gib == 0.5

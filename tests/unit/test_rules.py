@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import pytest
 from dynamoctl.errors import SpecError
+from dynamoctl.planner import make_plan
 from dynamoctl.planner.plan import DeploymentPlan, Unit
 
-from tests.unit.hosts import FOLDER_MODEL, HOME, HUB_MODEL, plan, uuid
+from tests.unit.hosts import FOLDER_MODEL, HOME, HUB_MODEL, host, plan, spec, uuid
 
 SHAPES: dict[str, tuple[int, dict[str, Any]]] = {
     "agg-cpu": (0, {}),
@@ -271,6 +273,25 @@ def test_memory_of_the_cache_is_counted_for_each_caching_rank_or_for_the_server(
     fields: dict[str, Any], gib: float
 ) -> None:
     assert plan(8, **fields).lmcache_cpu_gib == gib
+
+
+@pytest.mark.parametrize(
+    ("available", "fields", "gib"),
+    [
+        (200.0, {}, 20.0),
+        (30.0, {}, 15.0),
+        (30.0, {"workers": 2}, 14.0),
+        (30.0, {"lmcache": {"mode": "mp"}}, 15.0),
+        (1.5, {}, 1.0),
+        (30.0, {"lmcache": {"cpu_gb": 28}}, 28.0),
+    ],
+)
+def test_a_default_takes_at_most_half_of_what_is_available_and_what_is_asked_for_is_taken(
+    available: float, fields: dict[str, Any], gib: float
+) -> None:
+    """In process it is pinned at the start, for each caching rank."""
+    facts = replace(host(2), memory_available_gib=available)
+    assert make_plan(spec(**fields), facts, HUB_MODEL).lmcache_cpu_gib == gib
 
 
 def test_the_servers_settings() -> None:

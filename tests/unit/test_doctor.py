@@ -1,0 +1,33 @@
+"""What `up` would stumble over: the findings that need no real host."""
+
+from __future__ import annotations
+
+import pytest
+from dynamoctl import doctor
+
+from tests.unit.hosts import plan
+
+
+def plugin_findings(**fields: object) -> list[str]:
+    return [finding.mend for finding in doctor._plugin(plan(**fields))]
+
+
+def test_a_cpu_deployment_with_transfers_needs_the_plugin_that_is_installed_here(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("VLLM_PLUGINS", raising=False)
+    assert plugin_findings(mode="disagg") == []
+
+
+@pytest.mark.parametrize(("allowed", "warned"), [("", True), ("other", True), ("other,dynamoctl", False)])
+def test_vllm_must_be_allowed_to_load_it(monkeypatch: pytest.MonkeyPatch, allowed: str, warned: bool) -> None:
+    monkeypatch.setenv("VLLM_PLUGINS", allowed)
+    assert [("VLLM_PLUGINS" in mend) for mend in plugin_findings(mode="disagg")] == [True] * warned
+    assert plugin_findings(mode="agg") == []
+
+
+def test_a_dynamoctl_that_is_not_installed_as_a_package_offers_no_plugin(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(doctor.metadata, "entry_points", lambda **_: ())
+    assert ["bootstrap" in mend for mend in plugin_findings(mode="disagg")] == [True]

@@ -12,13 +12,14 @@ _CACHE = {None: "off", "inproc": "in process", "mp": "a server beside the worker
 
 def render(plan: DeploymentPlan) -> str:
     """The whole plan: what, where, and each unit in the order of its start."""
+    proof = " through a KV transfer" if plan.moves_kv_cache else ""
     lines = [
         f"{plan.name}: {plan.mode} on the {_DEVICE[plan.device]}",
         f"  model     {plan.model}" + (f"  ({plan.model_path})" if plan.model_path != plan.model else ""),
         f"  endpoint  {plan.endpoint}/v1",
         f"  LMCache   {_CACHE[plan.lmcache]}"
         + (f", {plan.lmcache_cpu_gib:g} GiB of CPU memory in all" if plan.lmcache else ""),
-        f"  ready     every gate passed and one completion answered, within {plan.timeout_s:g} s",
+        f"  ready     every gate passed and one completion answered{proof}, within {plan.timeout_s:g} s",
     ]
     for number, unit in enumerate(plan.units, 1):
         lines += ["", *_unit(number, unit)]

@@ -18,6 +18,10 @@ class Gpu:
     name: str
     memory_mib: int
 
+    def is_named(self, name: int | str) -> bool:
+        """Whether an entry of CUDA_VISIBLE_DEVICES means it: its index, its UUID, or how that begins."""
+        return self.index == name or (isinstance(name, str) and self.uuid.startswith(name))
+
 
 @dataclass(frozen=True)
 class ModelFacts:

@@ -111,11 +111,11 @@ def memory(units: Mapping[str, tuple[Sequence[int], Sequence[int | str]]]) -> Me
     found = Memory({name: processes.resident_mib(pids) for name, (pids, _) in units.items()})
     if not any(on for _, on in units.values()):
         return found
-    there = gpus.list_gpus()
-    used, held = gpus.memory_used(), gpus.memory_by_process()
+    with gpus.session():
+        there, used, held = gpus.list_gpus(), gpus.memory_used(), gpus.memory_by_process()
     for name, (pids, on) in units.items():
         for entry in on:
-            gpu = next((one for one in there if entry in (one.index, one.uuid)), None)
+            gpu = next((one for one in there if one.is_named(entry)), None)
             if gpu is None:
                 continue
             found.gpus[str(entry)] = (used[gpu.index], gpu.memory_mib)

@@ -12,8 +12,11 @@ _MIB = 1024 * 1024
 
 
 @contextmanager
-def _nvml() -> Iterator[Any]:
-    """NVML, initialised; None where there is no driver."""
+def session() -> Iterator[Any]:
+    """NVML, initialised; None where there is no driver.
+
+    NVML counts its users: within one session, the next ones cost nothing.
+    """
     import pynvml
 
     try:
@@ -33,7 +36,7 @@ def _text(value: str | bytes) -> str:
 
 def list_gpus() -> tuple[Gpu, ...]:
     """Every GPU of the host, whatever CUDA_VISIBLE_DEVICES says; empty without a driver."""
-    with _nvml() as nvml:
+    with session() as nvml:
         if nvml is None:
             return ()
         found = []
@@ -52,7 +55,7 @@ def list_gpus() -> tuple[Gpu, ...]:
 
 def memory_by_process() -> dict[int, dict[int, int]]:
     """GPU index -> pid -> MiB held there. A container may hide pids; then there are none here."""
-    with _nvml() as nvml:
+    with session() as nvml:
         if nvml is None:
             return {}
         held: dict[int, dict[int, int]] = {}
@@ -68,7 +71,7 @@ def memory_by_process() -> dict[int, dict[int, int]]:
 
 def memory_used() -> dict[int, int]:
     """GPU index -> MiB in use by anybody."""
-    with _nvml() as nvml:
+    with session() as nvml:
         if nvml is None:
             return {}
         return {

@@ -35,7 +35,7 @@ def kv_cache_arguments(
     """
     if place.memory_share is None or _value(user, "--kv-cache-memory-bytes") is not None:
         return ()
-    sizes = [gpu.memory_mib / 1024 for gpu in facts.gpus if _is_its(place, gpu.index, gpu.uuid)]
+    sizes = [gpu.memory_mib / 1024 for gpu in facts.gpus if any(map(gpu.is_named, place.gpus))]
     if model.weights_gib is None or not sizes:
         why = "NVML does not list that GPU here" if not sizes else f"the weights of {model.path} are not here"
         raise SpecError(
@@ -61,10 +61,6 @@ def _share(user: tuple[str, ...]) -> float | None:
         return float(_value(user, "--gpu-memory-utilization") or "")
     except ValueError:
         return None
-
-
-def _is_its(place: Placement, index: int, uuid: str) -> bool:
-    return index in place.gpus or any(isinstance(gpu, str) and uuid.startswith(gpu) for gpu in place.gpus)
 
 
 def _value(arguments: tuple[str, ...], name: str) -> str | None:

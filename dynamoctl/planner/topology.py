@@ -108,7 +108,7 @@ def _entry(gpu: str) -> int | str:
 def _one_name(gpu: int | str, facts: HostFacts) -> int | str:
     """A UUID, or the beginning of one, as the index that NVML gives it: one GPU has one name."""
     if isinstance(gpu, str) and gpu.startswith("GPU-"):
-        found = [one.index for one in facts.gpus if one.uuid.startswith(gpu)]
+        found = [one.index for one in facts.gpus if one.is_named(gpu)]
         if len(found) == 1:
             return found[0]
     return gpu

@@ -14,6 +14,7 @@ to the first completion that came back.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import json
 import os
@@ -22,12 +23,13 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from dynamoctl import probes
+from dynamoctl.planner.plan import Gate
 
 VARIANTS = ("ordered", "overlapped", "script")
 LIMIT_S = 900.0
@@ -71,30 +73,14 @@ def launched(home: Path, start: str, words: list[str]) -> Times:
     return times
 
 
-def answers(url: str, body: dict[str, Any] | None = None) -> bool:
-    """Whether a URL gives 200."""
-    data = json.dumps(body).encode() if body else None
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-    try:
-        with urllib.request.urlopen(request, timeout=120) as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False
+def asked(probe: Callable[..., Awaitable[tuple[bool, str]]], *words: Any) -> bool:
+    """What one attempt of the supervisor's own probe says."""
 
+    async def once() -> bool:
+        async with probes.client() as http:
+            return (await probe(http, *words))[0]
 
-def is_open(gate: dict[str, Any]) -> bool:
-    """Whether a unit's gate is open, as the plan says it."""
-    url = f"http://127.0.0.1:{gate['port']}{gate['path']}"
-    if gate["kind"] == "http":
-        return answers(url)
-    try:
-        with urllib.request.urlopen(url, timeout=10) as answer:
-            said = answer.read()
-    except urllib.error.HTTPError as error:
-        said = error.read()
-    except OSError:
-        return False
-    return bool(json.loads(said).get("endpoints", {}).get("generate") == "ready")
+    return asyncio.run(once())
 
 
 def until(done: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
@@ -125,11 +111,10 @@ def scripted(home: Path, words: list[str]) -> Times:
                     unit["argv"], env=environ, cwd=work, stdout=log, stderr=log, start_new_session=True
                 )
             running.append(process)
-            until(partial(is_open, unit["gate"]), process)
+            until(partial(asked, probes.gate_is_open, Gate(**unit["gate"])), process)
             times[unit["name"]] = time.monotonic() - began
         times["all gates"] = time.monotonic() - first
-        request = {"model": plan["model"], "prompt": "The capital of France is", "max_tokens": 4}
-        until(partial(answers, f"{plan['endpoint']}/v1/completions", request), running[0])
+        until(partial(asked, probes.complete, plan["endpoint"], plan["model"]), running[0])
         times["proven"] = time.monotonic() - first
     finally:
         for process in reversed(running):

@@ -80,6 +80,11 @@ class Cli:
     def status(self, name: str = "default") -> dict[str, Any]:
         return self("status", "--json", "-n", name).json
 
+    def units(self, name: str = "default") -> dict[str, dict[str, Any]]:
+        """The units of a deployment's plan, by name."""
+        plan = json.loads((self.home / "deployments" / name / "plan.json").read_text())["plan"]
+        return {unit["name"]: unit for unit in plan["units"]}
+
     def ours(self) -> dict[int, str]:
         """Every living process that a deployment of this home has started, supervisors too."""
         found = {}
@@ -136,6 +141,13 @@ def chat(endpoint: str, model: str, question: str, max_tokens: int = 32) -> str:
         },
     )
     return str(reply["choices"][0]["message"]["content"])
+
+
+def counter(port: int, name: str) -> float:
+    """The sum of a Prometheus counter over its labels, as a process on this port says it."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
+        lines = answer.read().decode().splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
 
 
 def shared_memory() -> set[str]:

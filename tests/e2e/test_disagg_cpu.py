@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +29,7 @@ class Up:
 
     @property
     def units(self) -> dict[str, dict[str, Any]]:
-        plan = json.loads((self.cli.home / "deployments/default/plan.json").read_text())["plan"]
-        return {unit["name"]: unit for unit in plan["units"]}
+        return self.cli.units()
 
 
 @pytest.fixture(scope="module")

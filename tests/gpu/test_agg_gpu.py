@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import urllib.request
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from dynamoctl.host import gpus
 from dynamoctl.host.processes import identify, is_running
 
-from tests.e2e.conftest import Cli, Result, chat, free_port, wait_for
+from tests.e2e.conftest import Cli, Result, chat, counter, free_port, wait_for
 
 pytestmark = [pytest.mark.gpu, pytest.mark.engine, pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -26,15 +25,12 @@ class Up:
     gpu: int
     used_before: int
 
-    def counter(self, name: str) -> float:
-        port = self.plan["units"][-1]["ports"]["system"]
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
-            lines = answer.read().decode().splitlines()
-        return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
-
     @property
-    def plan(self) -> dict:
-        return json.loads((self.cli.home / "deployments/default/plan.json").read_text())["plan"]
+    def worker(self) -> dict[str, Any]:
+        return self.cli.units()["worker-0"]
+
+    def counter(self, name: str) -> float:
+        return counter(self.worker["ports"]["system"], name)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +50,7 @@ def up(cli: Cli) -> Up:
 
 def test_it_comes_up_on_the_gpu_with_lmcache_in_the_engine(up: Up) -> None:
     assert up.result.code == 0, up.result.err
-    worker = up.plan["units"][-1]
+    worker = up.worker
     assert worker["kv_transfer_config"] == {
         "kv_connector": "LMCacheConnectorV1",
         "kv_role": "kv_both",

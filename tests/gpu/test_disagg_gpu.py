@@ -6,15 +6,13 @@ One GPU is enough: the workers share it. With two, each has its own.
 from __future__ import annotations
 
 import json
-import urllib.request
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 from dynamoctl.host import gpus
 
-from tests.e2e.conftest import Cli, Result, chat, free_port, wait_for
+from tests.e2e.conftest import Cli, Result, chat, counter, free_port, wait_for
 
 pytestmark = [pytest.mark.gpu, pytest.mark.engine, pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -54,14 +52,10 @@ class Up:
 
     @property
     def units(self) -> dict[str, dict[str, Any]]:
-        plan = json.loads((self.cli.home / "deployments/default/plan.json").read_text())["plan"]
-        return {unit["name"]: unit for unit in plan["units"]}
+        return self.cli.units()
 
     def counter(self, unit: str, name: str) -> float:
-        port = self.units[unit]["ports"]["system"]
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
-            lines = answer.read().decode().splitlines()
-        return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
+        return counter(self.units[unit]["ports"]["system"], name)
 
 
 def two_places() -> str:
@@ -153,7 +147,7 @@ def test_down_gives_the_memory_of_every_gpu_back(up: Up) -> None:
 
 
 def test_the_kv_router_hears_of_a_prefix_and_two_that_share_a_gpu_start_together(
-    cli: Cli, tmp_path: Path
+    cli: Cli,
 ) -> None:
     """Both start at once on one GPU, with a size given to each one's KV cache."""
     port = free_port()
@@ -167,10 +161,8 @@ def test_the_kv_router_hears_of_a_prefix_and_two_that_share_a_gpu_start_together
     for _ in range(2):
         assert "Paris" in chat(endpoint, MODEL, "What is the capital of France?")
         chat(endpoint, MODEL, LONG, max_tokens=2)
-    with urllib.request.urlopen(f"{endpoint}/metrics", timeout=60) as answer:
-        lines = answer.read().decode().splitlines()
     # A share of the prompt for each request; only events from the workers tell the router what they hold.
-    hits = [line for line in lines if line.startswith("dynamo_component_router_kv_hit_rate_sum")]
-    print("\n".join(hits))
-    assert sum(float(line.split()[-1]) for line in hits) >= 1
+    hits = counter(port, "dynamo_component_router_kv_hit_rate_sum")
+    print(f"dynamo_component_router_kv_hit_rate_sum: {hits}")
+    assert hits >= 1
     assert cli("down").code == 0

@@ -103,7 +103,8 @@ class LMCacheSpec(_Model):
             `mp` on a CPU, where the in-process connector cannot work.
         chunk_size: tokens per chunk; a shorter prompt never hits.
         cpu_gb: CPU memory for the cache in GiB: for each worker and rank with `inproc`, for the
-            host with `mp`. None: 20 on GPUs, as the integration has it; 1 on a CPU.
+            host with `mp`. None: 20 on GPUs, as the integration has it; 1 on a CPU; all together at
+            most half of the memory that is available.
         env: the user's other `LMCACHE_*` variables, checked.
     """
 

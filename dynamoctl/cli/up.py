@@ -105,7 +105,7 @@ def command(
         float | None,
         typer.Option(
             help="GiB of CPU memory, per rank (mp: per host).",
-            show_default="20, on a CPU 1",
+            show_default="20, on a CPU 1; in all at most half of what is free",
             rich_help_panel=_CACHE,
         ),
     ] = None,

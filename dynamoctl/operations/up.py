@@ -23,6 +23,8 @@ from dynamoctl.supervisor import process, removal
 from dynamoctl.supervisor.phases import last_lines
 
 _POLL_S = 0.2
+# A supervisor that has said `failed` has nothing left to do but to end.
+_END_PATIENCE_S = 10.0
 
 OnState = Callable[[DeploymentState], None]
 OnProgress = Callable[[str, float], None]
@@ -191,6 +193,8 @@ def _wait(folder: Folder, state: DeploymentState, supervisor: Identity, on_state
         if state.state in ("ready", "degraded"):
             return state
         if state.state == "failed" and failure is not None:
+            if not (folder.read_plan() or {}).get("keep"):
+                _until_gone(supervisor)  # it has written its last word, and ends
             error = NotReadyError(failure["message"], failure["hint"])
             error.exit_code = failure["code"]
             raise error
@@ -209,6 +213,13 @@ def _wait(folder: Folder, state: DeploymentState, supervisor: Identity, on_state
             )
         process.reap()
         time.sleep(_POLL_S)
+
+
+def _until_gone(supervisor: Identity) -> None:
+    deadline = time.monotonic() + _END_PATIENCE_S
+    while is_running(supervisor) and time.monotonic() < deadline:
+        process.reap()
+        time.sleep(_POLL_S / 4)
 
 
 def interrupt(folder: Folder, supervisor: Identity, on_state: OnState) -> None:

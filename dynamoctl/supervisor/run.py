@@ -32,7 +32,7 @@ from dynamoctl.host.processes import (
 )
 from dynamoctl.planner.plan import DeploymentPlan, Unit
 from dynamoctl.state import DeploymentState, Folder, UnitState
-from dynamoctl.supervisor import lifecycle, process, removal
+from dynamoctl.supervisor import lifecycle, process, registrations, removal
 from dynamoctl.supervisor.phases import LogWatch, last_lines
 from dynamoctl.words import duration
 
@@ -347,6 +347,7 @@ class Supervisor:
             while error is not None:
                 self.state.state = "degraded"
                 await asyncio.to_thread(self._kill, member)
+                await asyncio.to_thread(self._forget_the_dead)
                 if not lifecycle.may_restart(member.restarts, time.monotonic()):
                     self._give_up(member, error)
                     return
@@ -448,6 +449,11 @@ class Supervisor:
 
     def _kill(self, member: _Member) -> list[Identity]:
         return removal.kill_members(member.mark, member.state.identity, self.shared_memory)
+
+    def _forget_the_dead(self) -> None:
+        """Take the registrations of dead workers out of discovery."""
+        living = [one for member in self.members for one in self._processes(member)]
+        registrations.remove_dead(self.folder.store, living)
 
     def _kill_strays(self) -> list[Identity]:
         """Whatever was handed to us as a subreaper and carries no mark any more."""

@@ -20,6 +20,12 @@ def units(cli: Cli, name: str) -> dict[str, dict[str, Any]]:
     return {unit["name"]: unit for unit in cli.status(name)["units"]}
 
 
+def registered(cli: Cli, name: str, component: str) -> int:
+    """How many workers of a component the deployment's store lists."""
+    store = cli.home / "deployments" / name / "store"
+    return len(list(store.glob(f"v1/instances/*%2F{component}%2Fgenerate%2F*")))
+
+
 def test_two_decode_and_two_prefill_workers_answer_and_a_killed_prefill_comes_back(cli: Cli) -> None:
     port = free_port()
     up = cli(
@@ -39,7 +45,11 @@ def test_two_decode_and_two_prefill_workers_answer_and_a_killed_prefill_comes_ba
     for number in range(8):
         assert chat(endpoint, MODEL, f"Hello {number}", max_tokens=4)
     os.kill(before["prefill-1"]["pid"], signal.SIGKILL)
-    wait_for(lambda: cli.status("square")["state"] == "degraded", 30)
+    # Its lease would last for 10 s; requests that are sent to it fail.
+    wait_for(lambda: registered(cli, "square", "prefill") == 1, 5)
+    assert cli.status("square")["state"] == "degraded"
+    for number in range(8):
+        assert chat(endpoint, MODEL, f"Hello meanwhile {number}", max_tokens=4)
     wait_for(lambda: cli.status("square")["state"] == "ready", 90)
     after = units(cli, "square")
     assert after["prefill-1"]["restarts"] == 1

@@ -23,13 +23,7 @@ def gather(home: Path, reserved_ports: Collection[int] = ()) -> HostFacts:
         home: the deployment's folder.
         reserved_ports: ports that other deployments have planned and may not have bound yet.
     """
-    import psutil
-
-    memory = psutil.virtual_memory()
-    total, available = memory.total / _GIB, memory.available / _GIB
-    limit = _cgroup_limit_gib()
-    if limit is not None and limit < total:
-        total, available = limit, min(available, limit)
+    total, available = memory_gib()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return HostFacts(
         cores=tuple(sorted(os.sched_getaffinity(0))),
@@ -44,6 +38,18 @@ def gather(home: Path, reserved_ports: Collection[int] = ()) -> HostFacts:
         home=str(home),
         versions=_versions(),
     )
+
+
+def memory_gib() -> tuple[float, float]:
+    """Physical memory and what of it can be had without swapping, GiB; a cgroup's limit counts."""
+    import psutil
+
+    memory = psutil.virtual_memory()
+    total, available = memory.total / _GIB, memory.available / _GIB
+    limit = _cgroup_limit_gib()
+    if limit is not None and limit < total:
+        total, available = limit, min(available, limit)
+    return total, available
 
 
 def _versions() -> dict[str, str]:

@@ -155,6 +155,16 @@ def command_line(pid: int) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
+def is_resource_tracker(pid: int) -> bool:
+    """Whether it is the helper of Python's multiprocessing (or of loky) that removes named semaphores and
+    shared memory once its own processes are gone, and then ends.
+    """
+    try:
+        return b"resource_tracker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
 def shared_memory_of(pids: Iterable[int]) -> set[str]:
     """The files under /dev/shm that these processes have mapped."""
     paths = set()

@@ -17,6 +17,7 @@ from dynamoctl.host.processes import (
     Identity,
     all_pids,
     command_line,
+    is_resource_tracker,
     is_running,
     members,
     shared_memory_of,
@@ -25,6 +26,8 @@ from dynamoctl.supervisor.process import reap, send
 
 # What SIGKILL needs to take effect; a process in uninterruptible sleep takes longer and is named.
 KILL_PATIENCE_S = 15.0
+# What a resource tracker needs to remove the semaphores of those that were killed; it then ends by itself.
+TRACKER_PATIENCE_S = 3.0
 
 # Units go in this order, each group of roles when the one before is gone.
 STOP_ORDER = (("prefill",), ("decode", "agg"), ("cache",), ("frontend",))
@@ -33,20 +36,26 @@ STOP_ORDER = (("prefill",), ("decode", "agg"), ("cache",), ("frontend",))
 def kill_members(mark: str, leader: Identity | None, found: set[str]) -> list[Identity]:
     """SIGKILL every process of a unit until none is left; give back those that stay.
 
+    Resource trackers are the last to go: what the others have left in /dev/shm is theirs to remove.
+
     Args:
         mark: the unit's mark, or `START-ID/` for all units of a start.
         leader: the unit's first process, if it is known.
         found: gets the shared-memory files that they had mapped.
     """
-    deadline = time.monotonic() + KILL_PATIENCE_S
+    began = time.monotonic()
     while True:
         left = [one for one in members(mark, leader) if one.pid != os.getpid()]
         if not left:
             return []
         found |= shared_memory_of(one.pid for one in left)
-        if time.monotonic() > deadline:
+        passed = time.monotonic() - began
+        if passed > KILL_PATIENCE_S:
             return left
+        trackers = [one for one in left if is_resource_tracker(one.pid)]
         for one in left:
+            if one in trackers and passed < TRACKER_PATIENCE_S:
+                continue
             try:
                 send(one, signal.SIGKILL)
             except PermissionError:

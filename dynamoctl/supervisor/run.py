@@ -12,6 +12,7 @@ import os
 import random
 import signal
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Iterable
 from dataclasses import asdict
@@ -19,7 +20,8 @@ from pathlib import Path
 
 from dynamoctl import observe, probes
 from dynamoctl.errors import DynamoctlError, LeftoverError, NotReadyError
-from dynamoctl.host import ports
+from dynamoctl.host import models, ports
+from dynamoctl.host.facts import memory_gib
 from dynamoctl.host.processes import (
     MARK,
     Identity,
@@ -34,11 +36,14 @@ from dynamoctl.planner.plan import DeploymentPlan, Unit
 from dynamoctl.state import DeploymentState, Folder, UnitState
 from dynamoctl.supervisor import lifecycle, process, registrations, removal
 from dynamoctl.supervisor.phases import LogWatch, last_lines
+from dynamoctl.supervisor.read_ahead import read_ahead
 from dynamoctl.words import duration
 
 # How often a gate asks. Each attempt costs some milliseconds of a CPU that the engine wants.
 _GATE_INTERVAL_S = 0.4
 _WATCH_INTERVAL_S = 5.0
+# The most of the free memory that weights may take as page cache: the engines need the rest.
+_WEIGHTS_SHARE = 0.5
 # The engine publishes its counters a step later.
 _COUNTER_TRIES = 15
 # A worker that is loading does not hear SIGTERM until it has loaded; it serves nobody yet.
@@ -174,6 +179,8 @@ class Supervisor:
     async def _bring_up(self) -> None:
         """Start every unit once the gates before it have passed; then prove the deployment."""
         reading = asyncio.ensure_future(self._read_logs())
+        enough = threading.Event()
+        threading.Thread(target=self._read_weights_ahead, args=(enough,), daemon=True).start()
         try:
             async with asyncio.TaskGroup() as group:
                 for member in self.members:
@@ -183,6 +190,16 @@ class Supervisor:
             raise _first(failed) from None
         finally:
             reading.cancel()
+            enough.set()
+
+    def _read_weights_ahead(self, enough: threading.Event) -> None:
+        """Unless they would not fit: then they would push each other out."""
+        model = models.locate(self.plan.model_path)
+        if self.plan.engine != "vllm" or model.folder is None or model.weights_gib is None:
+            return
+        room = memory_gib()[1] - self.plan.lmcache_cpu_gib
+        if model.weights_gib < room * _WEIGHTS_SHARE:
+            read_ahead(models.weight_files(Path(model.folder)), enough)
 
     async def _start_in_turn(self, member: _Member) -> None:
         for other in self.members:

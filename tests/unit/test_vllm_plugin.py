@@ -197,3 +197,56 @@ print(json.dumps({{
     assert seen["create_backend"] == seen["agent"] == "dynamoctl.vllm_plugin"
     assert "ucx_error_handling_mode" in seen["parameters"]
     assert seen["delay"] == 1000
+
+
+# ---- one compile cache ----------------------------------------------------------------------
+
+
+def envs_module() -> Any:
+    return SimpleNamespace(compile_factors=lambda: {"VLLM_NIXL_SIDE_CHANNEL_PORT": 20001, "VLLM_USE_X": True})
+
+
+def test_a_port_is_no_part_of_what_names_a_compiled_model() -> None:
+    envs = envs_module()
+    vllm_plugin.ignore_port(envs)
+    once = envs.compile_factors
+    vllm_plugin.ignore_port(envs)
+    assert envs.compile_factors is once
+    assert once() == {"VLLM_USE_X": True}
+
+
+def test_a_vllm_without_such_a_name_is_left_alone() -> None:
+    envs = SimpleNamespace()
+    vllm_plugin.ignore_port(envs)
+    assert envs == SimpleNamespace()
+
+
+@pytest.mark.engine
+def test_with_it_the_installed_vllm_names_a_model_alike_whatever_the_port() -> None:
+    """Without it the names differ: the day they do not, the plugin's part is to be dropped."""
+    script = """
+from vllm.plugins import load_general_plugins
+load_general_plugins()
+from vllm import envs
+from vllm.config.utils import hash_factors
+print()
+print(hash_factors(envs.compile_factors()))
+"""
+
+    def name(port: str, share: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            env={
+                **os.environ,
+                "VLLM_NIXL_SIDE_CHANNEL_PORT": port,
+                vllm_plugin.SHARE_COMPILE_CACHE: share,
+            },
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        )
+        return done.stdout.splitlines()[-1]
+
+    assert name("20001", "1") == name("20002", "1")
+    assert name("20001", "0") != name("20002", "0")

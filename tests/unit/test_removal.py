@@ -1,0 +1,73 @@
+"""What a killed unit leaves in /dev/shm is removed: by Python's own resource tracker, or by us."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from dynamoctl.host.processes import MARK, identify, is_resource_tracker, members
+from dynamoctl.supervisor import removal
+
+SHARED = Path("/dev/shm")
+
+# A named block of shared memory that nothing has mapped: only the tracker knows of it.
+SCRIPT = """
+import sys, time
+from multiprocessing import resource_tracker, shared_memory
+block = shared_memory.SharedMemory(sys.argv[1], create=True, size=4096)
+block.close()
+print("ready", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def unit() -> Iterator[tuple[subprocess.Popen[str], str, Path]]:
+    """A unit's first process with its tracker: (process, mark, the file it has made)."""
+    mark, name = f"{uuid.uuid4().hex}/worker-0", f"dynamoctl-test-{uuid.uuid4().hex}"
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, name],
+        env={**os.environ, MARK: mark},
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    yield process, mark, SHARED / name
+    for one in members(mark):
+        os.kill(one.pid, signal.SIGKILL)
+    process.wait(30)
+    process.stdout.close()
+    (SHARED / name).unlink(missing_ok=True)
+
+
+def test_a_killed_units_resource_tracker_may_remove_what_nobody_has_mapped(
+    unit: tuple[subprocess.Popen[str], str, Path],
+) -> None:
+    process, mark, file = unit
+    assert file.exists()
+    found: set[str] = set()
+    assert removal.kill_members(mark, identify(process.pid), found) == []
+    assert found == set()
+    assert not file.exists()
+
+
+def test_a_tracker_that_does_not_end_is_killed_too(
+    unit: tuple[subprocess.Popen[str], str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process, mark, _ = unit
+    (tracker,) = [one for one in members(mark) if is_resource_tracker(one.pid)]
+    os.kill(tracker.pid, signal.SIGSTOP)
+    monkeypatch.setattr(removal, "TRACKER_PATIENCE_S", 0.2)
+    began = time.monotonic()
+    assert removal.kill_members(mark, identify(process.pid), set()) == []
+    assert time.monotonic() - began >= 0.2
+    assert members(mark) == []

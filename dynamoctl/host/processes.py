@@ -160,7 +160,7 @@ def is_resource_tracker(pid: int) -> bool:
     shared memory once its own processes are gone, and then ends.
     """
     try:
-        return b"resource_tracker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        return b"resource_tracker import main" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return False
 

@@ -20,7 +20,7 @@ SHARED = Path("/dev/shm")
 # A named block of shared memory that nothing has mapped: only the tracker knows of it.
 SCRIPT = """
 import sys, time
-from multiprocessing import resource_tracker, shared_memory
+from multiprocessing import shared_memory
 block = shared_memory.SharedMemory(sys.argv[1], create=True, size=4096)
 block.close()
 print("ready", flush=True)

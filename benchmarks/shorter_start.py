@@ -79,9 +79,9 @@ def environment(variant: str, home: Path) -> dict[str, str]:
     if variant in ("no-shared-compile", "neither"):
         environ["VLLM_PLUGINS"] = "none"
     if variant in ("no-read-ahead", "neither"):
-        # Python reads this module in every process; the supervisor's advice then goes nowhere.
+        # Python reads this module in every process; what the supervisor reads ahead is then nothing.
         (home / "without").mkdir()
-        (home / "without/sitecustomize.py").write_text("import os\nos.posix_fadvise = lambda *words: None\n")
+        (home / "without/sitecustomize.py").write_text("import os\nos.preadv = lambda *words: 0\n")
         paths = [str(home / "without"), os.environ.get("PYTHONPATH", "")]
         environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     return environ

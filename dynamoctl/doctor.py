@@ -6,28 +6,18 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from importlib import metadata, util
-from typing import Literal
 
-from dynamoctl import vllm_plugin
+from dynamoctl import storage, vllm_plugin
 from dynamoctl.errors import PreflightError
 from dynamoctl.facts import HostFacts, ModelFacts
 from dynamoctl.host import models, ports
 from dynamoctl.planner.plan import DeploymentPlan
+from dynamoctl.storage import Finding
 
 # What LMCache may take of the memory that is there before it is worth a warning: the engine, the page
 # cache and the frontend live in the rest.
 MEMORY_WARNING = 0.7
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that `up` would stumble over (`error`) or that should be known (`warning`)."""
-
-    level: Literal["error", "warning"]
-    what: str
-    mend: str
 
 
 def check(plan: DeploymentPlan, facts: HostFacts, model: ModelFacts) -> list[Finding]:
@@ -38,6 +28,7 @@ def check(plan: DeploymentPlan, facts: HostFacts, model: ModelFacts) -> list[Fin
         *_http_port(plan),
         *_model(model),
         *_memory(plan, facts),
+        *storage.check(plan),
         *_plugin(plan),
     ]
     return sorted(findings, key=lambda finding: finding.level)

@@ -91,8 +91,26 @@ PROCESS_PREFIXES = (
     "LMCACHE_EC_",
 )
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([mgt])i?b?", re.IGNORECASE | re.ASCII)
-_GIB_IN = {"m": 1 / 1024, "g": 1.0, "t": 1024.0}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([mgt])(i?)b?)?", re.IGNORECASE | re.ASCII)
+_POWER = {"m": 2, "g": 3, "t": 4}
+# Sizes that may have a unit: they are converted. LMCache itself takes a number, and means GiB.
+SIZES = frozenset({"max_local_cpu_size", "max_local_disk_size", "reserve_local_cpu_size"})
+
+
+def gib(text: str) -> float:
+    """`20` (GiB), `20GiB`, `20G` (GiB too, as LMCache means it), `20GB` (powers of ten) as GiB.
+
+    Raises:
+        ValueError: it is no size.
+    """
+    found = _SIZE.fullmatch(text.strip())
+    if not found:
+        raise ValueError(f"'{text}' is no size: give it as in 20 (GiB), 20GiB or 20GB")
+    number, unit, binary = float(found[1]), found[2], found[3]
+    if not unit:
+        return number
+    decimal = not binary and found[0].lower().endswith("b")
+    return number * float(1000 if decimal else 1024) ** _POWER[unit.lower()] / 1024**3
 
 
 def _integer(value: str) -> None:
@@ -144,7 +162,7 @@ _POSITIVE = frozenset({"chunk_size", "max_local_cpu_size"})
 
 
 def check_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The caller's `LMCACHE_*` variables, once each has been found sound.
+    """The caller's `LMCACHE_*` variables, once each has been found sound; sizes in GiB, without a unit.
 
     Raises:
         SpecError: an unknown name (with the nearest known one), or a value that LMCache would drop
@@ -154,12 +172,12 @@ def check_environment(environ: Mapping[str, str]) -> dict[str, str]:
     for name, value in sorted(found.items()):
         if name in PROCESS_VARIABLES or name.startswith(PROCESS_PREFIXES):
             continue
-        check(name, value)
+        found[name] = check(name, value)
     return found
 
 
-def check(name: str, value: str) -> None:
-    """One variable. Raises SpecError."""
+def check(name: str, value: str) -> str:
+    """One variable: the value as LMCache reads it right. Raises SpecError."""
     key = name.removeprefix(PREFIX).lower()
     kind = KEYS.get(key)
     if kind is None or name != name.upper():
@@ -170,15 +188,16 @@ def check(name: str, value: str) -> None:
         )
     test, wanted = _CHECKS.get(kind, (lambda _: None, ""))
     try:
+        if key in SIZES:
+            value = f"{gib(value):.6g}"
         test(value)
         if key in _POSITIVE and float(value) <= 0:
             raise ValueError
     except (ValueError, RecursionError):
         hint = f"set it to {wanted}"
-        size = _SIZE.fullmatch(value.strip())
-        if size and kind == "float":
-            gib = float(size[1]) * _GIB_IN[size[2].lower()]
-            hint = f"give it in GiB, without a unit: {name}={gib:g}"
+        if kind == "float" and _SIZE.fullmatch(value.strip()):
+            hint = f"give it in GiB, without a unit: {name}={gib(value):g}"
         # An object may hold a password; a number does not.
         given = name if kind == "json" else f"{name}={value}"
         raise SpecError(f"{given} would be dropped by LMCache, which would go on without it", hint) from None
+    return value

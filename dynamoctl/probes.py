@@ -5,15 +5,19 @@ No retries and no waiting here; a gate does that, with its deadline.
 
 from __future__ import annotations
 
+import socket
+from pathlib import Path
 from typing import Any
 
 import httpx2
 
 from dynamoctl.planner.plan import Gate
+from dynamoctl.stores import Store
 
 # The loopback answers in milliseconds; a starved two-core host in seconds.
 TIMEOUT_S = 10.0
 COMPLETION_TIMEOUT_S = 120.0
+STORE_TIMEOUT_S = 3.0
 
 
 def client() -> httpx2.AsyncClient:
@@ -81,3 +85,47 @@ async def complete(http: httpx2.AsyncClient, endpoint: str, model: str) -> tuple
     except (ValueError, KeyError, TypeError):
         return False, f"a completion got no tokens: {answer.text[:200]}"
     return bool(tokens), "" if tokens else "a completion came back empty"
+
+
+def store_answers(store: Store) -> tuple[bool, str]:
+    """Whether a remote store of LMCache's can be used: (yes, why not). Blocks for some seconds at most.
+
+    A Redis is asked with its name and password; of another store it is only known whether it listens.
+    """
+    if store.scheme in ("redis", "rediss", "unix"):
+        try:
+            import redis
+        except ImportError:
+            pass
+        else:
+            return _redis_answers(store, redis)
+    if store.scheme in ("fs", "unix"):
+        there = Path(store.path).exists()
+        return there, "" if there else "there is no such path"
+    why = ""
+    for host, port in store.addresses:
+        if not port:  # S3's, which the hub of its own finds out
+            return True, ""
+        try:
+            with socket.create_connection((host, port), timeout=STORE_TIMEOUT_S):
+                return True, ""
+        except OSError as error:
+            why = error.strerror or str(error) or type(error).__name__
+    return False, why.lower()
+
+
+def _redis_answers(store: Store, redis: Any) -> tuple[bool, str]:
+    try:
+        with redis.Redis.from_url(
+            store.url, socket_timeout=STORE_TIMEOUT_S, socket_connect_timeout=STORE_TIMEOUT_S
+        ) as client:
+            client.ping()
+    except redis.AuthenticationError:
+        return False, "it wants another name or password"
+    except redis.TimeoutError:
+        return False, f"no answer within {STORE_TIMEOUT_S:g} s"
+    except redis.ConnectionError:
+        return False, "nothing answers there"
+    except (redis.RedisError, ValueError, OSError) as error:
+        return False, type(error).__name__
+    return True, ""

@@ -23,7 +23,7 @@ from pydantic import (
     model_validator,
 )
 
-from dynamoctl import lmcache_keys
+from dynamoctl import lmcache_keys, stores
 from dynamoctl.errors import SpecError
 from dynamoctl.words import nearest
 
@@ -38,8 +38,16 @@ LMCacheMode = Literal["auto", "inproc", "mp"]
 CONFIG_NAME = "dynamoctl.toml"
 
 # LMCache's variables that the plan itself counts with.
-_OWN_FIELDS = {"LMCACHE_CHUNK_SIZE": "chunk_size", "LMCACHE_MAX_LOCAL_CPU_SIZE": "cpu_gb"}
+_OWN_FIELDS = {
+    "LMCACHE_CHUNK_SIZE": "chunk_size",
+    "LMCACHE_MAX_LOCAL_CPU_SIZE": "cpu_gb",
+    "LMCACHE_LOCAL_DISK": "disk",
+    "LMCACHE_MAX_LOCAL_DISK_SIZE": "disk_gb",
+    "LMCACHE_REMOTE_URL": "remote",
+    "LMCACHE_GDS_PATH": "gds",
+}
 
+_MOST_GIB = 1048576
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
 _GPU = re.compile(r"[0-9]{1,3}|(GPU|MIG)-[0-9A-Za-z/-]+")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -66,6 +74,32 @@ def parse_gpus(value: object) -> object:
     return tuple(gpus)
 
 
+def parse_size(value: object) -> object:
+    """`20`, `"20"`, `"20GiB"` or `"20GB"` as GiB; a number has no unit and is GiB already."""
+    if isinstance(value, str) and value != "auto":
+        value = lmcache_keys.gib(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return value
+    if not 0 < value <= _MOST_GIB:
+        raise ValueError(f"{value:g} GiB is no size that can be had: it is more than 0, at most {_MOST_GIB}")
+    return float(value)
+
+
+def parse_folder(value: object) -> object:
+    """A folder's absolute path, out of `file:///path`, `~/path` or a path as it is."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip().removeprefix("file://")
+    if not text:
+        raise ValueError("no folder is named")
+    return str(Path(text).expanduser().absolute())
+
+
+def _store(value: str) -> str:
+    stores.parse(value)
+    return value.strip()
+
+
 def _no_nul(value: str) -> str:
     # A command line and an environment end at a NUL: no process could be started.
     if "\0" in value:
@@ -79,14 +113,16 @@ def _variables(env: dict[str, str]) -> dict[str, str]:
             raise ValueError(f"'{name}' cannot be the name of an environment variable")
         if name in _OWN_FIELDS:
             raise ValueError(f"{name} has a key of its own: set lmcache.{_OWN_FIELDS[name]}")
-    lmcache_keys.check_environment(env)
-    return env
+    return {**env, **lmcache_keys.check_environment(env)}
 
 
 Text = Annotated[str, AfterValidator(_no_nul)]
 Name = Annotated[str, Field(min_length=1), AfterValidator(_no_nul)]
 Environment = Annotated[dict[str, Text], AfterValidator(_variables)]
 # Strict: `workers = true` is no number of workers.
+Size = Annotated[float, Field(strict=True), BeforeValidator(parse_size)]
+AutoSize = Annotated[Annotated[float, Field(strict=True)] | Literal["auto"], BeforeValidator(parse_size)]
+Folder = Annotated[str, BeforeValidator(parse_folder), AfterValidator(_no_nul)]
 Replicas = Annotated[int, Field(strict=True, ge=1, le=64)]
 
 
@@ -104,15 +140,49 @@ class LMCacheSpec(_Model):
         chunk_size: tokens per chunk; a shorter prompt never hits.
         cpu_gb: CPU memory for the cache in GiB: for each worker and rank with `inproc`, for the
             host with `mp`. None: 20 on GPUs, as the integration has it; 1 on a CPU; all together at
-            most half of the memory that is available.
+            most half of the memory that is available. `auto`: all that is available but a reserve.
+        disk: the folder of a tier on a local disk, or None.
+        disk_gb: how much of the disk it may take, GiB, for each worker and rank with `inproc`.
+        remote: the URL of a store that several hosts or deployments can share, or None.
+        gds: the folder of a tier that GPUs reach directly (GPUDirect Storage), or None.
+        l2: more adapters of the cache server (`mp`), each as its JSON is: a table with a `type`.
         env: the user's other `LMCACHE_*` variables, checked.
     """
 
     enabled: Annotated[bool, Field(strict=True)] = True
     mode: LMCacheMode = "auto"
     chunk_size: Annotated[int, Field(strict=True, ge=1, le=65536)] = 256
-    cpu_gb: Annotated[float, Field(strict=True, gt=0, le=65536)] | None = None
+    cpu_gb: AutoSize | None = None
+    disk: Folder | None = None
+    disk_gb: Size | None = None
+    remote: Annotated[Name, AfterValidator(_store)] | None = None
+    gds: Folder | None = None
+    l2: tuple[dict[str, Any], ...] = ()
     env: Environment = Field(default_factory=dict)
+
+    @field_validator("l2")
+    @classmethod
+    def _adapters_of_the_server(cls, value: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
+        for table in value:
+            kind = table.get("type")
+            if kind not in stores.L2_ADAPTERS:
+                hint = nearest(str(kind), stores.L2_ADAPTERS) if kind else "give each table a type"
+                raise ValueError(f"the cache server has no adapter of type {kind!r}: {hint}")
+        return value
+
+    @model_validator(mode="after")
+    def _a_disk_has_a_size(self) -> LMCacheSpec:
+        if self.disk and self.disk_gb is None:
+            raise SpecError(
+                "lmcache.disk_gb: how much LMCache may take is not said, and it would take none",
+                "say it as in --lmcache-disk-gb 100 (GiB)",
+            )
+        if self.disk_gb and not self.disk:
+            raise SpecError(
+                "lmcache.disk: a size is given, but no folder",
+                "name it, as in --lmcache-disk /var/cache/lmcache",
+            )
+        return self
 
     @field_validator("env")
     @classmethod
@@ -286,10 +356,10 @@ def _lmcache_from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     if "ENABLE_LMCACHE" in environ:
         found["enabled"] = switch("ENABLE_LMCACHE", environ["ENABLE_LMCACHE"])
     settings = lmcache_keys.check_environment(environ)
-    if "LMCACHE_CHUNK_SIZE" in settings:
-        found["chunk_size"] = int(settings.pop("LMCACHE_CHUNK_SIZE"))
-    if "LMCACHE_MAX_LOCAL_CPU_SIZE" in settings:
-        found["cpu_gb"] = float(settings.pop("LMCACHE_MAX_LOCAL_CPU_SIZE"))
+    for name, field in _OWN_FIELDS.items():
+        if name in settings:
+            value = settings.pop(name)
+            found[field] = int(value) if field == "chunk_size" else value
     if settings:
         found["env"] = settings
     return found

@@ -65,11 +65,12 @@ class DeploymentState:
     """What the supervisor knows of the whole.
 
     Attributes:
-        state: `starting`, `ready`, `degraded` (a unit is down and on its way back), `stopping`,
-            `stopped`, `failed`.
+        state: `starting`, `ready`, `degraded` (a unit is down and on its way back, or a store of
+            LMCache's does not answer), `stopping`, `stopped`, `failed`.
         start_id: this start; the mark that its processes carry begins with it.
         error: why it failed: code, message, hint; or None.
         warnings: what does not stop it but should be known.
+        lost_stores: which of LMCache's stores do not answer now, and why.
         shared_memory: files under /dev/shm that its processes have made.
     """
 
@@ -85,6 +86,7 @@ class DeploymentState:
     units: list[UnitState] = field(default_factory=list)
     error: dict[str, Any] | None = None
     warnings: list[str] = field(default_factory=list)
+    lost_stores: list[str] = field(default_factory=list)
     shared_memory: list[str] = field(default_factory=list)
     version: int = VERSION
 

@@ -102,10 +102,44 @@ def command(
         int | None, typer.Option(help="Tokens per chunk.", show_default="256", rich_help_panel=_CACHE)
     ] = None,
     lmcache_cpu_gb: Annotated[
-        float | None,
+        str | None,
         typer.Option(
-            help="GiB of CPU memory, per rank (mp: per host).",
+            metavar="SIZE",
+            help="CPU memory, per rank (mp: per host): 20 (GiB), 20GiB, 20GB, or auto.",
             show_default="20, on a CPU 1; in all at most half of what is free",
+            rich_help_panel=_CACHE,
+        ),
+    ] = None,
+    lmcache_disk: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER", help="Keep it on a local disk too.", show_default="none", rich_help_panel=_CACHE
+        ),
+    ] = None,
+    lmcache_disk_gb: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="What it may take there, per rank (mp: per host).",
+            show_default="none",
+            rich_help_panel=_CACHE,
+        ),
+    ] = None,
+    lmcache_remote: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Keep it in a store that others share, as in redis://host:6379.",
+            show_default="none",
+            rich_help_panel=_CACHE,
+        ),
+    ] = None,
+    lmcache_gds: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Keep it on a disk that GPUs reach directly (GPUDirect Storage).",
+            show_default="none",
             rich_help_panel=_CACHE,
         ),
     ] = None,
@@ -159,6 +193,10 @@ def command(
         "lmcache.mode": lmcache_mode,
         "lmcache.chunk_size": lmcache_chunk_size,
         "lmcache.cpu_gb": lmcache_cpu_gb,
+        "lmcache.disk": lmcache_disk,
+        "lmcache.disk_gb": lmcache_disk_gb,
+        "lmcache.remote": lmcache_remote,
+        "lmcache.gds": lmcache_gds,
         "engine": engine,
         "router_mode": router_mode,
         "host": host,

@@ -24,7 +24,7 @@ def status(name: str) -> dict[str, Any]:
         return _nothing(name)
     lives = state.supervisor_lives
     shown = state.state
-    warnings = list(state.warnings)
+    warnings = [*state.warnings, *state.lost_stores]
     if not lives and state.state not in ("stopped", "failed"):
         alive = members(f"{state.start_id}/")
         shown = "unsupervised" if alive else "stopped"

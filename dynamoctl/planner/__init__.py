@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dynamoctl.facts import HostFacts, ModelFacts
-from dynamoctl.planner import commands, lmcache, topology
+from dynamoctl.planner import commands, lmcache, tiers, topology
 from dynamoctl.planner.plan import DeploymentPlan, Unit
 from dynamoctl.spec import DeploymentSpec
 
@@ -62,5 +62,6 @@ def make_plan(spec: DeploymentSpec, facts: HostFacts, model: ModelFacts) -> Depl
         drain_s=spec.drain_s,
         lmcache=cache,
         lmcache_cpu_gib=lmcache.total_cpu_gib(spec, gib, cache),
+        lmcache_tiers=tiers.of(spec.lmcache, cache, device, lmcache.holders(spec, cache) if cache else 0),
         units=(*first, *workers),
     )

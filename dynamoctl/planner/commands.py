@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from dynamoctl.facts import HostFacts, ModelFacts
-from dynamoctl.planner import connectors, lmcache, memory
+from dynamoctl.planner import connectors, lmcache, memory, tiers
 from dynamoctl.planner.connectors import CacheMode, Connector, Device
 from dynamoctl.planner.plan import Gate, Unit
 from dynamoctl.planner.topology import Placement, Ports
@@ -94,7 +94,12 @@ def cache_server(
         name="lmcache",
         role="cache",
         argv=(facts.python, "-m", "lmcache.cli.main", "server", *arguments),
-        env={**common_environment(spec, model, store), **spec.lmcache.env, **spec.env},
+        env={
+            **common_environment(spec, model, store),
+            **tiers.server_environment(spec.lmcache),
+            **spec.lmcache.env,
+            **spec.env,
+        },
         unset=UNSET_BESIDE_WORKERS,
         ports={"zmq": port, "http": http_port},
         gate=Gate("http", http_port, "/healthcheck"),

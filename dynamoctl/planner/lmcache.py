@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dynamoctl.errors import SpecError
 from dynamoctl.facts import HostFacts
+from dynamoctl.planner import tiers
 from dynamoctl.planner.connectors import CacheMode, Device
 from dynamoctl.spec import DeploymentSpec, LMCacheSpec
 
@@ -11,6 +12,10 @@ from dynamoctl.spec import DeploymentSpec, LMCacheSpec
 DEFAULT_CPU_GB = {"cuda": 20.0, "cpu": 1.0}
 # The most that a default takes of the memory that is available.
 DEFAULT_SHARE = 0.5
+# What `auto` leaves to the rest of the host: the engines, the frontend, the page cache.
+RESERVE_GIB = 4.0
+RESERVE_SHARE = 0.15
+CPU_WORKER_GIB = 4.3  # a worker on a CPU with the built-in model, measured
 # Tokens in one of vLLM's KV blocks, unless the user says otherwise.
 BLOCK_SIZE = {"cuda": 16, "cpu": 128}
 SERVER_POLICIES = ("LRU", "IsolatedLRU", "noop")
@@ -51,8 +56,13 @@ def cpu_gb(spec: DeploymentSpec, facts: HostFacts, device: Device, cache: CacheM
 
     In process it is pinned at the start, so a default never takes more than half of what is available.
     """
-    if spec.lmcache.cpu_gb is not None:
+    if isinstance(spec.lmcache.cpu_gb, float):
         return spec.lmcache.cpu_gb
+    if spec.lmcache.cpu_gb == "auto":
+        reserve = max(RESERVE_GIB, RESERVE_SHARE * facts.memory_total_gib)
+        if device == "cpu":
+            reserve = max(reserve, CPU_WORKER_GIB * spec.replicas)
+        return max(1.0, (facts.memory_available_gib - reserve) // holders(spec, cache))
     room = facts.memory_available_gib * DEFAULT_SHARE // holders(spec, cache)
     return max(1.0, min(DEFAULT_CPU_GB[device], room))
 
@@ -68,6 +78,7 @@ def environment(spec: LMCacheSpec, gib: float) -> dict[str, str]:
         "LMCACHE_CHUNK_SIZE": str(spec.chunk_size),
         "LMCACHE_LOCAL_CPU": "True",
         "LMCACHE_MAX_LOCAL_CPU_SIZE": f"{gib:g}",
+        **tiers.environment(spec),
         **spec.env,
     }
 
@@ -114,4 +125,5 @@ def server_arguments(spec: LMCacheSpec, gib: float, port: int, http_port: int) -
         "--chunk-size", str(spec.chunk_size),
         "--l1-size-gb", f"{gib:g}",
         "--eviction-policy", _eviction_policy(spec),
+        *tiers.server_arguments(spec),
     )  # fmt: skip

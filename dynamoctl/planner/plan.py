@@ -69,6 +69,20 @@ class Unit:
 
 
 @dataclass(frozen=True)
+class Tier:
+    """Where LMCache keeps KV blocks, below CPU memory.
+
+    Attributes:
+        place: a folder (`disk`, `gds`), a URL (`remote`), or the type of an adapter (`l2`).
+        gib: what it may take on this host, GiB; None where that is not ours to say.
+    """
+
+    kind: Literal["disk", "remote", "gds", "l2"]
+    place: str
+    gib: float | None = None
+
+
+@dataclass(frozen=True)
 class DeploymentPlan:
     """A whole deployment.
 
@@ -82,6 +96,7 @@ class DeploymentPlan:
         drain_s: what requests in flight get at the end, seconds.
         lmcache: `inproc`, `mp`, or None where LMCache is off.
         lmcache_cpu_gib: the CPU memory that LMCache takes on this host, all ranks together, GiB.
+        lmcache_tiers: where else LMCache keeps KV blocks, nearest first.
     """
 
     name: str
@@ -99,6 +114,7 @@ class DeploymentPlan:
     lmcache: Literal["inproc", "mp"] | None
     lmcache_cpu_gib: float
     units: tuple[Unit, ...]
+    lmcache_tiers: tuple[Tier, ...] = ()
 
     @property
     def endpoint(self) -> str:
@@ -134,7 +150,8 @@ class DeploymentPlan:
     @staticmethod
     def from_json(body: Mapping[str, Any]) -> DeploymentPlan:
         """Read back what `as_json` wrote. Raises KeyError or TypeError on anything else."""
-        fields = {name: body[name] for name in DeploymentPlan.__dataclass_fields__ if name != "units"}
+        fields = {name: body[name] for name in DeploymentPlan.__dataclass_fields__ if name in body}
+        fields["lmcache_tiers"] = tuple(Tier(**tier) for tier in body.get("lmcache_tiers", ()))
         units = tuple(
             Unit(
                 **{
@@ -145,4 +162,4 @@ class DeploymentPlan:
             )
             for unit in body["units"]
         )
-        return DeploymentPlan(**fields, units=units)
+        return DeploymentPlan(**{**fields, "units": units})

@@ -11,6 +11,11 @@ _SECRET_NAME = re.compile(r"(TOKEN|PASSWORD|PASSWD|SECRET|CREDENTIALS?|API_?KEY|
 _URL_PASSWORD = re.compile(r"(?<=://)[^/@\s:]*:[^/@\s]+(?=@)")
 
 
+def is_secret_name(name: str) -> bool:
+    """Whether what has this name should not be shown."""
+    return bool(_SECRET_NAME.search(name))
+
+
 def redact(value: Any, name: str = "") -> Any:
     """The same value with every secret in it replaced; strings, lists and tables all the way down."""
     if isinstance(value, dict):
@@ -18,5 +23,5 @@ def redact(value: Any, name: str = "") -> Any:
     if isinstance(value, (list, tuple)):
         return [redact(inner) for inner in value]
     if isinstance(value, str):
-        return HIDDEN if value and _SECRET_NAME.search(name) else _URL_PASSWORD.sub(HIDDEN, value)
+        return HIDDEN if value and is_secret_name(name) else _URL_PASSWORD.sub(HIDDEN, value)
     return value

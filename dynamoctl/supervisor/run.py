@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 
-from dynamoctl import observe, probes
+from dynamoctl import observe, probes, stores
 from dynamoctl.errors import DynamoctlError, LeftoverError, NotReadyError
 from dynamoctl.host import models, ports
 from dynamoctl.host.facts import memory_gib
@@ -133,6 +133,7 @@ class Supervisor:
             for member in self.members:
                 group.create_task(self._keep_alive(member))
             group.create_task(self._watch())
+            group.create_task(self._watch_stores())
 
     async def _until_stopped(self, life: Awaitable[None]) -> DynamoctlError | None:
         """Run until it fails or a stop is asked for; give back the failure."""
@@ -392,8 +393,7 @@ class Supervisor:
             return error
         finally:
             reading.cancel()
-        if self.state.state == "degraded" and all(m.state.state == "ready" for m in self.members):
-            self.state.state = "ready"
+        self._degrade_or_recover()
         self._save()
         return None
 
@@ -411,6 +411,29 @@ class Supervisor:
         while True:
             await asyncio.sleep(_WATCH_INTERVAL_S)
             await asyncio.to_thread(self._note_shared_memory)
+
+    async def _watch_stores(self) -> None:
+        """LMCache goes on without a store that has died, and says nothing: so we ask the store."""
+        remote = [stores.parse(tier.place) for tier in self.plan.lmcache_tiers if tier.kind == "remote"]
+        while remote:
+            await asyncio.sleep(_WATCH_INTERVAL_S)
+            lost = []
+            for store in remote:
+                answers, why = await asyncio.to_thread(probes.store_answers, store)
+                if not answers:
+                    lost.append(
+                        f"LMCache's store {store.shown} cannot be used: {why}; requests go on without"
+                    )
+            if lost != self.state.lost_stores:
+                self.state.lost_stores = lost
+                self._degrade_or_recover()
+                self._save()
+
+    def _degrade_or_recover(self) -> None:
+        """Degraded is what is up, but not whole."""
+        if self.state.state in ("ready", "degraded"):
+            whole = not self.state.lost_stores and all(m.state.state == "ready" for m in self.members)
+            self.state.state = "ready" if whole else "degraded"
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one question on the control socket: a fresh snapshot."""

@@ -20,12 +20,16 @@ def refusal(**environ: str) -> SpecError:
 
 @pytest.mark.parametrize(
     ("value", "gib"),
-    [("20GB", "20"), ("20 GiB", "20"), ("1.5g", "1.5"), ("512MB", "0.5"), ("2T", "2048")],
+    [("20", "20"), ("20GiB", "20"), ("1.5g", "1.5"), ("2T", "2048"), ("20GB", "18.6265"), ("512 MiB", "0.5")],
 )
-def test_a_size_with_a_unit_is_refused_with_the_number_to_give(value: str, gib: str) -> None:
-    error = refusal(LMCACHE_MAX_LOCAL_CPU_SIZE=value)
-    assert error.message.startswith(f"LMCACHE_MAX_LOCAL_CPU_SIZE={value} would be dropped")
-    assert error.hint == f"give it in GiB, without a unit: LMCACHE_MAX_LOCAL_CPU_SIZE={gib}"
+def test_a_size_with_a_unit_is_converted_to_gib(value: str, gib: str) -> None:
+    """LMCache itself would drop all but the first."""
+    assert check_environment({"LMCACHE_MAX_LOCAL_CPU_SIZE": value}) == {"LMCACHE_MAX_LOCAL_CPU_SIZE": gib}
+
+
+@pytest.mark.parametrize("value", ["twenty", "20XB", "-20", "", "0", "0GiB"])
+def test_what_is_no_size_is_refused(value: str) -> None:
+    assert f"LMCACHE_MAX_LOCAL_CPU_SIZE={value} would" in refusal(LMCACHE_MAX_LOCAL_CPU_SIZE=value).message
 
 
 def test_tokens_with_a_unit_are_refused_with_an_example() -> None:

@@ -245,9 +245,9 @@ def test_upstreams_settings_in_process() -> None:
 
 
 def test_the_users_settings_of_lmcache_win() -> None:
-    made = plan(1, lmcache={"env": {"LMCACHE_LOCAL_CPU": "False", "LMCACHE_LOCAL_DISK": "/ssd"}})
+    made = plan(1, lmcache={"env": {"LMCACHE_LOCAL_CPU": "False", "LMCACHE_CACHE_POLICY": "LFU"}})
     env = made.unit("worker-0").env
-    assert (env["LMCACHE_LOCAL_CPU"], env["LMCACHE_LOCAL_DISK"]) == ("False", "/ssd")
+    assert (env["LMCACHE_LOCAL_CPU"], env["LMCACHE_CACHE_POLICY"]) == ("False", "LFU")
 
 
 def test_a_decode_worker_has_no_cache_of_lmcaches() -> None:

@@ -112,7 +112,7 @@ def test_enable_lmcache_that_is_neither_on_nor_off() -> None:
 
 def test_a_bad_lmcache_variable_is_refused() -> None:
     assert (
-        "LMCACHE_MAX_LOCAL_CPU_SIZE=20GB" in refusal(environ={"LMCACHE_MAX_LOCAL_CPU_SIZE": "20GB"}).message
+        "LMCACHE_MAX_LOCAL_CPU_SIZE=lots" in refusal(environ={"LMCACHE_MAX_LOCAL_CPU_SIZE": "lots"}).message
     )
 
 

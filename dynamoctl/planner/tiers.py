@@ -1,0 +1,162 @@
+"""LMCache's storage tiers below CPU memory: what the engine (in process) or the cache server gets for each.
+
+| tier | in process | cache server |
+| --- | --- | --- |
+| disk | LMCACHE_LOCAL_DISK and its size | adapter `fs_native` |
+| remote | LMCACHE_REMOTE_URL | adapter of the store's kind, where there is one |
+| gds | LMCACHE_GDS_PATH and a buffer | `--gds-l1-path`, in the place of CPU memory |
+| l2 | nothing | adapters as they are given |
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from dynamoctl import stores
+from dynamoctl.errors import SpecError
+from dynamoctl.planner.connectors import CacheMode, Device
+from dynamoctl.planner.plan import Tier
+from dynamoctl.planner.secrets import is_secret_name
+from dynamoctl.spec import LMCacheSpec
+from dynamoctl.stores import Store
+
+# MiB of GPU memory that GPUDirect Storage reads and writes through: LMCache's own examples have 8 GiB, which
+# a small GPU cannot spare. LMCache has no default and ends without one.
+GDS_BUFFER_MIB = "2048"
+
+
+def of(spec: LMCacheSpec, cache: CacheMode | None, device: Device, holders: int) -> tuple[Tier, ...]:
+    """The tiers of a plan, below CPU memory.
+
+    Raises:
+        SpecError: a tier that this mode or this device does not have.
+    """
+    if cache is None:
+        return ()
+    found = []
+    if spec.gds:
+        if device == "cpu":
+            raise SpecError(
+                "lmcache.gds: GPUDirect Storage is between a GPU and a disk, and this plan has no GPU",
+                "take --lmcache-disk on a CPU",
+            )
+        if cache == "mp" and (spec.disk or spec.remote or spec.l2):
+            raise SpecError(
+                "lmcache.gds: with the cache server, this tier takes the place of CPU memory,"
+                " and no other tier can stand below it",
+                "take away disk, remote and l2, or take --lmcache-mode inproc",
+            )
+        found.append(Tier("gds", spec.gds))
+    if spec.disk:
+        if cache == "mp" and "," in spec.disk:
+            raise SpecError("lmcache.disk: the cache server takes one folder", "name one")
+        found.append(Tier("disk", spec.disk, (spec.disk_gb or 0) * holders))
+    if spec.remote:
+        store = stores.parse(spec.remote)
+        if cache == "mp":
+            _adapter(store)
+        found.append(Tier("remote", spec.remote))
+    if spec.l2:
+        if cache == "inproc":
+            raise SpecError(
+                "lmcache.l2: only the cache server has such adapters, and here LMCache is in the engine",
+                "take --lmcache-mode mp, or lmcache.disk and lmcache.remote",
+            )
+        found += [Tier("l2", str(table["type"])) for table in spec.l2]
+    return tuple(found)
+
+
+def environment(spec: LMCacheSpec) -> dict[str, str]:
+    """What LMCache reads in the engine's process."""
+    env: dict[str, str] = {}
+    if spec.disk:
+        env["LMCACHE_LOCAL_DISK"] = ",".join(f"file://{one.rstrip('/')}/" for one in spec.disk.split(","))
+        env["LMCACHE_MAX_LOCAL_DISK_SIZE"] = f"{spec.disk_gb:g}"
+    if spec.remote:
+        env["LMCACHE_REMOTE_URL"] = spec.remote
+    if spec.gds:
+        env |= {"LMCACHE_GDS_PATH": spec.gds, "LMCACHE_GDS_BUFFER_SIZE": GDS_BUFFER_MIB}
+    return env
+
+
+def server_arguments(spec: LMCacheSpec) -> tuple[str, ...]:
+    """What is added to the cache server's command line."""
+    arguments: list[str] = ["--gds-l1-path", spec.gds] if spec.gds else []
+    for adapter in _adapters(spec):
+        arguments += ["--l2-adapter", json.dumps(adapter, separators=(",", ":"))]
+    return tuple(arguments)
+
+
+def server_environment(spec: LMCacheSpec) -> dict[str, str]:
+    """Names and passwords: a command line could be read by everybody on this host."""
+    store = stores.parse(spec.remote) if spec.remote else None
+    if store is None or store.kind.adapter != "resp":
+        return {}
+    login = {"LMCACHE_RESP_USERNAME": store.username, "LMCACHE_RESP_PASSWORD": store.password}
+    return {name: value for name, value in login.items() if value}
+
+
+def _adapters(spec: LMCacheSpec) -> list[Mapping[str, Any]]:
+    found: list[Mapping[str, Any]] = []
+    if spec.disk:
+        found.append(
+            {
+                "type": "fs_native",
+                "base_path": spec.disk,
+                # Without a capacity and an eviction it would fill the disk.
+                "max_capacity_gb": spec.disk_gb,
+                "eviction": {"eviction_policy": "LRU"},
+            }
+        )
+    if spec.remote:
+        found.append(_adapter(stores.parse(spec.remote)))
+    for table in spec.l2:
+        if secret := next((name for name in table if is_secret_name(name)), None):
+            raise SpecError(
+                f"lmcache.l2: {secret} would stand in the server's command line, for everybody to read",
+                "give it in the environment, as in LMCACHE_RESP_PASSWORD for Redis",
+            )
+        found.append(table)
+    return found
+
+
+def _adapter(store: Store) -> dict[str, Any]:
+    """The cache server's adapter for a remote store.
+
+    Raises:
+        SpecError: it has none.
+    """
+    kind = store.kind
+    if kind.adapter is None:
+        raise SpecError(
+            f"lmcache.remote: LMCache's server cannot use {store.scheme}://: {kind.why_no_adapter}",
+            "take --lmcache-mode inproc on GPUs, or redis:// as the store",
+        )
+    host, port = store.addresses[0]
+    if kind.adapter == "resp":
+        if store.path not in ("", "/0"):
+            raise SpecError(
+                f"lmcache.remote: LMCache's server uses Redis's database 0, not {store.path[1:]}",
+                "leave the number out, or take a Redis of its own",
+            )
+        return {"type": "resp", "host": host, "port": port}
+    if kind.adapter == "valkey":
+        if store.password:
+            raise SpecError(
+                "lmcache.remote: LMCache's server would get Valkey's password in its command line,"
+                " for everybody to read",
+                "name it as redis://, which takes the password another way",
+            )
+        return {"type": "valkey", "startup_nodes": f"{host}:{port}"}
+    return {
+        "type": "mooncake_store",
+        "local_hostname": "127.0.0.1",
+        "metadata_server": "P2PHANDSHAKE",
+        "protocol": "tcp",
+        "global_segment_size": "1073741824",  # bytes that this host gives to the store
+        "local_buffer_size": "134217728",
+        **dict(store.query),
+        "master_server_address": f"{host}:{port}",
+    }

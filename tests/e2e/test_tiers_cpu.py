@@ -1,0 +1,96 @@
+"""LMCache's tiers below CPU memory, on the real CPU stack: a local disk, and a Redis that others share.
+
+What one deployment has computed, the next one finds: also after `down`, and in another mode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import Cli, chat, free_port, wait_for
+from .stores import Redis
+
+pytestmark = [pytest.mark.e2e, pytest.mark.engine, pytest.mark.timeout(900)]
+
+MODEL = "smollm2-135m-instruct"
+# The engine's own prefix cache is off, so only LMCache can answer.
+ENGINE = ("--", "--no-enable-prefix-caching")
+SEA = "The sea is wide and the sky is blue, said the sailor to his cat. " * 70
+PASSWORD = "a-password-of-redis"
+
+
+def up(cli: Cli, mode: str, *words: str) -> str:
+    """Bring it up; give back its endpoint."""
+    port = free_port()
+    done = cli("up", mode, "--device", "cpu", "--port", str(port), *words, *ENGINE, patience_s=500)
+    assert done.code == 0, done.err
+    return f"http://127.0.0.1:{port}"
+
+
+def down(cli: Cli) -> None:
+    done = cli("down")
+    assert done.code == 0, done.err
+
+
+def hits(cli: Cli) -> int:
+    return int(cli.status()["cache"]["hit_tokens"])
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
+    one = Redis(free_port(), tmp_path_factory.mktemp("redis"), PASSWORD)
+    one.start()
+    yield one
+    one.kill()
+
+
+def test_a_disk_keeps_what_was_computed_over_a_down_and_an_up(cli: Cli, tmp_path: Path) -> None:
+    tier = ("--lmcache-disk", str(tmp_path / "kv"), "--lmcache-disk-gb", "1GiB")
+    endpoint = up(cli, "agg", *tier)
+    first = chat(endpoint, MODEL, SEA, max_tokens=4)
+    assert hits(cli) == 0
+    wait_for(lambda: list((tmp_path / "kv").iterdir()))
+    down(cli)
+    endpoint = up(cli, "agg", *tier)
+    assert chat(endpoint, MODEL, SEA, max_tokens=4) == first
+    assert hits(cli) >= 512
+    down(cli)
+
+
+def test_what_an_aggregated_worker_computed_hits_on_a_prefill_worker_by_way_of_redis(
+    cli: Cli, redis: Redis
+) -> None:
+    """And Redis may die and come back: requests go on, `status` says so."""
+    tier = ("--lmcache-remote", redis.url)
+    endpoint = up(cli, "agg", *tier)
+    first = chat(endpoint, MODEL, SEA, max_tokens=4)
+    assert hits(cli) == 0
+    wait_for(redis.keys)
+    down(cli)
+
+    endpoint = up(cli, "disagg", "--start", "overlapped", *tier)
+    assert chat(endpoint, MODEL, SEA, max_tokens=4) == first
+    assert hits(cli) >= 512
+
+    redis.kill()
+    degraded = wait_for(lambda: said(cli, "degraded"))
+    (warning,) = degraded["warnings"]
+    assert f"redis://127.0.0.1:{redis.port} cannot be used: nothing answers there" in warning
+    assert chat(endpoint, MODEL, SEA, max_tokens=4) == first
+    assert chat(endpoint, MODEL, SEA.replace("sea", "river"), max_tokens=4)
+
+    redis.start()  # it has forgotten everything
+    assert wait_for(lambda: said(cli, "ready"))["warnings"] == []
+    assert chat(endpoint, MODEL, SEA.replace("sea", "forest"), max_tokens=4)
+    wait_for(redis.keys)
+    assert PASSWORD not in cli("logs", "--lines", "0").out
+    down(cli)
+
+
+def said(cli: Cli, state: str) -> dict[str, Any] | None:
+    body = cli.status()
+    return body if body["state"] == state else None

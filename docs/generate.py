@@ -301,7 +301,7 @@ def _kind(annotation: Any, metadata: Iterable[Any] = ()) -> str:
     if origin is tuple:
         return f"list of {_kind(arguments[0])}s"
     if origin is dict:
-        return f"table of {_kind(arguments[1])}s"
+        return "table" if arguments[1] is Any else f"table of {_kind(arguments[1])}s"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "table"
     names = {str: "string", bool: "true or false", int: "integer", float: "number"}

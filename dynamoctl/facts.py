@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class ModelFacts:
         builtin: whether it is the model that ships with dynamoctl.
         chat: whether its tokenizer has a chat template.
         weights_gib: the size of its weights on disk, GiB; None where they are not here.
+        config: its config.json, as far as the size of its KV cache depends on it; None where it is not here.
     """
 
     path: str
@@ -42,6 +44,7 @@ class ModelFacts:
     builtin: bool = False
     chat: bool = True
     weights_gib: float | None = None
+    config: Mapping[str, Any] | None = None
 
     @property
     def is_folder(self) -> bool:

@@ -23,7 +23,7 @@ from pydantic import (
     model_validator,
 )
 
-from dynamoctl import lmcache_keys, stores
+from dynamoctl import lmcache_file, lmcache_keys, stores
 from dynamoctl.errors import SpecError
 from dynamoctl.words import nearest
 
@@ -284,17 +284,29 @@ class DeploymentSpec(_Model):
 def load_spec(
     flags: Mapping[str, Any], environ: Mapping[str, str], config: Path | None = None
 ) -> DeploymentSpec:
-    """Merge flags, environment and TOML into one checked spec.
+    """`load`, without where each value is from."""
+    return load(flags, environ, config)[0]
+
+
+def load(
+    flags: Mapping[str, Any], environ: Mapping[str, str], config: Path | None = None
+) -> tuple[DeploymentSpec, dict[str, str]]:
+    """Merge flags, environment, TOML and LMCache's own file into one checked spec.
 
     Args:
         flags: field name -> value, dotted for the cache's (`lmcache.mode`); None is "not given".
         environ: the caller's environment; read are ENABLE_LMCACHE and LMCACHE_*.
         config: the TOML file, or None for no file.
 
+    Returns:
+        The spec, and where LMCache's settings are from: `lmcache.FIELD` or a variable's name -> a flag, a
+        variable or a file. What is not in there is a default.
+
     Raises:
         SpecError: a value, key or file that makes no deployment.
     """
     values: dict[str, Any] = _read_toml(config) if config else {}
+    sources = _settings_of_lmcache(values, environ, str(config))
     # Field -> where its value is from, for errors; what is not in here is from the file.
     origins: dict[tuple[str, ...], str] = {}
     for field, value in _lmcache_from_environment(environ).items():
@@ -306,9 +318,11 @@ def load_spec(
             if isinstance(inner, dict):
                 inner.update(value)
             origins |= {("lmcache", "env", name): _FROM_ENVIRONMENT for name in value}
+            sources |= dict.fromkeys(value, "environment")
         else:
             table[field] = value
             origins["lmcache", field] = _FROM_ENVIRONMENT
+            sources[f"lmcache.{field}"] = next((n for n, f in _OWN_FIELDS.items() if f == field), field)
     for field, value in flags.items():
         if value is None:
             continue
@@ -319,10 +333,49 @@ def load_spec(
         if isinstance(target, dict):
             target[key] = value
             origins[*tables, key] = ""
+            sources[field] = f"--{field.replace('.', '-').replace('_', '-')}"
     try:
-        return DeploymentSpec.model_validate(values)
+        return DeploymentSpec.model_validate(values), sources
     except ValidationError as error:
         raise SpecError(*_explain(error, origins, f" (in {config})" if config else "")) from None
+
+
+def _settings_of_lmcache(values: dict[str, Any], environ: Mapping[str, str], config: str) -> dict[str, str]:
+    """Bring LMCache's own keys of `[lmcache]`, and below them those of its file, to where they belong.
+
+    Returns:
+        Where each setting is from.
+    """
+    table = values.setdefault("lmcache", {})
+    if not isinstance(table, dict):
+        return {}
+    env = table.setdefault("env", {})
+    if not isinstance(env, dict):
+        return {}
+    for key in [key for key in table if lmcache_file.is_key(key) and key not in LMCacheSpec.model_fields]:
+        value, field = table.pop(key), _OWN_FIELDS.get(lmcache_file.variable(key))
+        if field is None:
+            env.setdefault(lmcache_file.variable(key), lmcache_file.as_text(value))
+        elif field in table:
+            raise SpecError(f"lmcache.{key} and lmcache.{field} are the same setting", "take one away")
+        else:
+            table[field] = value
+    sources = {f"lmcache.{key}": config for key in table if key != "env"} | dict.fromkeys(env, config)
+    path = environ.get("LMCACHE_CONFIG_FILE") or env.pop("LMCACHE_CONFIG_FILE", "")
+    for name, value in lmcache_file.read(path).items() if path else ():
+        field = _OWN_FIELDS.get(name)
+        if field is None:
+            target, key, label = env, name, name
+        else:
+            target, key, label = table, field, f"lmcache.{field}"
+        if key not in target:
+            target[key] = int(value) if field == "chunk_size" else value
+            sources[label] = path
+    if not env:
+        del table["env"]
+    if not table:
+        del values["lmcache"]
+    return sources
 
 
 _FROM_ENVIRONMENT = " (from the environment)"
@@ -356,6 +409,7 @@ def _lmcache_from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     if "ENABLE_LMCACHE" in environ:
         found["enabled"] = switch("ENABLE_LMCACHE", environ["ENABLE_LMCACHE"])
     settings = lmcache_keys.check_environment(environ)
+    settings.pop("LMCACHE_CONFIG_FILE", None)  # read already
     for name, field in _OWN_FIELDS.items():
         if name in settings:
             value = settings.pop(name)

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from importlib import util
 from pathlib import Path
+from typing import Any
 
 from dynamoctl.errors import PreflightError
 from dynamoctl.facts import ModelFacts
@@ -21,6 +22,15 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _HUB_TIMEOUT_S = 10.0
 _GIB = 1024**3
 _BUILTIN_GIB = 0.26  # 135 million parameters in 16 bits
+
+# Of its config.json, what the size of its KV cache depends on.
+_BUILTIN_CONFIG = {
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "head_dim": 64,
+    "dtype": "bfloat16",
+}
 
 Progress = Callable[[str, float], None]
 
@@ -59,6 +69,7 @@ def locate(model: str, served_name: str | None = None) -> ModelFacts:
             str(folder) if here else None,
             builtin=True,
             weights_gib=_BUILTIN_GIB,
+            config=_config(folder) if here else _BUILTIN_CONFIG,
         )
     path = Path(model).expanduser()
     if path.is_dir() or _looks_like_a_path(model):
@@ -70,6 +81,7 @@ def locate(model: str, served_name: str | None = None) -> ModelFacts:
             str(path) if here else None,
             chat=_has_chat(path),
             weights_gib=_weights_gib(path),
+            config=_config(path),
         )
     snapshot = _hub_snapshot(model)
     return ModelFacts(
@@ -78,6 +90,7 @@ def locate(model: str, served_name: str | None = None) -> ModelFacts:
         str(snapshot) if snapshot else None,
         chat=_has_chat(snapshot) if snapshot else True,
         weights_gib=_weights_gib(snapshot) if snapshot else None,
+        config=_config(snapshot) if snapshot else None,
     )
 
 
@@ -172,6 +185,14 @@ def _has_chat(folder: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(config, dict) and bool(config.get("chat_template"))
+
+
+def _config(folder: Path) -> dict[str, Any] | None:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return config if isinstance(config, dict) else None
 
 
 def weight_files(folder: Path) -> list[Path]:

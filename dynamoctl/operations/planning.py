@@ -13,7 +13,7 @@ from dynamoctl.facts import HostFacts, ModelFacts
 from dynamoctl.host import facts, models
 from dynamoctl.planner import make_plan, topology
 from dynamoctl.planner.plan import DeploymentPlan
-from dynamoctl.spec import CONFIG_NAME, DeploymentSpec, load_spec
+from dynamoctl.spec import CONFIG_NAME, DeploymentSpec, load
 from dynamoctl.state import Folder, deployments
 
 
@@ -48,13 +48,13 @@ def plan_for_here(flags: Mapping[str, Any], config: Path | None) -> Planned:
         SpecError: it makes no deployment.
         PreflightError: not on this host.
     """
-    spec = load_spec(flags, os.environ, find_config(config))
+    spec, sources = load(flags, os.environ, find_config(config))
     folder = Folder(spec.name)
     seen = facts.gather(folder.path, reserved_ports=_planned_ports(but=spec.name))
     device = topology.device(spec, seen)
     model = models.locate(spec.model or models.default_model(device), spec.served_model_name)
     spec = spec.model_copy(update={"device": device, "model": model.path})
-    return Planned(spec, seen, model, make_plan(spec, seen, model))
+    return Planned(spec, seen, model, make_plan(spec, seen, model, sources))
 
 
 def _planned_ports(but: str) -> set[int]:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from dynamoctl.facts import HostFacts, ModelFacts
-from dynamoctl.planner import commands, lmcache, tiers, topology
+from dynamoctl.planner import commands, kv_cache, lmcache, tiers, topology
 from dynamoctl.planner.plan import DeploymentPlan, Unit
 from dynamoctl.spec import DeploymentSpec
 
 __all__ = ["make_plan"]
 
 
-def make_plan(spec: DeploymentSpec, facts: HostFacts, model: ModelFacts) -> DeploymentPlan:
+def make_plan(
+    spec: DeploymentSpec, facts: HostFacts, model: ModelFacts, sources: Mapping[str, str] | None = None
+) -> DeploymentPlan:
     """The one plan for this spec on this host.
+
+    Args:
+        sources: where LMCache's settings are from, as `spec.load` says it; only shown.
 
     Raises:
         SpecError: the spec makes no deployment.
@@ -62,6 +69,8 @@ def make_plan(spec: DeploymentSpec, facts: HostFacts, model: ModelFacts) -> Depl
         drain_s=spec.drain_s,
         lmcache=cache,
         lmcache_cpu_gib=lmcache.total_cpu_gib(spec, gib, cache),
+        lmcache_settings=lmcache.settings(spec.lmcache, gib, sources or {}) if cache else (),
+        lmcache_tokens=kv_cache.tokens(gib, spec, model, cache) if cache else None,
         lmcache_tiers=tiers.of(spec.lmcache, cache, device, lmcache.holders(spec, cache) if cache else 0),
         units=(*first, *workers),
     )

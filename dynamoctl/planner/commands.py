@@ -18,6 +18,7 @@ _ENGINE_PORTS = 4
 UNSET = (
     "DYN_CONNECTOR",  # an error for dynamo.vllm if it is set at all
     "ENABLE_LMCACHE",  # turned into the plan
+    "LMCACHE_CONFIG_FILE",  # turned into the plan
     "PROMETHEUS_MULTIPROC_DIR",  # Dynamo makes one; LMCache's metrics vanish in a foreign one
     "PYTHONDONTWRITEBYTECODE",  # every process would compile its imports at every start
 )

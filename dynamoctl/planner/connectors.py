@@ -23,6 +23,12 @@ CacheMode = Literal["inproc", "mp"]
 Device = Literal["cuda", "cpu"]
 
 
+# How long a worker waits for the cache server, seconds. By LMCache's own default, 300, a worker whose
+# server was killed answers nobody for five minutes.
+SERVER_TIMEOUT_S = 15.0
+SERVER_HEARTBEAT_S = 3.0
+
+
 def kv_transfer_config(
     role: Role, cache: CacheMode | None, device: Device, cache_port: int | None = None
 ) -> Connector:
@@ -60,7 +66,12 @@ def lmcache(mode: CacheMode, port: int | None) -> Connector:
     return {
         "kv_connector": "LMCacheMPConnector",
         "kv_role": "kv_both",
-        "kv_connector_extra_config": {"lmcache.mp.host": "tcp://127.0.0.1", "lmcache.mp.port": port},
+        "kv_connector_extra_config": {
+            "lmcache.mp.host": "tcp://127.0.0.1",
+            "lmcache.mp.port": port,
+            "lmcache.mp.mq_timeout": SERVER_TIMEOUT_S,
+            "lmcache.mp.heartbeat_interval": SERVER_HEARTBEAT_S,
+        },
     }
 
 

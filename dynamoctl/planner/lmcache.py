@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from dynamoctl.errors import SpecError
 from dynamoctl.facts import HostFacts
 from dynamoctl.planner import tiers
 from dynamoctl.planner.connectors import CacheMode, Device
+from dynamoctl.planner.plan import Setting
+from dynamoctl.planner.secrets import redact
 from dynamoctl.spec import DeploymentSpec, LMCacheSpec
 
 # As the LMCache integration of Dynamo has it: 20 GiB of pinned CPU memory for each rank.
@@ -81,6 +85,28 @@ def environment(spec: LMCacheSpec, gib: float) -> dict[str, str]:
         **tiers.environment(spec),
         **spec.env,
     }
+
+
+def settings(spec: LMCacheSpec, gib: float, sources: Mapping[str, str]) -> tuple[Setting, ...]:
+    """What LMCache is told, each with where that is from, in the TOML's names and LMCache's."""
+    values = {
+        "chunk_size": str(spec.chunk_size),
+        "cpu_gb": f"{gib:g}",
+        "disk": spec.disk,
+        "disk_gb": f"{spec.disk_gb:g}" if spec.disk_gb else None,
+        "remote": spec.remote,
+        "gds": spec.gds,
+    }
+    own = [
+        Setting(name, redact(value), sources.get(f"lmcache.{name}", "default"))
+        for name, value in values.items()
+        if value
+    ]
+    others = (
+        Setting(name, redact(value, name), sources.get(name, "default"))
+        for name, value in sorted(spec.env.items())
+    )
+    return (*own, *others)
 
 
 def check_chunk_size(spec: DeploymentSpec, device: Device, cache: CacheMode | None) -> None:

@@ -33,7 +33,7 @@ def kv_cache_arguments(
     Raises:
         SpecError: the size of the weights or of the GPU is unknown, or too little is left beside them.
     """
-    if place.memory_share is None or _value(user, "--kv-cache-memory-bytes") is not None:
+    if place.memory_share is None or argument(user, "--kv-cache-memory-bytes") is not None:
         return ()
     sizes = [gpu.memory_mib / 1024 for gpu in facts.gpus if any(map(gpu.is_named, place.gpus))]
     if model.weights_gib is None or not sizes:
@@ -58,12 +58,12 @@ def kv_cache_arguments(
 def _share(user: tuple[str, ...]) -> float | None:
     """The user's own --gpu-memory-utilization; None where it is no number (vLLM will say so)."""
     try:
-        return float(_value(user, "--gpu-memory-utilization") or "")
+        return float(argument(user, "--gpu-memory-utilization") or "")
     except ValueError:
         return None
 
 
-def _value(arguments: tuple[str, ...], name: str) -> str | None:
+def argument(arguments: tuple[str, ...], name: str) -> str | None:
     """The value of the last `NAME VALUE` or `NAME=VALUE`; vLLM takes a name with underscores too."""
     found = None
     for i, word in enumerate(arguments):

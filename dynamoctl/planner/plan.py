@@ -83,6 +83,15 @@ class Tier:
 
 
 @dataclass(frozen=True)
+class Setting:
+    """One of LMCache's settings: what it is, and where that was said (`default`, a flag, a file, ...)."""
+
+    name: str
+    value: str
+    source: str
+
+
+@dataclass(frozen=True)
 class DeploymentPlan:
     """A whole deployment.
 
@@ -97,6 +106,9 @@ class DeploymentPlan:
         lmcache: `inproc`, `mp`, or None where LMCache is off.
         lmcache_cpu_gib: the CPU memory that LMCache takes on this host, all ranks together, GiB.
         lmcache_tiers: where else LMCache keeps KV blocks, nearest first.
+        lmcache_settings: what LMCache is told, for people.
+        lmcache_tokens: how many tokens' KV cache fit into its CPU memory: that of each caching rank in
+            process, that of the host with a server; None where the model's shape is not known.
     """
 
     name: str
@@ -115,6 +127,8 @@ class DeploymentPlan:
     lmcache_cpu_gib: float
     units: tuple[Unit, ...]
     lmcache_tiers: tuple[Tier, ...] = ()
+    lmcache_settings: tuple[Setting, ...] = ()
+    lmcache_tokens: int | None = None
 
     @property
     def endpoint(self) -> str:
@@ -162,4 +176,5 @@ class DeploymentPlan:
             )
             for unit in body["units"]
         )
+        fields["lmcache_settings"] = tuple(Setting(**one) for one in body.get("lmcache_settings", ()))
         return DeploymentPlan(**{**fields, "units": units})

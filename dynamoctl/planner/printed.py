@@ -21,9 +21,24 @@ def render(plan: DeploymentPlan) -> str:
         + (f", {plan.lmcache_cpu_gib:g} GiB of CPU memory in all" if plan.lmcache else ""),
         f"  ready     every gate passed and one completion answered{proof}, within {plan.timeout_s:g} s",
     ]
+    if plan.lmcache:
+        lines += ["", *_lmcache(plan)]
     for number, unit in enumerate(plan.units, 1):
         lines += ["", *_unit(number, unit)]
     return "\n".join(lines)
+
+
+def _lmcache(plan: DeploymentPlan) -> list[str]:
+    """LMCache's settings: value and source."""
+    names = max(len(one.name) for one in plan.lmcache_settings)
+    values = max(len(one.value) for one in plan.lmcache_settings)
+    lines = ["LMCache's settings"]
+    for one in plan.lmcache_settings:
+        lines.append(f"   {one.name:<{names}}  {one.value:<{values}}  {one.source}")
+    if plan.lmcache_tokens is not None:
+        each = "each rank's CPU memory" if plan.lmcache == "inproc" else "its CPU memory"
+        lines.append(f"   {each} holds {plan.lmcache_tokens:,} tokens of {plan.model}")
+    return lines
 
 
 def _unit(number: int, unit: Unit) -> list[str]:

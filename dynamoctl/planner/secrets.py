@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -23,5 +24,19 @@ def redact(value: Any, name: str = "") -> Any:
     if isinstance(value, (list, tuple)):
         return [redact(inner) for inner in value]
     if isinstance(value, str):
+        inner = _table(value)
+        if inner is not None and redact(inner) != inner:
+            return json.dumps(redact(inner))
         return HIDDEN if value and is_secret_name(name) else _URL_PASSWORD.sub(HIDDEN, value)
     return value
+
+
+def _table(text: str) -> dict[str, Any] | None:
+    """What a setting holds that is itself a table in JSON, as LMCACHE_EXTRA_CONFIG."""
+    if not text.startswith("{"):
+        return None
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None

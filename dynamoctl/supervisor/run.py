@@ -64,6 +64,7 @@ class _Member:
         self.exit_code: int | None = None
         self.log: LogWatch | None = None
         self.restarts: list[float] = []
+        self.renewed = False  # ended by us, to be started again at once
         self.stranger = False  # another process has answered at its gate
 
 
@@ -366,15 +367,17 @@ class Supervisor:
                 self.state.state = "degraded"
                 await asyncio.to_thread(self._kill, member)
                 await asyncio.to_thread(self._forget_the_dead)
-                if not lifecycle.may_restart(member.restarts, time.monotonic()):
+                renewed, member.renewed = member.renewed, False
+                if not renewed and not lifecycle.may_restart(member.restarts, time.monotonic()):
                     self._give_up(member, error)
                     return
                 self._follow(member, "retry")
-                wait = lifecycle.backoff_s(len(member.restarts), random.random())  # noqa: S311  (jitter)
-                member.state.phase = f"restarting in {duration(wait)}"
-                self._save()
-                await asyncio.sleep(wait)
-                member.restarts.append(time.monotonic())
+                if not renewed:
+                    wait = lifecycle.backoff_s(len(member.restarts), random.random())  # noqa: S311  (jitter)
+                    member.state.phase = f"restarting in {duration(wait)}"
+                    self._save()
+                    await asyncio.sleep(wait)
+                    member.restarts.append(time.monotonic())
                 member.state.restarts += 1
                 error = await self._restart(member)
 
@@ -425,9 +428,22 @@ class Supervisor:
                         f"LMCache's store {store.shown} cannot be used: {why}; requests go on without"
                     )
             if lost != self.state.lost_stores:
+                back = len(lost) < len(self.state.lost_stores)
                 self.state.lost_stores = lost
                 self._degrade_or_recover()
                 self._save()
+                if back:
+                    self._renew_cache_server()
+
+    def _renew_cache_server(self) -> None:
+        """LMCache's server does not connect again to a store that was away (0.5.3), and does not say so.
+
+        A new one does. The workers find it by themselves; what was in CPU memory is lost.
+        """
+        for member in self.members:
+            if member.unit.role == "cache" and member.state.state == "ready" and member.state.identity:
+                member.renewed = True
+                process.send(member.state.identity, signal.SIGKILL)
 
     def _degrade_or_recover(self) -> None:
         """Degraded is what is up, but not whole."""

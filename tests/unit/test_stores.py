@@ -1,0 +1,87 @@
+"""The URLs of LMCache's remote stores, and what each store needs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from dynamoctl import stores
+from dynamoctl.errors import SpecError
+
+
+@pytest.mark.parametrize(
+    ("url", "addresses", "username", "password", "shown"),
+    [
+        ("redis://cache:6380", [("cache", 6380)], "", "", "redis://cache:6380"),
+        ("redis://cache", [("cache", 6379)], "", "", "redis://cache:6379"),
+        ("redis://u:p%40ss@10.0.0.1:1/0", [("10.0.0.1", 1)], "u", "p@ss", "redis://10.0.0.1:1/0"),
+        ("rediss://:secret@cache:6379", [("cache", 6379)], "", "secret", "rediss://cache:6379"),
+        (
+            "redis-sentinel://u:p@a:1,b:2",
+            [("a", 1), ("b", 2)],
+            "u",
+            "p",
+            "redis-sentinel://a:1,b:2",
+        ),
+        ("redis-cluster://a:1,b:6379", [("a", 1), ("b", 6379)], "", "", "redis-cluster://a:1,b:6379"),
+        ("unix:///run/redis.sock", [], "", "", "unix:///run/redis.sock"),
+        ("lm://[::1]:65432", [("::1", 65432)], "", "", "lm://::1:65432"),
+    ],
+)
+def test_a_url_is_read(
+    url: str, addresses: list[tuple[str, int]], username: str, password: str, shown: str
+) -> None:
+    store = stores.parse(url)
+    assert list(store.addresses) == addresses
+    assert (store.username, store.password, store.shown) == (username, password, shown)
+
+
+def test_what_follows_a_question_mark_is_read() -> None:
+    store = stores.parse("infinistore://host:12345?device=mlx5_1")
+    assert store.query == (("device", "mlx5_1"),)
+
+
+@pytest.mark.parametrize(
+    ("url", "message", "hint"),
+    [
+        ("", "is no store that LMCache knows", "begin it with"),
+        ("localhost:6379", "is no store that LMCache knows", "as in redis://"),
+        ("redsi://h:1", "is no store that LMCache knows", "did you mean 'redis'?"),
+        ("http://h:1", "is no store that LMCache knows", ""),
+        ("redis://", "names no host", "redis://host:6379"),
+        ("redis://h:port", "has a port that is no number from 1 to 65535", "redis://host:6379"),
+        ("redis://h:70000", "has a port that is no number", ""),
+        ("lm://h", "names no port", "lm://host:65432"),
+        ("infinistore://h", "names no port", "device=mlx5_0"),
+        ("unix://", "names no path", "unix:///run/redis.sock"),
+        ("fs://localhost:0/", "names no path", "fs://localhost:0/path"),
+        ("redis-cluster://a:1,,b:2", "names no host", "redis-cluster://host1"),
+    ],
+)
+def test_a_url_that_lmcache_would_not_read_is_refused(url: str, message: str, hint: str) -> None:
+    with pytest.raises(SpecError) as error:
+        stores.parse(url)
+    assert message in error.value.message
+    assert hint in error.value.hint
+
+
+def test_a_wrong_url_is_shown_without_its_password() -> None:
+    with pytest.raises(SpecError) as error:
+        stores.parse("redsi://user:secret@host:1")
+    assert "secret" not in error.value.message + error.value.hint
+
+
+@pytest.mark.engine
+def test_the_servers_adapters_are_those_of_the_installed_lmcache() -> None:
+    script = """
+import json
+from lmcache.v1.distributed.l2_adapters import config, factory
+print()
+print(json.dumps(sorted(config.get_registered_l2_adapter_types())))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert json.loads(done.stdout.splitlines()[-1]) == sorted(stores.L2_ADAPTERS)

@@ -193,6 +193,8 @@ def commands() -> str:
     parts = ["## Commands\n", _fenced(_help())]
     for name in names:
         parts += [f"### dynamoctl {name}\n", _fenced(_help(name))]
+        for inner in getattr(typer.main.get_command(cli.app).commands[name], "commands", ()):  # type: ignore[attr-defined]
+            parts += [f"#### dynamoctl {name} {inner}\n", _fenced(_help(name, inner))]
     return "\n".join(parts)
 
 
@@ -271,7 +273,7 @@ def _model_table(model: type[BaseModel], prefix: str) -> str:
         words = said.get(name) or SPEC_WORDS.get(name) or help_text
         if not words:
             raise SystemExit(f"docs/generate.py: nothing says what {model.__name__}.{name} is")
-        words = words.replace("None:", "Unset:")
+        words = words.replace("None:", "Unset:").replace(", or None.", ".")
         kind = _kind(field.annotation, field.metadata)
         rows.append((f"`{name}`", kind, _default(field.get_default(call_default_factory=True)), flag, words))
     return _table(("key", "type", "default", "flag", "meaning"), rows)

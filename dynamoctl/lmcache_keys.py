@@ -187,6 +187,7 @@ def check(name: str, value: str) -> str:
             nearest(name.upper(), known),
         )
     test, wanted = _CHECKS.get(kind, (lambda _: None, ""))
+    given = value
     try:
         if key in SIZES:
             value = f"{gib(value):.6g}"
@@ -194,8 +195,8 @@ def check(name: str, value: str) -> str:
         if key in _POSITIVE and float(value) <= 0:
             raise ValueError
     except (ValueError, RecursionError):
-        hint = f"set it to {wanted}"
-        if kind == "float" and _SIZE.fullmatch(value.strip()):
+        value, hint = given, f"set it to {wanted}"
+        if kind == "float" and key not in SIZES and _SIZE.fullmatch(value.strip()):
             hint = f"give it in GiB, without a unit: {name}={gib(value):g}"
         # An object may hold a password; a number does not.
         given = name if kind == "json" else f"{name}={value}"

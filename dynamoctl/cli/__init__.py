@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from dynamoctl.cli import down, logs, output, status, up
+from dynamoctl.cli import cache, down, logs, output, status, up
 from dynamoctl.errors import DynamoctlError, SpecError
 
 app = typer.Typer(
@@ -41,6 +41,7 @@ app.command("up", no_args_is_help=True)(up.command)
 app.command("status")(status.command)
 app.command("logs")(logs.command)
 app.command("down")(down.command)
+app.add_typer(cache.app, name="cache")
 
 
 def run(argv: list[str]) -> int:
@@ -62,7 +63,7 @@ def run(argv: list[str]) -> int:
     except DynamoctlError as error:
         return output.fail(command, error, as_json)
     except typer.TyperException as error:
-        known = [name for name in ("up", "status", "logs", "down") if name == command]
+        known = [name for name in ("up", "status", "logs", "down", "cache") if name == command]
         usage = SpecError(
             error.format_message().rstrip("."), f"see: {' '.join(['dynamoctl', *known])} --help"
         )

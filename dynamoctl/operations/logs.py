@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dynamoctl.errors import SpecError
+from dynamoctl.planner.secrets import redact
 from dynamoctl.state import Folder
 from dynamoctl.words import nearest
 
@@ -38,7 +39,7 @@ def read(name: str, unit: str | None, lines: int, follow: bool) -> Iterator[tupl
     tails = {each: _Tail(folder.log(each)) for each in chosen}
     for each, tail in tails.items():
         for line in tail.last(lines):
-            yield each, line
+            yield each, redact(line)
     while follow:
         if unit is None:
             for each in units(name):
@@ -47,7 +48,7 @@ def read(name: str, unit: str | None, lines: int, follow: bool) -> Iterator[tupl
         for each, tail in tails.items():
             for line in tail.more():
                 quiet = False
-                yield each, line
+                yield each, redact(line)
         if quiet:
             time.sleep(_POLL_S)
 

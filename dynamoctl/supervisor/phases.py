@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from dynamoctl.planner.secrets import redact
+
 # Lines of vLLM 0.26, Dynamo 1.4 and LMCache 0.5 that begin a phase. A later line wins.
 _PHASES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), phase)
@@ -79,5 +81,5 @@ def last_lines(log: Path, count: int = 12) -> list[str]:
             text = file.read().decode(errors="replace")
     except OSError:
         return []
-    lines = [_ANSI.sub("", line).rstrip()[:300] for line in text.splitlines()]
+    lines = [redact(_ANSI.sub("", line).rstrip())[:300] for line in text.splitlines()]
     return [line for line in lines if line][-count:]

@@ -33,7 +33,8 @@ def spawn(argv: Sequence[str], environ: Mapping[str, str], cwd: Path, log: Path)
     """
     cwd.mkdir(parents=True, exist_ok=True)
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output:
+    # The user's alone: LMCache writes its settings there, an URL's password among them.
+    with open(log, "ab", opener=lambda path, flags: os.open(path, flags, 0o600)) as output:
         child = subprocess.Popen(
             argv,
             env=dict(environ),

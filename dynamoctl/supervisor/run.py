@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 
-from dynamoctl import observe, probes, stores
+from dynamoctl import cache_probe, observe, probes, stores
 from dynamoctl.errors import DynamoctlError, LeftoverError, NotReadyError
 from dynamoctl.host import models, ports
 from dynamoctl.host.facts import memory_gib
@@ -46,6 +46,8 @@ _WATCH_INTERVAL_S = 5.0
 _WEIGHTS_SHARE = 0.5
 # The engine publishes its counters a step later.
 _COUNTER_TRIES = 15
+# How long the prompt is that proves LMCache, in its chunks.
+_PROBE_CHUNKS = 1.2
 # A worker that is loading does not hear SIGTERM until it has loaded; it serves nobody yet.
 _GRACE_LOADING_S = 5.0
 # Measured: 16 s for a worker with LMCache on an H100, idle, with its own 5 s of grace.
@@ -271,9 +273,37 @@ class Supervisor:
                     if member.ended.is_set():
                         raise self._died(member)
                 await asyncio.sleep(_GATE_INTERVAL_S)
+        await self._prove_cache()
         for member in self.members:
             self._check_degraded(member)
         self._set_phase_of_frontend("")
+
+    async def _prove_cache(self) -> None:
+        """LMCache must give back what it was given: an engine serves on without it, and says nothing.
+
+        What keeps the question from being asked (a model with room for less than a chunk) is a warning.
+        """
+        if self.plan.lmcache is None:
+            return
+        self._set_phase_of_frontend("asking LMCache")
+        try:
+            probe = await cache_probe.run(self.http, self.plan, _PROBE_CHUNKS)
+        except NotReadyError as error:
+            self.state.warnings.append(f"LMCache was not put to the proof: {error.message}")
+            return
+        if not probe.hit_tokens and not probe.prefix_cache_cleared:
+            self.state.warnings.append("LMCache was not put to the proof: the engines answered by themselves")
+        elif not probe.hit_tokens:
+            caching = [m for m in self.members if m.unit.role in ("cache", "agg", "prefill")]
+            raise NotReadyError(
+                f"LMCache gave none of {probe.prompt_tokens} tokens back: it would serve without a cache",
+                "\n".join(
+                    [
+                        "to serve without a cache: --no-lmcache",
+                        *(f"log: {self.folder.log(m.unit.name)}" for m in caching),
+                    ]
+                ),
+            )
 
     async def _is_listed(self) -> tuple[bool, str]:
         return await probes.lists_model(self.http, self.plan.endpoint, self.plan.model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import socket
@@ -15,7 +16,7 @@ import pytest
 from dynamoctl.host.processes import identify, is_running
 from dynamoctl.state import Folder
 
-from .conftest import Cli, chat, free_port, post, shared_memory
+from .conftest import Cli, chat, free_port, post, shared_memory, wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.engine, pytest.mark.timeout(600)]
 
@@ -106,6 +107,35 @@ def test_a_long_prompt_asked_again_hits_lmcache(up: Up) -> None:
     assert first == second
     assert after["hit_tokens"] - before["hit_tokens"] >= 512
     assert 0 < after["hit_rate"] <= 1
+
+
+def test_cache_check_proves_a_hit_with_both_times_to_the_first_token(up: Up) -> None:
+    shown = up.cli("cache", "check")
+    assert shown.code == 0, shown.err
+    assert re.match(r"LMCache gave back [\d,]+ of [\d,]+ tokens\ntime to the first token: ", shown.out)
+    check = up.cli("cache", "check", "--json").json["check"]
+    assert 512 <= check["hit_tokens"] <= check["prompt_tokens"]
+    assert check["prefix_cache_cleared"] is True
+    assert check["ttft_first_s"] > 0
+    assert check["ttft_last_s"] > 0
+
+
+def test_cache_clear_takes_what_lmcache_had(up: Up) -> None:
+    chat(up.endpoint, MODEL, LONG, max_tokens=4)
+    cleared = up.cli("cache", "clear", "--json")
+    assert cleared.json["kept"] == []
+    before = up.cli.status()["cache"]["hit_tokens"]
+    chat(up.endpoint, MODEL, LONG, max_tokens=4)
+    assert up.cli.status()["cache"]["hit_tokens"] == before
+
+
+def test_a_cache_server_that_is_killed_comes_back_and_hits_again(up: Up) -> None:
+    """By LMCache's default the worker would have waited for it for 300 s, and answered nobody."""
+    server = next(unit for unit in up.cli.status()["units"] if unit["name"] == "lmcache")
+    os.kill(server["pid"], signal.SIGKILL)
+    assert chat(up.endpoint, MODEL, LONG, max_tokens=4)
+    wait_for(lambda: up.cli.status()["state"] == "ready" and up.cli.status()["units"][1]["restarts"] == 1)
+    wait_for(lambda: up.cli("cache", "check").code == 0)
 
 
 def test_up_again_with_the_same_plan_says_so(up: Up) -> None:

@@ -18,7 +18,12 @@ INPROC = {"kv_connector": "LMCacheConnectorV1", "kv_role": "kv_both"}
 MP = {
     "kv_connector": "LMCacheMPConnector",
     "kv_role": "kv_both",
-    "kv_connector_extra_config": {"lmcache.mp.host": "tcp://127.0.0.1", "lmcache.mp.port": 5555},
+    "kv_connector_extra_config": {
+        "lmcache.mp.host": "tcp://127.0.0.1",
+        "lmcache.mp.port": 5555,
+        "lmcache.mp.mq_timeout": 15.0,
+        "lmcache.mp.heartbeat_interval": 3.0,
+    },
 }
 NIXL = {"kv_connector": "NixlConnector", "kv_role": "kv_both"}
 NIXL_CPU = {"kv_connector": "NixlConnector", "kv_role": "kv_both", "kv_buffer_device": "cpu"}
@@ -76,7 +81,10 @@ def test_the_cache_server_is_where_the_connector_looks_for_it() -> None:
     server, config = made.unit("lmcache"), made.unit("prefill-0").kv_transfer_config
     assert config is not None
     extra = config["kv_connector_extra_config"]["connectors"][0]["kv_connector_extra_config"]
-    assert extra == {"lmcache.mp.host": "tcp://127.0.0.1", "lmcache.mp.port": server.ports["zmq"]}
+    assert (extra["lmcache.mp.host"], extra["lmcache.mp.port"]) == (
+        "tcp://127.0.0.1",
+        server.ports["zmq"],
+    )
     assert flag_value(server, "--port") == str(server.ports["zmq"])
 
 

@@ -1,0 +1,47 @@
+"""`dynamoctl cache check` and `dynamoctl cache clear`."""
+
+from __future__ import annotations
+
+import typer
+
+from dynamoctl.cli.options import Json, Name
+
+app = typer.Typer(help="Prove that LMCache works, or empty it.", no_args_is_help=True)
+
+
+@app.command("check")
+def check(name: Name = "default", json: Json = False) -> None:
+    """Ask a new prompt again and show what LMCache gave back.
+
+    In between, the engines' own prefix caches are emptied, so that only LMCache can answer. What else they
+    held is computed again, or comes from LMCache.
+    """
+    from dataclasses import asdict
+
+    from dynamoctl.cli.output import emit, schema
+    from dynamoctl.operations import cache
+
+    result = cache.check(name)
+    if json:
+        emit(schema("cache"), {"name": name, "check": asdict(result)})
+        return
+    print(f"LMCache gave back {result.hit_tokens:,} of {result.prompt_tokens:,} tokens")
+    print(f"time to the first token: {result.ttft_first_s:.3f} s, then {result.ttft_last_s:.3f} s")
+    if not result.prefix_cache_cleared:
+        print("(the engines' own prefix caches could not be emptied in between)")
+
+
+@app.command("clear")
+def clear(name: Name = "default", json: Json = False) -> None:
+    """Empty LMCache's CPU memory and the engines' prefix caches. A disk and a remote store keep theirs."""
+    from dynamoctl.cli.output import emit, note, schema
+    from dynamoctl.operations import cache
+    from dynamoctl.planner.secrets import redact
+
+    kept = redact(cache.clear(name))
+    if json:
+        emit(schema("cache"), {"name": name, "cleared": "cpu memory", "kept": kept})
+        return
+    note(
+        f"LMCache of '{name}' is empty" + (f"; these keep what they have: {', '.join(kept)}" if kept else "")
+    )

@@ -1,0 +1,85 @@
+"""Prove that LMCache gives back what it was given, and empty it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import httpx2
+
+from dynamoctl import cache_probe, probes
+from dynamoctl.cache_probe import Probe
+from dynamoctl.errors import DynamoctlError, NotReadyError, SpecError
+from dynamoctl.planner.plan import DeploymentPlan
+from dynamoctl.state import Folder
+
+# How long the prompt is, in chunks of LMCache's.
+_CHUNKS = 3.0
+
+
+def check(name: str) -> Probe:
+    """Ask one new prompt again; in between, empty the engines' own prefix caches.
+
+    Raises:
+        SpecError: no such deployment, or one without LMCache.
+        NotReadyError: it does not serve now, or LMCache gave nothing back.
+    """
+    plan = _running(name)
+
+    async def probe() -> Probe:
+        async with probes.client() as http:
+            return await cache_probe.run(http, plan, _CHUNKS)
+
+    result = asyncio.run(probe())
+    if not result.hit_tokens:
+        raise NotReadyError(
+            f"LMCache of '{name}' gave none of {result.prompt_tokens} tokens back"
+            + ("" if result.prefix_cache_cleared else "; the engines' own prefix caches may have had them"),
+            f"see: dynamoctl status -n {name}, and dynamoctl logs -n {name}",
+        )
+    return result
+
+
+def clear(name: str) -> list[str]:
+    """Empty LMCache's CPU memory and the engines' prefix caches.
+
+    Returns:
+        The tiers that keep what they have.
+
+    Raises:
+        SpecError: no such deployment, or LMCache is in the engines, which have no way to empty it.
+    """
+    plan = _running(name)
+    if plan.lmcache != "mp":
+        raise SpecError(
+            f"LMCache of '{name}' is in the engines, where it cannot be emptied",
+            "take the deployment down and up again",
+        )
+
+    async def empty() -> None:
+        async with probes.client() as http:
+            try:
+                answer = await http.post(f"http://127.0.0.1:{plan.unit('lmcache').ports['http']}/cache/clear")
+            except httpx2.HTTPError as error:
+                raise NotReadyError(
+                    f"LMCache's server of '{name}' does not answer ({type(error).__name__})",
+                    f"see: dynamoctl status -n {name}",
+                ) from None
+            if answer.status_code != 200:
+                raise DynamoctlError(f"LMCache's server of '{name}' answered HTTP {answer.status_code}")
+            await cache_probe.clear_prefix_caches(http, plan)
+
+    asyncio.run(empty())
+    return [f"{tier.kind} {tier.place}" for tier in plan.lmcache_tiers]
+
+
+def _running(name: str) -> DeploymentPlan:
+    folder = Folder(name)
+    state = folder.read_state()
+    if state is None or not state.supervisor_lives:
+        raise SpecError(f"'{name}' is not running", "bring it up first, or name another with -n")
+    if state.state not in ("ready", "degraded"):
+        raise NotReadyError(f"'{name}' is {state.state}", f"see: dynamoctl status -n {name}")
+    plan = DeploymentPlan.from_json((folder.read_plan() or {})["plan"])
+    if plan.lmcache is None:
+        raise SpecError(f"'{name}' has no LMCache", "bring it up without --no-lmcache")
+    return plan

@@ -141,7 +141,12 @@ def _memory(plan: DeploymentPlan, facts: HostFacts) -> list[Finding]:
 
 def _plugin(plan: DeploymentPlan) -> list[Finding]:
     """Where the plan needs our vLLM plugin, vLLM must find it and must be allowed to load it."""
-    if not any(vllm_plugin.VARIABLE in unit.env for unit in plan.units):
+    lost = {
+        vllm_plugin.VARIABLE: "NIXL stalls between CPU workers",
+        vllm_plugin.HEARTBEAT: "a worker that loses LMCache's server stays without",
+    }
+    missed = [why for variable, why in lost.items() if any(variable in unit.env for unit in plan.units)]
+    if not missed:
         return []
     allowed = os.environ.get("VLLM_PLUGINS")
     if not metadata.entry_points(group="vllm.general_plugins", name="dynamoctl"):
@@ -150,6 +155,4 @@ def _plugin(plan: DeploymentPlan) -> list[Finding]:
         mend = "add dynamoctl to VLLM_PLUGINS, or unset it"
     else:
         return []
-    return [
-        Finding("warning", "vLLM will not load dynamoctl's plugin: NIXL stalls between CPU workers", mend)
-    ]
+    return [Finding("warning", f"vLLM will not load dynamoctl's plugin: {', and '.join(missed)}", mend)]

@@ -14,6 +14,11 @@ environment, and that takes in the port of NIXL's side channel (`vllm.envs.compi
 worker has for itself: decode and prefill compile the same graphs one after the other, and so does a
 later start at other ports. Here the port does not count. It is not in any graph.
 
+**A heartbeat of LMCache's scheduler side.** Beside a cache server, LMCache 0.5.3 asks on two sides of an
+engine whether the server lives. The side that looks prompts up never starts to ask (it takes its empty
+table of heartbeats for a started one), so a server that did not answer once, in `mq_timeout`, is never
+asked again: the engine serves on without a cache for ever. Here it asks.
+
 vLLM loads plugins in every one of its processes. This one does nothing unless the planner has set a
 variable for the worker (`planner.connectors` says when).
 """
@@ -24,6 +29,7 @@ import os
 from typing import Any
 
 VARIABLE = "DYNAMOCTL_NIXL_ON_CPU"
+HEARTBEAT = "DYNAMOCTL_LMCACHE_HEARTBEAT"
 SHARE_COMPILE_CACHE = "DYNAMOCTL_SHARE_COMPILE_CACHE"
 
 UCX_PARAMETERS = {"ucx_error_handling_mode": "none"}
@@ -36,6 +42,10 @@ def register() -> None:
         from vllm import envs
 
         ignore_port(envs)
+    if os.environ.get(HEARTBEAT) == "1":
+        from vllm.distributed.kv_transfer.kv_connector import factory
+
+        before_connectors(factory.KVConnectorFactory)
     if os.environ.get(VARIABLE) == "1":
         _cure_nixl()
 
@@ -47,6 +57,42 @@ def _cure_nixl() -> None:
 
     add_parameters(_api.nixl_agent)
     add_delay(_api.nixlBind)
+
+
+def before_connectors(factory: Any) -> None:
+    """Mend LMCache when a connector is made: only then is it imported, and only in the engine."""
+    plain = factory.create_connector
+    if getattr(plain, "dynamoctl", False):
+        return
+
+    def mended(*words: Any, **named: Any) -> Any:
+        from lmcache.integration.vllm import vllm_multi_process_adapter as adapters
+
+        start_heartbeats(adapters)
+        return plain(*words, **named)
+
+    mended.dynamoctl = True  # type: ignore[attr-defined]
+    factory.create_connector = mended
+
+
+def start_heartbeats(adapters: Any) -> None:
+    """Make LMCache's scheduler side ask each server whether it lives, from its first lookup on."""
+    kind = adapters.LMCacheMPSchedulerAdapter
+
+    def start(self: Any) -> None:
+        with self._heartbeat_lock:
+            if self._heartbeats:
+                return
+            for url, client in self.mq_clients.items():
+                heartbeat = adapters.HeartbeatThread(
+                    mq_client=client,
+                    health_event=self._health_events[url],
+                    interval=self._heartbeat_interval,
+                )
+                heartbeat.start()
+                self._heartbeats[url] = heartbeat
+
+    kind._ensure_heartbeat_started = start
 
 
 def ignore_port(envs: Any) -> None:

@@ -142,6 +142,8 @@ def worker(
         own_ports["nixl"] = ports.take_row(spec.tp)
         env |= connectors.side_channel_environment(own_ports["nixl"])
         env |= connectors.cpu_transfer_environment(device, facts.versions)
+    if cache == "mp" and place.role != "decode":
+        env |= connectors.server_environment(facts.versions)
     if cache == "inproc" and place.role != "decode":
         env |= lmcache.environment(spec.lmcache, gib)
     events: tuple[str, ...] = ()

@@ -26,7 +26,7 @@ Device = Literal["cuda", "cpu"]
 # How long a worker waits for the cache server, seconds. By LMCache's own default, 300, a worker whose
 # server was killed answers nobody for five minutes.
 SERVER_TIMEOUT_S = 15.0
-SERVER_HEARTBEAT_S = 3.0
+SERVER_HEARTBEAT_S = 5.0
 
 
 def kv_transfer_config(
@@ -107,6 +107,14 @@ def cpu_transfer_environment(device: Device, versions: Mapping[str, str]) -> dic
     if device != "cpu" or not versions.get("nixl", "").startswith("1.3."):
         return {}
     return {vllm_plugin.VARIABLE: "1"}
+
+
+def server_environment(versions: Mapping[str, str]) -> dict[str, str]:
+    """With LMCache 0.5 an engine that lost its cache server once would not look for it again.
+
+    `dynamoctl.vllm_plugin` mends that.
+    """
+    return {vllm_plugin.HEARTBEAT: "1"} if versions.get("lmcache", "").startswith("0.5.") else {}
 
 
 def uses_nixl(config: Connector) -> bool:

@@ -29,7 +29,8 @@ _PHASES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 
 # A worker whose status port is taken logs this and runs on, never to be asked again.
 _PORT_LOST = re.compile(r"System status server startup failed")
-DEGRADED = re.compile(r"degraded mode", re.IGNORECASE)
+# Not "entering degraded mode": that is for as long as the cache server does not answer.
+DEGRADED = re.compile(r"operate in degraded mode", re.IGNORECASE)
 _MOST_BYTES = 4 * 1024 * 1024
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 

@@ -32,6 +32,7 @@ from dynamoctl.host.processes import (
     members,
     shared_memory_of,
 )
+from dynamoctl.planner.connectors import SERVER_HEARTBEAT_S
 from dynamoctl.planner.plan import DeploymentPlan, Unit
 from dynamoctl.state import DeploymentState, Folder, UnitState
 from dynamoctl.supervisor import lifecycle, process, registrations, removal
@@ -458,14 +459,13 @@ class Supervisor:
                         f"LMCache's store {store.shown} cannot be used: {why}; requests go on without"
                     )
             if lost != self.state.lost_stores:
-                back = len(lost) < len(self.state.lost_stores)
+                if len(lost) < len(self.state.lost_stores):
+                    await self._renew_cache_server()
                 self.state.lost_stores = lost
                 self._degrade_or_recover()
                 self._save()
-                if back:
-                    self._renew_cache_server()
 
-    def _renew_cache_server(self) -> None:
+    async def _renew_cache_server(self) -> None:
         """LMCache's server does not connect again to a store that was away (0.5.3), and does not say so.
 
         A new one does. The workers find it by themselves; what was in CPU memory is lost.
@@ -473,7 +473,11 @@ class Supervisor:
         for member in self.members:
             if member.unit.role == "cache" and member.state.state == "ready" and member.state.identity:
                 member.renewed = True
+                member.ready.clear()
                 process.send(member.state.identity, signal.SIGKILL)
+                await member.ready.wait()
+                # Until then the workers have not seen it, and keep nothing.
+                await asyncio.sleep(3 * SERVER_HEARTBEAT_S)
 
     def _degrade_or_recover(self) -> None:
         """Degraded is what is up, but not whole."""

@@ -22,8 +22,9 @@ def test_a_cpu_deployment_with_transfers_needs_the_plugin_that_is_installed_here
 @pytest.mark.parametrize(("allowed", "warned"), [("", True), ("other", True), ("other,dynamoctl", False)])
 def test_vllm_must_be_allowed_to_load_it(monkeypatch: pytest.MonkeyPatch, allowed: str, warned: bool) -> None:
     monkeypatch.setenv("VLLM_PLUGINS", allowed)
-    assert [("VLLM_PLUGINS" in mend) for mend in plugin_findings(mode="disagg")] == [True] * warned
-    assert plugin_findings(mode="agg") == []
+    for mode in ("disagg", "agg"):  # NIXL between CPU workers; LMCache's server
+        assert [("VLLM_PLUGINS" in mend) for mend in plugin_findings(mode=mode)] == [True] * warned
+    assert plugin_findings(engine="mocker") == []
 
 
 def test_a_dynamoctl_that_is_not_installed_as_a_package_offers_no_plugin(

@@ -8,9 +8,12 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from dynamoctl import vllm_plugin
 from dynamoctl.errors import SpecError
 from dynamoctl.planner import make_plan
 from dynamoctl.planner.plan import DeploymentPlan, Unit
+from dynamoctl.planner.printed import render
+from dynamoctl.planner.secrets import redact
 
 from tests.unit.hosts import FOLDER_MODEL, HOME, HUB_MODEL, host, plan, spec, uuid
 
@@ -379,3 +382,86 @@ def test_overlapped_starts_the_workers_together_and_keeps_the_gates() -> None:
     overlapped = plan(2, mode="disagg", start="overlapped")
     assert {unit.after for unit in overlapped.workers} == {()}
     assert [unit.gate for unit in overlapped.units] == [unit.gate for unit in ordered.units]
+
+
+def test_a_worker_beside_a_cache_server_asks_for_it_again_after_it_was_lost() -> None:
+    made = plan(mode="disagg")
+    assert made.unit("prefill-0").env[vllm_plugin.HEARTBEAT] == "1"
+    assert vllm_plugin.HEARTBEAT not in made.unit("decode-0").env
+    newer = plan(mode="agg", versions={"lmcache": "0.6.0"})
+    assert vllm_plugin.HEARTBEAT not in newer.unit("worker-0").env
+    assert vllm_plugin.HEARTBEAT not in plan(1).unit("worker-0").env  # in process
+
+
+def test_a_password_of_redis_is_in_no_command_line_and_not_in_what_is_printed() -> None:
+    made = plan(lmcache={"remote": "redis://user:secret@cache:6379"})
+    server = made.unit("lmcache")
+    assert "secret" not in " ".join(server.argv)
+    assert (server.env["LMCACHE_RESP_USERNAME"], server.env["LMCACHE_RESP_PASSWORD"]) == ("user", "secret")
+    assert "secret" not in render(made) + json.dumps(redact(made.as_json()))
+
+
+def test_each_tier_in_process_is_a_variable_of_lmcaches() -> None:
+    cache = {"disk": "/nvme", "disk_gb": "10GiB", "remote": "rediss://cache:6379", "gds": "/gds"}
+    env = plan(1, lmcache=cache).unit("worker-0").env
+    assert {name: env[name] for name in env if name.startswith("LMCACHE_") and "TRACK" not in name} == {
+        "LMCACHE_DISABLE_BANNER": "1",
+        "LMCACHE_CHUNK_SIZE": "256",
+        "LMCACHE_LOCAL_CPU": "True",
+        "LMCACHE_MAX_LOCAL_CPU_SIZE": "20",
+        "LMCACHE_LOCAL_DISK": "file:///nvme/",
+        "LMCACHE_MAX_LOCAL_DISK_SIZE": "10",
+        "LMCACHE_REMOTE_URL": "rediss://cache:6379",
+        "LMCACHE_GDS_PATH": "/gds",
+        "LMCACHE_GDS_BUFFER_SIZE": "2048",
+    }
+
+
+def test_each_tier_of_the_server_is_an_adapter_and_a_disk_is_kept_below_its_size() -> None:
+    more = {"type": "mock", "max_size_gb": 1}
+    made = plan(lmcache={"disk": "/nvme", "disk_gb": 10, "remote": "redis://cache", "l2": [more]})
+    argv = made.unit("lmcache").argv
+    adapters = [json.loads(argv[i + 1]) for i, word in enumerate(argv) if word == "--l2-adapter"]
+    assert adapters == [
+        {
+            "type": "fs_native",
+            "base_path": "/nvme",
+            "max_capacity_gb": 10.0,
+            "eviction": {"eviction_policy": "LRU"},
+        },
+        {"type": "resp", "host": "cache", "port": 6379},
+        more,
+    ]
+    assert [(tier.kind, tier.gib) for tier in made.lmcache_tiers] == [
+        ("disk", 10.0),
+        ("remote", None),
+        ("l2", None),
+    ]
+
+
+def test_gpudirect_storage_takes_the_place_of_the_servers_cpu_memory() -> None:
+    argv = plan(1, lmcache={"mode": "mp", "gds": "/gds"}).unit("lmcache").argv
+    assert argv[argv.index("--gds-l1-path") + 1] == "/gds"
+
+
+def test_mooncake_by_the_servers_adapter_takes_what_its_url_says() -> None:
+    made = plan(lmcache={"remote": "mooncakestore://master:50051/?protocol=rdma&local_hostname=node1"})
+    argv = made.unit("lmcache").argv
+    adapter = json.loads(argv[argv.index("--l2-adapter") + 1])
+    assert (adapter["type"], adapter["master_server_address"]) == ("mooncake_store", "master:50051")
+    assert (adapter["protocol"], adapter["local_hostname"]) == ("rdma", "node1")
+
+
+@pytest.mark.parametrize(
+    ("gpus", "fields", "gib"),
+    [
+        (1, {}, 161),  # 200 GiB are free, less 15 % of 256
+        (2, {"tp": 2}, 160),  # 80 for each rank
+        (2, {"mode": "disagg"}, 161),  # only prefill caches
+        (0, {}, 161),
+        (0, {"workers": 12}, 148),  # on a CPU, 4.3 GiB for each worker
+    ],
+)
+def test_an_automatic_size_leaves_a_reserve(gpus: int, fields: dict[str, Any], gib: float) -> None:
+    made = plan(gpus, lmcache={"cpu_gb": "auto"}, **fields)
+    assert made.lmcache_cpu_gib == gib

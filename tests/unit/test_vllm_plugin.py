@@ -250,3 +250,62 @@ print(hash_factors(envs.compile_factors()))
 
     assert name("20001", "1") == name("20002", "1")
     assert name("20001", "0") != name("20002", "0")
+
+
+# ---- the cache server's heartbeat -----------------------------------------------------------
+
+
+def test_a_connector_is_made_with_lmcache_mended_and_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[Any, ...]] = []
+    factory: Any = SimpleNamespace(create_connector=lambda *words: made.append(words) or "connector")
+    mended: list[Any] = []
+    adapters: Any = ModuleType("lmcache.integration.vllm.vllm_multi_process_adapter")
+    package: Any = ModuleType("lmcache.integration.vllm")
+    package.vllm_multi_process_adapter = adapters
+    for name in ("lmcache", "lmcache.integration"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setitem(sys.modules, "lmcache.integration.vllm", package)
+    monkeypatch.setitem(sys.modules, adapters.__name__, adapters)
+    monkeypatch.setattr(vllm_plugin, "start_heartbeats", mended.append)
+    vllm_plugin.before_connectors(factory)
+    vllm_plugin.before_connectors(factory)
+    assert factory.create_connector("config", "role") == "connector"
+    assert made == [("config", "role")]
+    assert mended == [adapters]
+
+
+@pytest.mark.engine
+def test_the_installed_lmcache_never_asks_its_server_without_the_plugin_and_does_with_it() -> None:
+    """The day the first is no longer so, the plugin's part is to be dropped."""
+    script = """
+import threading
+from lmcache.integration.vllm import vllm_multi_process_adapter as adapters
+from dynamoctl import vllm_plugin
+
+class Heartbeat:
+    def __init__(self, **words):
+        self.words = words
+    def start(self):
+        started.append(self.words["interval"])
+
+adapters.HeartbeatThread = Heartbeat
+def lookups():
+    adapter = object.__new__(adapters.LMCacheMPSchedulerAdapter)
+    adapter._heartbeats, adapter._heartbeat_lock = {}, threading.Lock()
+    adapter._heartbeat_interval = 5.0
+    adapter.mq_clients = {"tcp://a": "client"}
+    adapter._health_events = {"tcp://a": threading.Event()}
+    adapter._ensure_heartbeat_started()
+    adapter._ensure_heartbeat_started()
+    return len(started)
+
+started = []
+without = lookups()
+vllm_plugin.start_heartbeats(adapters)
+print()
+print(without, lookups())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "0 1"

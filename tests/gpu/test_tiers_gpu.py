@@ -1,0 +1,107 @@
+"""LMCache's tiers in process on one GPU: disk, a Redis that two workers share, GPUDirect Storage.
+
+Each deployment has room for few tokens on the GPU and little CPU memory, so that a prompt that comes back
+comes out of the tier below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import Cli, chat, counter, free_port, wait_for
+from tests.e2e.stores import Redis
+
+pytestmark = [pytest.mark.gpu, pytest.mark.engine, pytest.mark.e2e, pytest.mark.timeout(900)]
+
+MODEL = "smollm2-135m-instruct"
+LONG = "The sea is wide and the sky is blue, said the sailor to his cat. " * 70
+ENGINE = ("--", "--enforce-eager", "--gpu-memory-utilization", "0.3", "--max-model-len", "2048")
+HITS = "vllm:external_prefix_cache_hits_total"
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
+    one = Redis(free_port(), tmp_path_factory.mktemp("redis"), "a-password-of-redis")
+    one.start()
+    yield one
+    one.kill()
+
+
+def up(cli: Cli, *words: str) -> str:
+    port = free_port()
+    done = cli("up", "agg", "--model", MODEL, "--port", str(port), *words, *ENGINE, patience_s=800)
+    print(done.err)
+    assert done.code == 0, done.err
+    return f"http://127.0.0.1:{port}"
+
+
+def flush(cli: Cli) -> None:
+    """Empty the engines' own caches; what LMCache then gives back is its own."""
+    shown = cli("cache", "check", "--json")
+    print(shown.out, shown.err)
+    assert shown.json["check"]["prefix_cache_cleared"] is True
+
+
+def test_the_disk_gives_back_what_cpu_memory_has_lost(cli: Cli, tmp_path: Path) -> None:
+    tier = ("--lmcache-disk", str(tmp_path / "kv"), "--lmcache-disk-gb", "2")
+    endpoint = up(cli, "--gpus", "0", "--lmcache-cpu-gb", "0.05", *tier)
+    system = cli.units()["worker-0"]["ports"]["system"]
+    first = chat(endpoint, MODEL, LONG, max_tokens=4)
+    wait_for(lambda: list((tmp_path / "kv").rglob("*.pt")) or list((tmp_path / "kv").iterdir()))
+    for word in ("river", "forest", "hill"):  # 0.05 GiB holds 2,300 tokens
+        chat(endpoint, MODEL, LONG.replace("sea", word), max_tokens=4)
+    flush(cli)
+    before = counter(system, HITS)
+    assert chat(endpoint, MODEL, LONG, max_tokens=4) == first
+    after = counter(system, HITS)
+    print(f"disk: {before} -> {after}")
+    assert after - before >= 512
+    assert cli("down").code == 0
+
+
+def test_what_one_worker_computed_hits_on_the_other_by_way_of_redis(cli: Cli, redis: Redis) -> None:
+    endpoint = up(
+        cli, "--gpus", "0,0", "--workers", "2", "--lmcache-cpu-gb", "2", "--lmcache-remote", redis.url
+    )
+    ports = [cli.units()[f"worker-{n}"]["ports"]["system"] for n in (0, 1)]
+    keys = redis.keys()
+    first = chat(endpoint, MODEL, LONG, max_tokens=4)
+    wait_for(lambda: redis.keys() > keys)
+    before = [counter(port, HITS) for port in ports]
+    # Round robin: the next request goes to the other worker.
+    assert chat(endpoint, MODEL, LONG, max_tokens=4) == first
+    after = [counter(port, HITS) for port in ports]
+    print(f"redis: {before} -> {after}")
+    assert sum(after) - sum(before) >= 512
+    redis.kill()
+    wait_for(lambda: cli.status()["state"] == "degraded")
+    assert chat(endpoint, MODEL, LONG.replace("sea", "river"), max_tokens=4)
+    redis.start()
+    wait_for(lambda: cli.status()["state"] == "ready")
+    keys = redis.keys()
+    chat(endpoint, MODEL, LONG.replace("sea", "hill"), max_tokens=4)
+    wait_for(lambda: redis.keys() > keys)
+    assert "a-password-of-redis" not in cli("logs", "--lines", "0").out
+    assert cli("down").code == 0
+
+
+def test_gpudirect_storage_hits_or_says_why_not(cli: Cli, tmp_path: Path) -> None:
+    """Without the driver nvidia-fs, cuFile copies through CPU memory, and `up` warns of it."""
+    port = free_port()
+    done = cli(
+        "up", "agg", "--model", MODEL, "--port", str(port), "--gpus", "0", "--lmcache-cpu-gb", "1",
+        "--lmcache-gds", str(tmp_path), *ENGINE, patience_s=800,
+    )  # fmt: skip
+    print(done.err)
+    if not Path("/proc/driver/nvidia-fs").exists():
+        assert "nvidia-fs" in done.err
+    if done.code != 0:
+        assert done.code in (3, 4)
+        assert "lmcache" in done.err.lower()
+        return
+    assert cli("cache", "check").code == 0
+    assert list(tmp_path.rglob("*"))
+    assert cli("down").code == 0

@@ -17,7 +17,8 @@ later start at other ports. Here the port does not count. It is not in any graph
 **A heartbeat of LMCache's scheduler side.** Beside a cache server, LMCache 0.5.3 asks on two sides of an
 engine whether the server lives. The side that looks prompts up never starts to ask (it takes its empty
 table of heartbeats for a started one), so a server that did not answer once, in `mq_timeout`, is never
-asked again: the engine serves on without a cache for ever. Here it asks.
+asked again: the engine serves on without a cache for ever. Here it asks. And on the other side, a server
+that does not answer while KV blocks are stored ends the whole engine. Here it counts as one that is away.
 
 vLLM loads plugins in every one of its processes. This one does nothing unless the planner has set a
 variable for the worker (`planner.connectors` says when).
@@ -69,6 +70,7 @@ def before_connectors(factory: Any) -> None:
         from lmcache.integration.vllm import vllm_multi_process_adapter as adapters
 
         start_heartbeats(adapters)
+        survive_timeouts(adapters.LMCacheMPWorkerAdapter)
         return plain(*words, **named)
 
     mended.dynamoctl = True  # type: ignore[attr-defined]
@@ -93,6 +95,27 @@ def start_heartbeats(adapters: Any) -> None:
                 self._heartbeats[url] = heartbeat
 
     kind._ensure_heartbeat_started = start
+
+
+def survive_timeouts(adapter: Any) -> None:
+    """Let a worker go on without a cache server that does not answer, as it does without one that is away."""
+    for name in ("submit_store_request", "submit_retrieve_request"):
+        plain = getattr(adapter, name)
+        if not getattr(plain, "dynamoctl", False):
+            setattr(adapter, name, _surviving(plain))
+
+
+def _surviving(plain: Any) -> Any:
+    def submit(self: Any, *words: Any, **named: Any) -> Any:
+        try:
+            return plain(self, *words, **named)
+        except TimeoutError:
+            # Its heartbeat finds the server again, and registers this worker there.
+            self._health_event.clear()
+            return plain(self, *words, **named)
+
+    submit.dynamoctl = True  # type: ignore[attr-defined]
+    return submit
 
 
 def ignore_port(envs: Any) -> None:

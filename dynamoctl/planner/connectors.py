@@ -26,7 +26,7 @@ Device = Literal["cuda", "cpu"]
 # How long a worker waits for the cache server, seconds. By LMCache's own default, 300, a worker whose
 # server was killed answers nobody for five minutes.
 SERVER_TIMEOUT_S = 15.0
-SERVER_HEARTBEAT_S = 5.0
+SERVER_HEARTBEAT_S = 3.0
 
 
 def kv_transfer_config(

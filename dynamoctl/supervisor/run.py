@@ -403,6 +403,9 @@ class Supervisor:
                     self._give_up(member, error)
                     return
                 self._follow(member, "retry")
+                if member.unit.role == "cache":
+                    # Away for so long that every worker misses it: else they would not register again.
+                    await asyncio.sleep(2 * SERVER_HEARTBEAT_S)
                 if not renewed:
                     wait = lifecycle.backoff_s(len(member.restarts), random.random())  # noqa: S311  (jitter)
                     member.state.phase = f"restarting in {duration(wait)}"
@@ -474,7 +477,7 @@ class Supervisor:
             if member.unit.role == "cache" and member.state.state == "ready" and member.state.identity:
                 member.renewed = True
                 member.ready.clear()
-                process.send(member.state.identity, signal.SIGKILL)
+                process.send(member.state.identity, signal.SIGTERM)
                 await member.ready.wait()
                 # Until then the workers have not seen it, and keep nothing.
                 await asyncio.sleep(3 * SERVER_HEARTBEAT_S)

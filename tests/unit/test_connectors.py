@@ -22,7 +22,7 @@ MP = {
         "lmcache.mp.host": "tcp://127.0.0.1",
         "lmcache.mp.port": 5555,
         "lmcache.mp.mq_timeout": 15.0,
-        "lmcache.mp.heartbeat_interval": 5.0,
+        "lmcache.mp.heartbeat_interval": 3.0,
     },
 }
 NIXL = {"kv_connector": "NixlConnector", "kv_role": "kv_both"}

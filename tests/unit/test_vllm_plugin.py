@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, MutableMapping
 from importlib import metadata
 from types import ModuleType, SimpleNamespace
@@ -255,11 +256,43 @@ print(hash_factors(envs.compile_factors()))
 # ---- the cache server's heartbeat -----------------------------------------------------------
 
 
+def worker_side() -> Any:
+    """LMCache's worker side, whose server does not answer."""
+
+    class Worker:
+        def __init__(self) -> None:
+            self._health_event = threading.Event()
+            self._health_event.set()
+            self.said: list[str] = []
+
+        def submit_store_request(self, request: str) -> None:
+            if not self._health_event.is_set():
+                self.said.append(f"{request}: passed over")
+                return
+            raise TimeoutError
+
+        def submit_retrieve_request(self, request: str) -> None:
+            self.submit_store_request(request)
+
+    return Worker
+
+
+@pytest.mark.parametrize("what", ["submit_store_request", "submit_retrieve_request"])
+def test_a_cache_server_that_does_not_answer_is_one_that_is_away(what: str) -> None:
+    kind = worker_side()
+    vllm_plugin.survive_timeouts(kind)
+    vllm_plugin.survive_timeouts(kind)
+    worker = kind()
+    getattr(worker, what)("a")
+    assert worker.said == ["a: passed over"]
+
+
 def test_a_connector_is_made_with_lmcache_mended_and_once(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[tuple[Any, ...]] = []
     factory: Any = SimpleNamespace(create_connector=lambda *words: made.append(words) or "connector")
     mended: list[Any] = []
     adapters: Any = ModuleType("lmcache.integration.vllm.vllm_multi_process_adapter")
+    adapters.LMCacheMPWorkerAdapter = worker_side()
     package: Any = ModuleType("lmcache.integration.vllm")
     package.vllm_multi_process_adapter = adapters
     for name in ("lmcache", "lmcache.integration"):
@@ -302,10 +335,12 @@ def lookups():
 started = []
 without = lookups()
 vllm_plugin.start_heartbeats(adapters)
+vllm_plugin.survive_timeouts(adapters.LMCacheMPWorkerAdapter)
+from lmcache.v1.mp_observability.errors import LMCacheTimeoutError
 print()
-print(without, lookups())
+print(without, lookups(), issubclass(LMCacheTimeoutError, TimeoutError))
 """
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True
     )
-    assert done.stdout.splitlines()[-1] == "0 1"
+    assert done.stdout.splitlines()[-1] == "0 1 True"

@@ -41,7 +41,8 @@ WIDTH = 100
 STATUS_WORDS = {
     "name": "the deployment",
     "mode": "`agg`, `disagg`; null where it was never started",
-    "state": "`starting`, `ready`, `degraded` (a unit is down and on its way back), `stopping`, `stopped`,"
+    "state": "`starting`, `ready`, `degraded` (a unit is down and on its way back, or a store of LMCache's"
+    " does not answer), `stopping`, `stopped`,"
     " `failed`, `unsupervised` (its supervisor is gone, some of its processes live)",
     "model": "the name that clients use",
     "endpoint": "the frontend's base URL, without `/v1`",

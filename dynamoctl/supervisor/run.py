@@ -280,9 +280,9 @@ class Supervisor:
         self._set_phase_of_frontend("")
 
     async def _prove_cache(self) -> None:
-        """LMCache must give back what it was given: an engine serves on without it, and says nothing.
+        """Does LMCache give back what it was given? An engine serves on without it, and says nothing.
 
-        What keeps the question from being asked (a model with room for less than a chunk) is a warning.
+        A warning and no error: it serves, if slower, and some models' KV cache LMCache cannot keep.
         """
         if self.plan.lmcache is None:
             return
@@ -295,15 +295,9 @@ class Supervisor:
         if not probe.hit_tokens and not probe.prefix_cache_cleared:
             self.state.warnings.append("LMCache was not put to the proof: the engines answered by themselves")
         elif not probe.hit_tokens:
-            caching = [m for m in self.members if m.unit.role in ("cache", "agg", "prefill")]
-            raise NotReadyError(
-                f"LMCache gave none of {probe.prompt_tokens} tokens back: it would serve without a cache",
-                "\n".join(
-                    [
-                        "to serve without a cache: --no-lmcache",
-                        *(f"log: {self.folder.log(m.unit.name)}" for m in caching),
-                    ]
-                ),
+            self.state.warnings.append(
+                f"LMCache gave none of {probe.prompt_tokens} tokens back: this serves without a cache"
+                f" (ask again with: dynamoctl cache check -n {self.state.name})"
             )
 
     async def _is_listed(self) -> tuple[bool, str]:

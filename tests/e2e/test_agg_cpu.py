@@ -73,6 +73,8 @@ def test_status_says_ready(up: Up) -> None:
     body = up.cli.status()
     assert (body["ok"], body["state"], body["mode"], body["model"]) == (True, "ready", "agg", MODEL)
     assert body["endpoint"] == up.endpoint
+    assert body["warnings"] == []  # LMCache was put to the proof, and gave back what it had been given
+    assert body["cache"]["hit_tokens"] >= 256
     assert [(unit["name"], unit["role"]) for unit in body["units"]] == [
         ("frontend", "frontend"),
         ("lmcache", "cache"),

@@ -22,17 +22,14 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from command import run, split
 from dynamoctl.host import models
 
 VARIANTS = ("neither", "no-read-ahead", "no-shared-compile", "all")
-LIMIT_S = 900.0
 Row = dict[str, Any]
 
 # vLLM 0.26's own words; where it says a thing more than once, the sum.
@@ -42,25 +39,6 @@ SAID = {
     "graphs": re.compile(r"Graph capturing finished in ([\d.]+) secs"),
     "engine": re.compile(r"init engine .*?took ([\d.]+) s"),
 }
-
-
-def run(environ: Mapping[str, str], *words: str) -> dict[str, Any]:
-    """One command with --json; end with its error where it fails."""
-    done = subprocess.run(
-        [sys.executable, "-m", "dynamoctl", *words],
-        env=dict(environ),
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
-        check=False,
-    )
-    try:
-        body: dict[str, Any] = json.loads(done.stdout)
-    except ValueError:
-        sys.exit(done.stderr)
-    if not body["ok"]:
-        sys.exit(f"{body['error']['message']}\n{body['error']['hint']}")
-    return body
 
 
 def drop_from_page_cache(model: str) -> None:
@@ -89,8 +67,7 @@ def environment(variant: str, home: Path) -> dict[str, str]:
 
 def measured(variant: str, words: list[str], logs: Path | None) -> Row:
     """One start, and the end of it."""
-    at = words.index("--") if "--" in words else len(words)
-    own, engine = words[:at], words[at:]
+    own, engine = split(words)
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         environ = environment(variant, home)
@@ -128,8 +105,8 @@ def main() -> None:
     parser.add_argument("--logs", type=Path, metavar="FOLDER", help="keep the workers' logs there")
     parser.add_argument("words", nargs=argparse.REMAINDER, metavar="[VARIANT...] -- UP'S ARGUMENTS")
     options = parser.parse_args()
-    at = options.words.index("--") if "--" in options.words else len(options.words)
-    chosen, words = options.words[:at] or list(VARIANTS), options.words[at + 1 :]
+    variants, words = split(options.words)
+    chosen, words = variants or list(VARIANTS), words[1:]
     if wrong := set(chosen) - set(VARIANTS):
         parser.error(f"no such variant: {', '.join(sorted(wrong))}; there are {', '.join(VARIANTS)}")
     if options.logs:

@@ -28,44 +28,28 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from command import LIMIT_S, run, split
 from dynamoctl import probes
 from dynamoctl.planner.plan import Gate
 
 VARIANTS = ("ordered", "overlapped", "script")
-LIMIT_S = 900.0
 Times = dict[str, float]
 
 
-def dynamoctl(home: Path, *words: str) -> dict[str, Any]:
-    """Run one command with --json; end with its error where it fails."""
-    done = subprocess.run(
-        [sys.executable, "-m", "dynamoctl", *words],
-        env={**os.environ, "DYNAMOCTL_HOME": str(home)},
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
-        check=False,
-    )
-    body: dict[str, Any] = json.loads(done.stdout)
-    if not body["ok"]:
-        sys.exit(f"{body['error']['message']}\n{body['error']['hint']}")
-    return body
-
-
-def split(words: list[str]) -> tuple[list[str], list[str]]:
-    """Up's own words, and vLLM's with their `--`."""
-    at = words.index("--") if "--" in words else len(words)
-    return words[:at], words[at:]
+def at_home(home: Path) -> dict[str, str]:
+    """The caller's environment, with deployments kept there."""
+    return {**os.environ, "DYNAMOCTL_HOME": str(home)}
 
 
 def launched(home: Path, start: str, words: list[str]) -> Times:
     """The times of `dynamoctl up --start START`."""
     own, engine = split(words)
-    dynamoctl(home, "up", *own, "--start", start, "--json", *engine)
+    environ = at_home(home)
+    run(environ, "up", *own, "--start", start, "--json", *engine)
     try:
         state = json.loads((home / "deployments/default/state.json").read_text())
     finally:
-        dynamoctl(home, "down", "--json")
+        run(environ, "down", "--json")
     times = {unit["name"]: unit["ready_at"] - unit["started_at"] for unit in state["units"]}
     first = min(unit["started_at"] for unit in state["units"])
     times["all gates"] = max(unit["ready_at"] for unit in state["units"]) - first
@@ -95,7 +79,7 @@ def until(done: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
 def scripted(home: Path, words: list[str]) -> Times:
     """The times of the same command lines, one after another."""
     own, engine = split(words)
-    plan = dynamoctl(home, "up", *own, "--start", "ordered", "--dry-run", "--json", *engine)
+    plan = run(at_home(home), "up", *own, "--start", "ordered", "--dry-run", "--json", *engine)
     Path(plan["store"]).mkdir(parents=True, exist_ok=True)
     running: list[subprocess.Popen[bytes]] = []
     times: Times = {}

@@ -104,7 +104,7 @@ def store_answers(store: Store) -> tuple[bool, str]:
         return there, "" if there else "there is no such path"
     why = ""
     for host, port in store.addresses:
-        if not port:  # S3's, which the hub of its own finds out
+        if not port:  # S3's: it has none in its URL
             return True, ""
         try:
             with socket.create_connection((host, port), timeout=STORE_TIMEOUT_S):

@@ -27,6 +27,7 @@ variable for the worker (`planner.connectors` says when).
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 VARIABLE = "DYNAMOCTL_NIXL_ON_CPU"
@@ -60,21 +61,30 @@ def _cure_nixl() -> None:
     add_delay(_api.nixlBind)
 
 
+def _wrap(owner: Any, name: str, around: Callable[[Any], Any]) -> None:
+    """Put what `around` makes of a function in its place, once however often it is called."""
+    plain = getattr(owner, name, None)
+    if plain is None or getattr(plain, "dynamoctl", False):
+        return
+    wrapped = around(plain)
+    wrapped.dynamoctl = True
+    setattr(owner, name, wrapped)
+
+
 def before_connectors(factory: Any) -> None:
     """Mend LMCache when a connector is made: only then is it imported, and only in the engine."""
-    plain = factory.create_connector
-    if getattr(plain, "dynamoctl", False):
-        return
 
-    def mended(*words: Any, **named: Any) -> Any:
-        from lmcache.integration.vllm import vllm_multi_process_adapter as adapters
+    def around(plain: Any) -> Any:
+        def mended(*words: Any, **named: Any) -> Any:
+            from lmcache.integration.vllm import vllm_multi_process_adapter as adapters
 
-        start_heartbeats(adapters)
-        survive_timeouts(adapters.LMCacheMPWorkerAdapter)
-        return plain(*words, **named)
+            start_heartbeats(adapters)
+            survive_timeouts(adapters.LMCacheMPWorkerAdapter)
+            return plain(*words, **named)
 
-    mended.dynamoctl = True  # type: ignore[attr-defined]
-    factory.create_connector = mended
+        return mended
+
+    _wrap(factory, "create_connector", around)
 
 
 def start_heartbeats(adapters: Any) -> None:
@@ -100,9 +110,7 @@ def start_heartbeats(adapters: Any) -> None:
 def survive_timeouts(adapter: Any) -> None:
     """Let a worker go on without a cache server that does not answer, as it does without one that is away."""
     for name in ("submit_store_request", "submit_retrieve_request"):
-        plain = getattr(adapter, name)
-        if not getattr(plain, "dynamoctl", False):
-            setattr(adapter, name, _surviving(plain))
+        _wrap(adapter, name, _surviving)
 
 
 def _surviving(plain: Any) -> Any:
@@ -114,37 +122,34 @@ def _surviving(plain: Any) -> Any:
             self._health_event.clear()
             return plain(self, *words, **named)
 
-    submit.dynamoctl = True  # type: ignore[attr-defined]
     return submit
 
 
 def ignore_port(envs: Any) -> None:
     """Leave the side channel's port out of what names a compiled model; a vLLM that does so is left alone."""
-    plain = getattr(envs, "compile_factors", None)
-    if plain is None or getattr(plain, "dynamoctl", False):
-        return
 
-    def without_port() -> dict[str, object]:
-        factors: dict[str, object] = plain()
-        factors.pop("VLLM_NIXL_SIDE_CHANNEL_PORT", None)
-        return factors
+    def around(plain: Any) -> Any:
+        def without_port() -> dict[str, object]:
+            factors: dict[str, object] = plain()
+            factors.pop("VLLM_NIXL_SIDE_CHANNEL_PORT", None)
+            return factors
 
-    without_port.dynamoctl = True  # type: ignore[attr-defined]
-    envs.compile_factors = without_port
+        return without_port
+
+    _wrap(envs, "compile_factors", around)
 
 
 def add_parameters(agent: Any) -> None:
     """Make every agent of this class open UCX with our parameters, where its caller gives no others."""
-    create_backend = agent.create_backend
-    if getattr(create_backend, "dynamoctl", False):
-        return
 
-    def with_parameters(self: Any, backend: str, initParams: dict[str, str] | None = None) -> Any:  # noqa: N803  (NIXL's name)
-        ours = UCX_PARAMETERS if backend == "UCX" else {}
-        return create_backend(self, backend, {**ours, **(initParams or {})})
+    def around(plain: Any) -> Any:
+        def with_parameters(self: Any, backend: str, initParams: dict[str, str] | None = None) -> Any:  # noqa: N803  (NIXL's name)
+            ours = UCX_PARAMETERS if backend == "UCX" else {}
+            return plain(self, backend, {**ours, **(initParams or {})})
 
-    with_parameters.dynamoctl = True  # type: ignore[attr-defined]
-    agent.create_backend = with_parameters
+        return with_parameters
+
+    _wrap(agent, "create_backend", around)
 
 
 def add_delay(bindings: Any) -> None:

@@ -25,8 +25,9 @@ def redact(value: Any, name: str = "") -> Any:
         return [redact(inner) for inner in value]
     if isinstance(value, str):
         inner = _table(value)
-        if inner is not None and redact(inner) != inner:
-            return json.dumps(redact(inner))
+        shown = redact(inner)
+        if shown != inner:
+            return json.dumps(shown)
         return HIDDEN if value and is_secret_name(name) else _URL_PASSWORD.sub(HIDDEN, value)
     return value
 

@@ -67,7 +67,7 @@ class _Member:
         self.exit_code: int | None = None
         self.log: LogWatch | None = None
         self.restarts: list[float] = []
-        self.renewed = False  # ended by us, to be started again at once
+        self.renewed = False  # ended by us, to be started again: no failure of its own
         self.stranger = False  # another process has answered at its gate
 
 
@@ -397,14 +397,16 @@ class Supervisor:
                     self._give_up(member, error)
                     return
                 self._follow(member, "retry")
-                if member.unit.role == "cache":
-                    # Away for so long that every worker misses it: else they would not register again.
-                    await asyncio.sleep(2 * SERVER_HEARTBEAT_S)
+                wait = 0.0
                 if not renewed:
                     wait = lifecycle.backoff_s(len(member.restarts), random.random())  # noqa: S311  (jitter)
-                    member.state.phase = f"restarting in {duration(wait)}"
-                    self._save()
-                    await asyncio.sleep(wait)
+                if member.unit.role == "cache":
+                    # Away for so long that every worker misses it: else they would not register again.
+                    wait += 2 * SERVER_HEARTBEAT_S
+                member.state.phase = f"restarting in {duration(wait)}"
+                self._save()
+                await asyncio.sleep(wait)
+                if not renewed:
                     member.restarts.append(time.monotonic())
                 member.state.restarts += 1
                 error = await self._restart(member)

@@ -31,6 +31,8 @@ _PHASES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 _PORT_LOST = re.compile(r"System status server startup failed")
 # Not "entering degraded mode": that is for as long as the cache server does not answer.
 DEGRADED = re.compile(r"operate in degraded mode", re.IGNORECASE)
+# LMCache's compiled kernels did not import (built for another torch, say).
+_NO_KERNELS = re.compile(r"DeviceOps stays on the torch baseline|No compute backend loaded")
 _MOST_BYTES = 4 * 1024 * 1024
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
@@ -41,6 +43,7 @@ class LogWatch:
     Attributes:
         phase: the last phase that began.
         degraded: the line in which LMCache said that it gives up caching, or empty.
+        no_kernels: the line in which it said that it goes on without its compiled kernels, or empty.
         port_lost: the line in which a worker said that its status port is taken, or empty.
     """
 
@@ -49,6 +52,7 @@ class LogWatch:
         self._at = log.stat().st_size if log.exists() else 0
         self.phase = "importing"
         self.degraded = ""
+        self.no_kernels = ""
         self.port_lost = ""
 
     def read(self) -> None:
@@ -71,6 +75,8 @@ class LogWatch:
                 self.port_lost = line.strip()
             if DEGRADED.search(line) and not self.degraded:
                 self.degraded = line.strip()
+            if _NO_KERNELS.search(line):
+                self.no_kernels = line.strip()
 
 
 def last_lines(log: Path, count: int = 12) -> list[str]:

@@ -247,7 +247,7 @@ class Supervisor:
                 raise self._lost_port(member)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(member.ended.wait(), _GATE_INTERVAL_S)
-        self._check_degraded(member)
+        self._check_lmcache(member)
         self._follow(member, "gate_passed")
         member.state.phase, member.state.ready_at = "", time.time()
         self._note_shared_memory()
@@ -276,7 +276,7 @@ class Supervisor:
                 await asyncio.sleep(_GATE_INTERVAL_S)
         await self._prove_cache()
         for member in self.members:
-            self._check_degraded(member)
+            self._check_lmcache(member)
         self._set_phase_of_frontend("")
 
     async def _prove_cache(self) -> None:
@@ -321,16 +321,23 @@ class Supervisor:
             frontend.phase = why
             self._save()
 
-    def _check_degraded(self, member: _Member) -> None:
-        if member.log is None:
+    def _check_lmcache(self, member: _Member) -> None:
+        """It goes on without a cache, or without its kernels, and says so in its log alone."""
+        if member.log is None or self.plan.lmcache is None:
             return
         member.log.read()
-        if member.log.degraded and self.plan.lmcache is not None:
+        if member.log.degraded:
             raise NotReadyError(
                 f"{member.unit.name}: LMCache could not start and would serve without a cache",
                 f"its log says: {member.log.degraded}\n"
                 f"log: {self.folder.log(member.unit.name)}\nto serve without a cache: --no-lmcache",
             )
+        warning = (
+            f"{member.unit.name}: LMCache works without its compiled kernels, and is slow:"
+            " the lmcache that is installed was built for another torch (dynamoctl's extras fit together)"
+        )
+        if member.log.no_kernels and warning not in self.state.warnings:
+            self.state.warnings.append(warning)
 
     async def _read_logs(self) -> None:
         """Keep the phases of starting units up to date."""

@@ -117,6 +117,17 @@ def test_the_first_line_about_degraded_mode_is_kept(log: Path) -> None:
     assert watch.degraded == first
 
 
+def test_the_line_about_missing_kernels_is_kept(log: Path) -> None:
+    watch = LogWatch(log)
+    line = (
+        "LMCache WARNING: lmcache.c_ops compiled extension not found;"
+        " CudaDeviceOps stays on the torch baseline for all ops."
+    )
+    write(log, f"INFO all is well\n{line}\n")
+    watch.read()
+    assert watch.no_kernels == line
+
+
 def test_the_line_about_a_taken_status_port_is_kept(log: Path) -> None:
     """The worker runs on without it, and would never be ready."""
     watch = LogWatch(log)

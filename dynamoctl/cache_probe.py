@@ -1,11 +1,20 @@
-"""Does LMCache give back what it was given? A new prompt is asked again once the engines forgot it."""
+"""Does LMCache give back what it was given? A new prompt is asked again once the engines forgot it.
+
+Hits alone do not say so: LMCache counts them too where it gives back wrong values. So the prompt is a copying
+exercise: numbers in its beginning, which LMCache keeps, and the first of them once more at its end. A model
+goes on with the next ones, and is sure of it, if it sees what stood there.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
+import math
+import random
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +24,21 @@ from dynamoctl import observe, probes
 from dynamoctl.errors import NotReadyError
 from dynamoctl.planner.plan import DeploymentPlan
 
+WRONG = "LMCache gives back another KV cache than it was given: answers would be wrong"
+MEND = "serve without it (--no-lmcache), or with its server (--lmcache-mode mp)"
+
 # The engines and LMCache store, and publish their counters, a step later.
 _SETTLE_S = 0.5
 _SETTLE_TRIES = 8
+# The exercise: so many numbers, so many of them repeated, so many tokens asked for. The built-in model, with
+# 135 million parameters, gave every token of the answer 80 % and more.
+_NUMBERS = 36
+_REPEATED = 12
+_ANSWER_TOKENS = 8
+# Tokens that the numbers have at least: two each, and a space.
+_NUMBERS_TOKENS = 100
+# Another order of additions does not turn a token round of which the model was so sure.
+_SURE = math.log(0.7)
 
 
 @dataclass(frozen=True)
@@ -37,6 +58,16 @@ class Probe:
     ttft_first_s: float
     ttft_last_s: float
     prefix_cache_cleared: bool
+    same_answer: bool | None
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """A completion: tokens of the prompt, seconds to the first token, tokens with their log probabilities."""
+
+    prompt_tokens: int
+    ttft_s: float
+    tokens: tuple[tuple[str, float], ...]
 
 
 async def run(http: httpx2.AsyncClient, plan: DeploymentPlan, chunks: float) -> Probe:
@@ -49,22 +80,44 @@ async def run(http: httpx2.AsyncClient, plan: DeploymentPlan, chunks: float) -> 
         NotReadyError: a completion failed.
     """
     size = int(next(one.value for one in plan.lmcache_settings if one.name == "chunk_size"))
-    # A word is a token or little more; no two probes begin alike.
-    prompt = f"{uuid.uuid4().hex} " + "one two three four five six seven eight " * int(chunks * size / 8 + 1)
-    tokens, first = await _ask(http, plan, prompt)
+    prompt = exercise(int(chunks * size))
+    first = last = await _ask(http, plan, prompt)
     caching = sum(unit.role in ("agg", "prefill") for unit in plan.workers)
-    cleared, last, hits = False, first, 0
+    cleared, hits = False, 0
     for _ in range(caching):
         await asyncio.sleep(_SETTLE_S)
         cleared = await clear_prefix_caches(http, plan)
         before = await hit_tokens(http, plan)
-        tokens, last = await _ask(http, plan, prompt)
+        last = await _ask(http, plan, prompt)
         for _ in range(_SETTLE_TRIES):
             await asyncio.sleep(_SETTLE_S)
             hits = await hit_tokens(http, plan) - before
             if hits:
-                return Probe(tokens, hits, first, last, cleared)
-    return Probe(tokens, 0, first, last, cleared)
+                break
+        if hits:
+            break
+    same = same_answer(first.tokens, last.tokens)
+    return Probe(last.prompt_tokens, hits, first.ttft_s, last.ttft_s, cleared, same)
+
+
+def exercise(tokens: int) -> str:
+    """A prompt of so many tokens or more; no two begin alike."""
+    numbers = [str(random.randrange(1000, 10000)) for _ in range(_NUMBERS)]  # noqa: S311  (no secret)
+    # A word is a token or little more.
+    words = "one two three four five six seven eight " * max(0, math.ceil((tokens - _NUMBERS_TOKENS) / 8))
+    return f"{uuid.uuid4().hex} {' '.join(numbers)} {words}{' '.join(numbers[:_REPEATED])}"
+
+
+def same_answer(first: Sequence[tuple[str, float]], last: Sequence[tuple[str, float]]) -> bool | None:
+    """Whether an answer is what it was, as far as the model was sure of it; None where it was not at all.
+
+    Args:
+        first, last: its tokens with their log probabilities.
+    """
+    sure = list(itertools.takewhile(lambda token: token[1] >= _SURE, first))
+    if not sure:
+        return None
+    return [token for token, _ in sure] == [token for token, _ in last[: len(sure)]]
 
 
 async def hit_tokens(http: httpx2.AsyncClient, plan: DeploymentPlan) -> int:
@@ -86,17 +139,19 @@ async def clear_prefix_caches(http: httpx2.AsyncClient, plan: DeploymentPlan) ->
     return all(await asyncio.gather(*(clear(worker.ports["system"]) for worker in plan.workers)))
 
 
-async def _ask(http: httpx2.AsyncClient, plan: DeploymentPlan, prompt: str) -> tuple[int, float]:
-    """One streamed completion: (tokens of the prompt, seconds to the first token)."""
+async def _ask(http: httpx2.AsyncClient, plan: DeploymentPlan, prompt: str) -> _Answer:
+    """One streamed completion."""
     request = {
         "model": plan.model,
         "prompt": prompt,
-        "max_tokens": 2,
+        "max_tokens": _ANSWER_TOKENS,
         "temperature": 0,
+        "logprobs": 1,
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    began, first, tokens = time.monotonic(), 0.0, 0
+    began, first, prompt_tokens = time.monotonic(), 0.0, 0
+    tokens: list[tuple[str, float]] = []
     try:
         async with http.stream(
             "POST", f"{plan.endpoint}/v1/completions", json=request, timeout=probes.COMPLETION_TIMEOUT_S
@@ -108,10 +163,13 @@ async def _ask(http: httpx2.AsyncClient, plan: DeploymentPlan, prompt: str) -> t
                 body = _event(line)
                 if body.get("choices") and not first:
                     first = time.monotonic() - began
-                tokens = (body.get("usage") or {}).get("prompt_tokens", tokens)
+                prompt_tokens = (body.get("usage") or {}).get("prompt_tokens", prompt_tokens)
+                for choice in body.get("choices") or []:
+                    said = choice.get("logprobs") or {}
+                    tokens += zip(said.get("tokens") or [], said.get("token_logprobs") or [], strict=False)
     except httpx2.HTTPError as error:
         raise NotReadyError(f"no answer to a completion ({type(error).__name__})") from None
-    return tokens, first
+    return _Answer(prompt_tokens, first, tuple(tokens))
 
 
 def _event(line: str) -> dict[str, Any]:

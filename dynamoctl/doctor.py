@@ -142,6 +142,7 @@ def _memory(plan: DeploymentPlan, facts: HostFacts) -> list[Finding]:
 def _plugin(plan: DeploymentPlan) -> list[Finding]:
     """Where the plan needs our vLLM plugin, vLLM must find it and must be allowed to load it."""
     lost = {
+        vllm_plugin.PACKED_KV: "LMCache gives back wrong values",
         vllm_plugin.VARIABLE: "NIXL stalls between CPU workers",
         vllm_plugin.HEARTBEAT: "a worker that loses LMCache's server stays without",
     }
@@ -155,4 +156,6 @@ def _plugin(plan: DeploymentPlan) -> list[Finding]:
         mend = "add dynamoctl to VLLM_PLUGINS, or unset it"
     else:
         return []
-    return [Finding("warning", f"vLLM will not load dynamoctl's plugin: {', and '.join(missed)}", mend)]
+    wrong = any(vllm_plugin.PACKED_KV in unit.env for unit in plan.units)
+    what = f"vLLM will not load dynamoctl's plugin: {', and '.join(missed)}"
+    return [Finding("error" if wrong else "warning", what, mend)]

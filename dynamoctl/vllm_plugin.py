@@ -20,6 +20,9 @@ table of heartbeats for a started one), so a server that did not answer once, in
 asked again: the engine serves on without a cache for ever. Here it asks. And on the other side, a server
 that does not answer while KV blocks are stored ends the whole engine. Here it counts as one that is away.
 
+**A packed KV cache and LMCache in process.** LMCache 0.5.3 gives back wrong values there; `packed_kv` says
+why, and what is done.
+
 vLLM loads plugins in every one of its processes. This one does nothing unless the planner has set a
 variable for the worker (`planner.connectors` says when).
 """
@@ -30,9 +33,12 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from dynamoctl import packed_kv
+
 VARIABLE = "DYNAMOCTL_NIXL_ON_CPU"
 HEARTBEAT = "DYNAMOCTL_LMCACHE_HEARTBEAT"
 SHARE_COMPILE_CACHE = "DYNAMOCTL_SHARE_COMPILE_CACHE"
+PACKED_KV = "DYNAMOCTL_LMCACHE_PACKED_KV"
 
 UCX_PARAMETERS = {"ucx_error_handling_mode": "none"}
 PROGRESS_DELAY_US = 1000
@@ -44,10 +50,11 @@ def register() -> None:
         from vllm import envs
 
         ignore_port(envs)
-    if os.environ.get(HEARTBEAT) == "1":
+    mends = [mend for variable, mend in _LMCACHE_MENDS.items() if os.environ.get(variable) == "1"]
+    if mends:
         from vllm.distributed.kv_transfer.kv_connector import factory
 
-        before_connectors(factory.KVConnectorFactory)
+        before_connectors(factory.KVConnectorFactory, mends)
     if os.environ.get(VARIABLE) == "1":
         _cure_nixl()
 
@@ -71,20 +78,36 @@ def _wrap(owner: Any, name: str, around: Callable[[Any], Any]) -> None:
     setattr(owner, name, wrapped)
 
 
-def before_connectors(factory: Any) -> None:
+def before_connectors(factory: Any, mends: list[Callable[[], None]]) -> None:
     """Mend LMCache when a connector is made: only then is it imported, and only in the engine."""
 
     def around(plain: Any) -> Any:
         def mended(*words: Any, **named: Any) -> Any:
-            from lmcache.integration.vllm import vllm_multi_process_adapter as adapters
-
-            start_heartbeats(adapters)
-            survive_timeouts(adapters.LMCacheMPWorkerAdapter)
+            for mend in mends:
+                mend()
             return plain(*words, **named)
 
         return mended
 
     _wrap(factory, "create_connector", around)
+
+
+def _mend_heartbeats() -> None:
+    from lmcache.integration.vllm import vllm_multi_process_adapter as adapters
+
+    start_heartbeats(adapters)
+    survive_timeouts(adapters.LMCacheMPWorkerAdapter)
+
+
+def _mend_packed_kv() -> None:
+    from lmcache.v1.platform import resolve_device_ops, torch_device_type
+
+    ops = resolve_device_ops(torch_device_type)
+    # What `lmcache.c_ops` gives for this name, to LMCache as well.
+    _wrap(ops, "multi_layer_kv_transfer", lambda plain: packed_kv.around(plain, ops.EngineKVFormat))
+
+
+_LMCACHE_MENDS = {HEARTBEAT: _mend_heartbeats, PACKED_KV: _mend_packed_kv}
 
 
 def start_heartbeats(adapters: Any) -> None:

@@ -14,7 +14,7 @@ def check(name: Name = "default", json: Json = False) -> None:
     """Ask a new prompt again and show what LMCache gave back.
 
     In between, the engines' own prefix caches are emptied, so that only LMCache can answer. What else they
-    held is computed again, or comes from LMCache.
+    held is computed again, or comes from LMCache. Where the answer is not what it was, it fails.
     """
     from dataclasses import asdict
 
@@ -26,6 +26,8 @@ def check(name: Name = "default", json: Json = False) -> None:
         emit(schema("cache"), {"name": name, "check": asdict(result)})
         return
     print(f"LMCache gave back {result.hit_tokens:,} of {result.prompt_tokens:,} tokens")
+    if result.same_answer:
+        print("the answer was the same")
     print(f"time to the first token: {result.ttft_first_s:.3f} s, then {result.ttft_last_s:.3f} s")
     if not result.prefix_cache_cleared:
         print("(the engines' own prefix caches could not be emptied in between)")

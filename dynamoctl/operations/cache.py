@@ -21,7 +21,7 @@ def check(name: str) -> Probe:
 
     Raises:
         SpecError: no such deployment, or one without LMCache.
-        NotReadyError: it does not serve now, or LMCache gave nothing back.
+        NotReadyError: it does not serve now, or LMCache gave nothing back, or something else.
     """
     plan = _running(name)
 
@@ -36,6 +36,8 @@ def check(name: str) -> Probe:
             + ("" if result.prefix_cache_cleared else "; the engines' own prefix caches may have had them"),
             f"see: dynamoctl status -n {name}, and dynamoctl logs -n {name}",
         )
+    if result.same_answer is False:
+        raise NotReadyError(f"'{name}': {cache_probe.WRONG}", f"take it down, and {cache_probe.MEND}")
     return result
 
 

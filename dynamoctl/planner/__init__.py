@@ -27,6 +27,7 @@ def make_plan(
     device = topology.device(spec, facts)
     cache = lmcache.mode(spec.lmcache, device) if spec.engine == "vllm" else None
     lmcache.check_chunk_size(spec, device, cache)
+    lmcache.check_ways_of_copying(spec.lmcache, cache)
     gib = lmcache.cpu_gb(spec, facts, device, cache) if cache else 0.0
     ports = topology.Ports(facts.free_ports, taken=spec.port)
     store = f"{facts.home}/store"

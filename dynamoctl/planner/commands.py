@@ -146,6 +146,7 @@ def worker(
         env |= connectors.server_environment(facts.versions)
     if cache == "inproc" and place.role != "decode":
         env |= lmcache.environment(spec.lmcache, gib)
+        env |= connectors.packed_kv_environment(facts.versions)
     events: tuple[str, ...] = ()
     if spec.router_mode == "kv":
         own_ports["kv_events"] = ports.take()

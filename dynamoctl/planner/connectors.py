@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from dynamoctl import vllm_plugin
+from dynamoctl import packed_kv, vllm_plugin
 from dynamoctl.planner.plan import Role
 
 Connector = dict[str, Any]
@@ -115,6 +115,12 @@ def server_environment(versions: Mapping[str, str]) -> dict[str, str]:
     `dynamoctl.vllm_plugin` mends that.
     """
     return {vllm_plugin.HEARTBEAT: "1"} if versions.get("lmcache", "").startswith("0.5.") else {}
+
+
+def packed_kv_environment(versions: Mapping[str, str]) -> dict[str, str]:
+    """LMCache in process mistakes the packed KV cache of vLLM 0.26; `dynamoctl.packed_kv` says it rightly."""
+    known = versions.get("lmcache", "") in packed_kv.LMCACHE_VERSIONS
+    return {vllm_plugin.PACKED_KV: "1"} if known else {}
 
 
 def uses_nixl(config: Connector) -> bool:

@@ -125,6 +125,23 @@ def check_chunk_size(spec: DeploymentSpec, device: Device, cache: CacheMode | No
         )
 
 
+def check_ways_of_copying(spec: LMCacheSpec, cache: CacheMode | None) -> None:
+    """In process, some of LMCache's ways of copying cannot take the KV cache of vLLM 0.26: it packs K and V.
+
+    With the third connector the engine ends when it stores; the layerwise ones are made for K and V apart
+    (LMCache 0.5.3). `dynamoctl.packed_kv` has the way that is left.
+
+    Raises:
+        SpecError: one of them is asked for.
+    """
+    for name in ("LMCACHE_USE_LAYERWISE", "LMCACHE_ENABLE_BLENDING", "LMCACHE_USE_GPU_CONNECTOR_V3"):
+        if cache == "inproc" and spec.env.get(name, "").strip().lower() in ("true", "1"):
+            raise SpecError(
+                f"{name}: LMCache cannot copy the KV cache of vLLM 0.26 in this way",
+                "take it away, or take --lmcache-mode mp",
+            )
+
+
 def _eviction_policy(spec: LMCacheSpec) -> str:
     """The server's policy out of the setting that LMCache has for use in process.
 

@@ -282,7 +282,8 @@ class Supervisor:
     async def _prove_cache(self) -> None:
         """Does LMCache give back what it was given? An engine serves on without it, and says nothing.
 
-        A warning and no error: it serves, if slower, and some models' KV cache LMCache cannot keep.
+        Nothing is a warning: it serves, if slower, and some models' KV cache LMCache cannot keep. Something
+        else is an error: answers would be wrong.
         """
         if self.plan.lmcache is None:
             return
@@ -292,6 +293,8 @@ class Supervisor:
         except NotReadyError as error:
             self.state.warnings.append(f"LMCache was not put to the proof: {error.message}")
             return
+        if probe.hit_tokens and probe.same_answer is False:
+            raise NotReadyError(cache_probe.WRONG, cache_probe.MEND)
         if not probe.hit_tokens and not probe.prefix_cache_cleared:
             self.state.warnings.append("LMCache was not put to the proof: the engines answered by themselves")
         elif not probe.hit_tokens:

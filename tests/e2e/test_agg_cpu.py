@@ -114,10 +114,16 @@ def test_a_long_prompt_asked_again_hits_lmcache(up: Up) -> None:
 def test_cache_check_proves_a_hit_with_both_times_to_the_first_token(up: Up) -> None:
     shown = up.cli("cache", "check")
     assert shown.code == 0, shown.err
-    assert re.match(r"LMCache gave back [\d,]+ of [\d,]+ tokens\ntime to the first token: ", shown.out)
+    lines = (
+        r"LMCache gave back [\d,]+ of [\d,]+ tokens",
+        "the answer was the same",
+        "time to the first token: ",
+    )
+    assert re.match("\n".join(lines), shown.out)
     check = up.cli("cache", "check", "--json").json["check"]
     assert 512 <= check["hit_tokens"] <= check["prompt_tokens"]
     assert check["prefix_cache_cleared"] is True
+    assert check["same_answer"] is True
     assert check["ttft_first_s"] > 0
     assert check["ttft_last_s"] > 0
 

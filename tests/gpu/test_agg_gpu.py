@@ -80,6 +80,16 @@ def test_a_long_prompt_asked_again_comes_out_of_lmcache(up: Up) -> None:
     assert status_after["hit_tokens"] - status_before["hit_tokens"] >= 512
 
 
+def test_what_comes_back_of_a_whole_prompt_is_what_was_kept(up: Up) -> None:
+    """Nothing is left in the GPU's own prefix cache: the first tokens, too, are LMCache's."""
+    first = chat(up.endpoint, MODEL, LONG, max_tokens=16)
+    shown = up.cli("cache", "check", "--json")
+    print(shown.out, shown.err)
+    assert shown.code == 0
+    assert shown.json["check"]["same_answer"] is True
+    assert chat(up.endpoint, MODEL, LONG, max_tokens=16) == first
+
+
 def test_down_gives_the_gpu_memory_back(up: Up) -> None:
     """Last in this module."""
     ours = {one for pid in up.cli.ours() if (one := identify(pid)) is not None}

@@ -116,6 +116,16 @@ def test_a_long_prompt_asked_again_comes_out_of_lmcache_on_prefill(up: Up) -> No
     assert seen["hit_tokens"] - seen_before["hit_tokens"] >= 512
 
 
+def test_what_comes_back_of_a_whole_prompt_is_what_was_kept(up: Up) -> None:
+    """By way of LMCache and NIXL, in NIXL's layout of the KV cache."""
+    first = chat(up.endpoint, MODEL, LONG, max_tokens=16)
+    shown = up.cli("cache", "check", "--json")
+    print(shown.out, shown.err)
+    assert shown.code == 0
+    assert shown.json["check"]["same_answer"] is True
+    assert chat(up.endpoint, MODEL, LONG, max_tokens=16) == first
+
+
 def test_greedy_answers_are_those_of_an_aggregated_worker_and_each_was_transferred(up: Up) -> None:
     """Last for this deployment: it takes it down, and brings up an aggregated one."""
     before = up.cli.status()["transfers"]

@@ -27,6 +27,14 @@ def test_vllm_must_be_allowed_to_load_it(monkeypatch: pytest.MonkeyPatch, allowe
     assert plugin_findings(engine="mocker") == []
 
 
+def test_without_it_lmcache_in_process_would_give_back_wrong_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_PLUGINS", "other")
+    (finding,) = doctor._plugin(plan(1, mode="agg", gpus=(0,)))
+    assert finding.level == "error"
+    assert "LMCache gives back wrong values" in finding.what
+    assert doctor._plugin(plan(1, mode="agg", gpus=(0,), lmcache={"enabled": False})) == []
+
+
 def test_a_dynamoctl_that_is_not_installed_as_a_package_offers_no_plugin(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

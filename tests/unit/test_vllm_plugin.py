@@ -300,8 +300,8 @@ def test_a_connector_is_made_with_lmcache_mended_and_once(monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "lmcache.integration.vllm", package)
     monkeypatch.setitem(sys.modules, adapters.__name__, adapters)
     monkeypatch.setattr(vllm_plugin, "start_heartbeats", mended.append)
-    vllm_plugin.before_connectors(factory)
-    vllm_plugin.before_connectors(factory)
+    vllm_plugin.before_connectors(factory, [vllm_plugin._mend_heartbeats])
+    vllm_plugin.before_connectors(factory, [vllm_plugin._mend_heartbeats])
     assert factory.create_connector("config", "role") == "connector"
     assert made == [("config", "role")]
     assert mended == [adapters]

@@ -1,0 +1,100 @@
+"""The proof of LMCache: hits alone do not say that what comes back is what was kept."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import httpx2
+import pytest
+from dynamoctl import cache_probe
+from dynamoctl.cache_probe import Probe, exercise, same_answer
+from dynamoctl.planner.plan import DeploymentPlan
+
+from tests.unit.hosts import plan
+
+SURE, UNSURE = math.log(0.95), math.log(0.4)
+HITS = "vllm:external_prefix_cache_hits_total"
+
+
+def answer(*tokens: str, logprob: float = SURE) -> list[tuple[str, float]]:
+    return [(token, logprob) for token in tokens]
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "same"),
+    [
+        (answer("4", "1"), answer("4", "1"), True),
+        (answer("4", "1"), answer("4", "2"), False),
+        # What the model was not sure of may differ by another order of additions, and so may what follows.
+        (answer("4") + answer("1", logprob=UNSURE) + answer("7"), answer("4", "2", "9"), True),
+        (answer("4", logprob=UNSURE), answer("5"), None),
+        ([], answer("5"), None),
+        (answer("4", "1"), answer("4"), False),
+        (answer("4"), answer("4", logprob=UNSURE), True),
+    ],
+)
+def test_an_answer_is_compared_as_far_as_the_model_was_sure(
+    first: Sequence[tuple[str, float]], last: Sequence[tuple[str, float]], same: bool | None
+) -> None:
+    assert same_answer(first, last) is same
+
+
+def test_the_exercise_ends_with_the_numbers_that_it_begins_with() -> None:
+    words = exercise(300).split()
+    numbers = [word for word in words if word.isdigit() and len(word) == 4]
+    assert len(numbers) == 48
+    assert numbers[36:] == numbers[:12]
+    assert words[-12:] == numbers[:12]
+    assert len(words) + 2 * 48 >= 300
+    assert exercise(300).split()[0] != words[0]
+
+
+def served(second: Sequence[tuple[str, float]], hits: int) -> httpx2.MockTransport:
+    """A deployment of one worker that answers the second time as given, with so many tokens of LMCache's."""
+    asked: list[dict[str, Any]] = []
+
+    def events(tokens: Sequence[tuple[str, float]]) -> str:
+        bodies: list[dict[str, Any]] = [
+            {"choices": [{"logprobs": {"tokens": [token], "token_logprobs": [value]}}]}
+            for token, value in tokens
+        ]
+        bodies.append({"choices": [], "usage": {"prompt_tokens": 400}})
+        return "".join(f"data: {json.dumps(body)}\n\n" for body in bodies) + "data: [DONE]\n\n"
+
+    def reply(request: httpx2.Request) -> httpx2.Response:
+        if request.url.path == "/v1/completions":
+            asked.append(json.loads(request.content))
+            return httpx2.Response(200, text=events(answer("4", "1") if len(asked) == 1 else second))
+        if request.url.path == "/engine/flush_cache":
+            return httpx2.Response(200, json={"status": "ok"})
+        found = hits if len(asked) > 1 else 0
+        return httpx2.Response(200, text=f'# TYPE {HITS} counter\n{HITS}{{engine="0"}} {found}.0\n')
+
+    return httpx2.MockTransport(reply)
+
+
+def probed(second: Sequence[tuple[str, float]], hits: int, monkeypatch: pytest.MonkeyPatch) -> Probe:
+    monkeypatch.setattr(cache_probe, "_SETTLE_S", 0.0)
+    deployment: DeploymentPlan = plan(1, mode="agg", gpus=(0,))
+
+    async def probe() -> Probe:
+        async with httpx2.AsyncClient(transport=served(second, hits)) as http:
+            return await cache_probe.run(http, deployment, 1.2)
+
+    return asyncio.run(probe())
+
+
+def test_hits_with_another_answer_are_told_from_hits_with_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = probed(answer("4", "1"), 256, monkeypatch)
+    assert (right.hit_tokens, right.same_answer, right.prompt_tokens) == (256, True, 400)
+    wrong = probed(answer("9", "9"), 256, monkeypatch)
+    assert (wrong.hit_tokens, wrong.same_answer) == (256, False)
+
+
+def test_no_hits_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing = probed(answer("4", "1"), 0, monkeypatch)
+    assert (nothing.hit_tokens, nothing.prefix_cache_cleared) == (0, True)

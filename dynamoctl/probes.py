@@ -39,6 +39,15 @@ async def gate_is_open(http: httpx2.AsyncClient, gate: Gate) -> tuple[bool, str]
     return answer.status_code == 200, f"HTTP {answer.status_code}"
 
 
+async def answers(http: httpx2.AsyncClient, gate: Gate) -> bool:
+    """Whether anything comes back from a unit, whatever it says."""
+    try:
+        await http.get(f"http://127.0.0.1:{gate.port}{gate.path}")
+    except httpx2.HTTPError:
+        return False
+    return True
+
+
 async def get_json(http: httpx2.AsyncClient, url: str) -> dict[str, Any] | None:
     """The JSON object at a URL; None where there is none."""
     try:

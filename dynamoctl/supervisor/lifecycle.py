@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from dynamoctl.errors import InternalError
@@ -58,3 +59,17 @@ def backoff_s(restarts: int, chance: float) -> float:
 def may_restart(times: list[float], now: float) -> bool:
     """Whether another restart is allowed, given when the earlier ones were (seconds, any clock)."""
     return sum(1 for time in times if now - time < RESTART_WINDOW_S) < RESTART_LIMIT
+
+
+# A frozen unit goes on where it stood when it is thawed. One that has not answered for so long is hung.
+HUNG_S = 180.0
+
+
+def silent_since(before: Mapping[str, float], answered: Mapping[str, bool], now: float) -> dict[str, float]:
+    """Since when each unit that does not answer has not, given how it was at the last look."""
+    return {name: before.get(name, now) for name, did in answered.items() if not did}
+
+
+def hung(silent: Mapping[str, float], now: float) -> list[str]:
+    """The units that have been silent for too long."""
+    return [name for name, since in silent.items() if now - since > HUNG_S]

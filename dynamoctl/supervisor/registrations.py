@@ -1,48 +1,169 @@
-"""Dynamo's file discovery, kept true: a dead worker's registrations go at once.
+"""Dynamo's file discovery, kept true: the living stay registered, the dead do not.
 
-A registration is a file in the deployment's store, removed by others when its process has not touched it
-for 10 s (Dynamo 1.4). Until then the router sends requests to it, and each fails: also when the worker
-is back under another id.
+A registration is a file in the deployment's store. Its process touches it every 3.3 s, and anybody removes
+it after 10 s without (Dynamo 1.4). A process that is frozen or starved for that long does not register again
+when it goes on: it lives and serves nobody. A dead one stays listed for those 10 s, and each request that is
+sent to it fails. So the supervisor, which knows who lives, touches the files of the living, puts back what
+was removed all the same, and removes those of the dead at once.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterable
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from dynamoctl.host.processes import Identity, listens
+from dynamoctl.host.processes import Identity, is_running, listens
 
-# In `instances` a file is named NAMESPACE/COMPONENT/ENDPOINT/ID, in `mdc` (model cards) too.
+# A worker that leaves in peace removes its files itself, and ends some seconds later.
+PUT_BACK_S = 10.0
+# In a file's name, between the parts of its key; the last part is the id of an instance or a channel.
 _SLASH = "%2F"
 
 
-def remove_dead(store: Path, living: Iterable[Identity]) -> list[str]:
-    """Remove what instances have registered whose request port none of `living` listens on.
-
-    Returns:
-        The ids of those instances.
-    """
-    identities = list(living)
-    by_id: dict[str, list[Path]] = {}
-    ports: dict[str, int] = {}
-    for file in (*store.glob("v1/instances/*"), *store.glob("v1/mdc/*")):
-        instance = file.name.rpartition(_SLASH)[2]
-        by_id.setdefault(instance, []).append(file)
-        port = _request_port(file)
-        if port is not None:
-            ports[instance] = port
-    dead = [instance for instance, port in ports.items() if not listens(port, identities)]
-    for instance in dead:
-        for file in by_id[instance]:
-            file.unlink(missing_ok=True)
-    return dead
+@dataclass
+class _Registration:
+    text: str
+    owner: Identity
+    missing_since: float | None = None
 
 
-def _request_port(file: Path) -> int | None:
-    """The port of an instance's `HOST:PORT/ID/ENDPOINT`; None where the file does not say one."""
+class Registrations:
+    """What the units of one deployment have registered, and who they are. Safe to use from threads."""
+
+    def __init__(self, store: Path, now: Callable[[], float] = time.monotonic) -> None:
+        self._store = store
+        self._now = now
+        self._known: dict[Path, _Registration] = {}
+        self._lock = threading.Lock()
+
+    def keep(self, living: Callable[[], Iterable[Identity]]) -> None:
+        """One round, due every few seconds.
+
+        Args:
+            living: gives the units' living processes; asked only where somebody new has registered.
+        """
+        with self._lock:
+            self._learn(living)
+            for path, known in list(self._known.items()):
+                if not is_running(known.owner):
+                    self._forget(path)
+                elif _touch(path):
+                    known.missing_since = None
+                elif known.missing_since is None:
+                    known.missing_since = self._now()
+                elif self._now() - known.missing_since >= PUT_BACK_S:
+                    self._put_back(path, known.text)
+
+    def forget_the_dead(self, living: Iterable[Identity]) -> None:
+        """Remove at once what none of these has registered."""
+        identities = list(living)
+        with self._lock:
+            self._learn(lambda: identities)
+            for path, known in list(self._known.items()):
+                if known.owner not in identities or not is_running(known.owner):
+                    self._forget(path)
+            # Whoever registered them has gone before it was known.
+            bodies = {path: body for path in self._files() if (body := _body(path)) is not None}
+            ports = {_id(path): port for path, body in bodies.items() if (port := _port(body)) is not None}
+            dead = {name for name, port in ports.items() if not listens(port, identities)}
+            for path in bodies:
+                if path not in self._known and _id(path) in dead:
+                    path.unlink(missing_ok=True)
+
+    def has_any(self, owners: Iterable[Identity]) -> bool:
+        """Whether an instance that these processes have registered is in the store now."""
+        identities = set(owners)
+        with self._lock:
+            return any(
+                path.parent.name == "instances" and known.owner in identities and path.exists()
+                for path, known in self._known.items()
+            )
+
+    def _files(self) -> list[Path]:
+        return sorted(self._store.glob("v1/*/*"))
+
+    def _learn(self, living: Callable[[], Iterable[Identity]]) -> None:
+        """Read what has been written since, and find out whose it is."""
+        bodies: dict[Path, dict[str, Any]] = {}
+        for path in self._files():
+            body = _body(path)
+            if body is None:
+                continue
+            if path in self._known:
+                self._known[path].text = json.dumps(body, separators=(",", ":"))
+            else:
+                bodies[path] = body
+        if not bodies:
+            return
+        identities = list(living())
+        for path, body in bodies.items():
+            port = _port(body)
+            owner = next((one for one in identities if port is not None and listens(port, [one])), None)
+            if owner is not None:
+                self._known[path] = _Registration(json.dumps(body, separators=(",", ":")), owner)
+        # A model's card and the like name an instance, and no port.
+        owners = {_id(path): known.owner for path, known in self._known.items()}
+        for path, body in bodies.items():
+            owner = owners.get(_instance(path, body))
+            if path not in self._known and owner is not None:
+                self._known[path] = _Registration(json.dumps(body, separators=(",", ":")), owner)
+
+    def _forget(self, path: Path) -> None:
+        del self._known[path]
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+
+    def _put_back(self, path: Path, text: str) -> None:
+        """Whole or not at all: Dynamo reads a file as soon as it is there."""
+        # On a full disk, say, the next round tries again.
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = self._store.parent / ".registration"
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(path)
+
+
+def _touch(path: Path) -> bool:
+    """False where it is not there (any more)."""
     try:
-        address = json.loads(file.read_text(encoding="utf-8"))["transport"]["tcp"]
-        return int(address.partition("/")[0].rpartition(":")[2])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        os.utime(path)
+    except OSError:
+        return False
+    return True
+
+
+def _id(path: Path) -> str:
+    return path.name.rpartition(_SLASH)[2]
+
+
+def _body(path: Path) -> dict[str, Any] | None:
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return body if isinstance(body, dict) else None
+
+
+def _instance(path: Path, body: dict[str, Any]) -> str:
+    """The id of the instance that a file without a port belongs to."""
+    try:
+        return format(int(body["metadata"]["worker"]["worker_id"]), "x")
+    except (KeyError, TypeError, ValueError):
+        return _id(path)
+
+
+def _port(body: dict[str, Any]) -> int | None:
+    """The port of an instance's `HOST:PORT/ID/ENDPOINT`, or of a channel's `tcp://HOST:PORT`."""
+    try:
+        transport = body["transport"]
+        address = transport["tcp"] if "tcp" in transport else transport["config"]["endpoint"]
+        return int(address.removeprefix("tcp://").partition("/")[0].rpartition(":")[2])
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None

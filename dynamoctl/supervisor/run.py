@@ -35,14 +35,19 @@ from dynamoctl.host.processes import (
 from dynamoctl.planner.connectors import SERVER_HEARTBEAT_S
 from dynamoctl.planner.plan import DeploymentPlan, Unit
 from dynamoctl.state import DeploymentState, Folder, UnitState
-from dynamoctl.supervisor import lifecycle, process, registrations, removal
+from dynamoctl.supervisor import lifecycle, process, removal
 from dynamoctl.supervisor.phases import LogWatch, last_lines
 from dynamoctl.supervisor.read_ahead import read_ahead
+from dynamoctl.supervisor.registrations import Registrations
 from dynamoctl.words import duration
 
 # How often a gate asks. Each attempt costs some milliseconds of a CPU that the engine wants.
 _GATE_INTERVAL_S = 0.4
 _WATCH_INTERVAL_S = 5.0
+# Dynamo removes a registration that nobody has touched for 10 s.
+_LEASE_INTERVAL_S = 2.0
+# How long the frontend may not list a model whose workers are all registered.
+_UNLISTED_S = 20.0
 # The most of the free memory that weights may take as page cache: the engines need the rest.
 _WEIGHTS_SHARE = 0.5
 # The engine publishes its counters a step later.
@@ -53,6 +58,7 @@ _PROBE_CHUNKS = 1.2
 _GRACE_LOADING_S = 5.0
 # Measured: 16 s for a worker with LMCache on an H100, idle, with its own 5 s of grace.
 _GRACE_READY_S = 25.0
+_WORKERS = ("agg", "decode", "prefill")
 
 
 class _Member:
@@ -99,6 +105,7 @@ class Supervisor:
             self.members.append(_Member(unit, state, f"{self.start_id}/{unit.name}"))
         self.stop = asyncio.Event()
         self.shared_memory: set[str] = set()
+        self.registrations = Registrations(self.folder.store)
 
     # ---- the whole life -------------------------------------------------------------------
 
@@ -117,10 +124,12 @@ class Supervisor:
                 self.folder.socket.unlink()
             os.chdir(self.folder.path)  # a socket's path may have no more than 107 bytes
             control = await asyncio.start_unix_server(self._answer, path=self.folder.socket.name)
+            leases = asyncio.ensure_future(self._keep_leases())
             try:
                 failure = await self._until_stopped(self._live())
             finally:
                 control.close()
+                leases.cancel()
             return await self._end(failure)
 
     async def _live(self) -> None:
@@ -138,6 +147,8 @@ class Supervisor:
                 group.create_task(self._keep_alive(member))
             group.create_task(self._watch())
             group.create_task(self._watch_stores())
+            group.create_task(self._watch_answers())
+            group.create_task(self._watch_lists())
 
     async def _until_stopped(self, life: Awaitable[None]) -> DynamoctlError | None:
         """Run until it fails or a stop is asked for; give back the failure."""
@@ -455,6 +466,61 @@ class Supervisor:
             await asyncio.sleep(_WATCH_INTERVAL_S)
             await asyncio.to_thread(self._note_shared_memory)
 
+    async def _keep_leases(self) -> None:
+        """From the first start on: an engine that imports starves those that are up."""
+        while True:
+            await asyncio.sleep(_LEASE_INTERVAL_S)
+            await asyncio.to_thread(self.registrations.keep, self._living)
+
+    async def _watch_answers(self) -> None:
+        """End a unit that lives and does not answer; it is then started again like one that has died."""
+        silent: dict[str, float] = {}
+        while True:
+            await asyncio.sleep(_WATCH_INTERVAL_S)
+            ready = [member for member in self.members if member.state.state == "ready"]
+            answers = await asyncio.gather(*(probes.answers(self.http, m.unit.gate) for m in ready))
+            now = time.monotonic()
+            answered = {m.unit.name: did for m, did in zip(ready, answers, strict=True)}
+            silent = lifecycle.silent_since(silent, answered, now)
+            hung = lifecycle.hung(silent, now)
+            for member in ready:
+                if member.unit.name in hung:
+                    self._end_to_restart(member, f"not answering for {duration(lifecycle.HUNG_S)}")
+
+    async def _watch_lists(self) -> None:
+        """A frontend that does not list the model though every worker is registered is started again.
+
+        It watches the store's folders: where those were deleted it sees nothing any more.
+        """
+        since: float | None = None
+        while True:
+            await asyncio.sleep(_WATCH_INTERVAL_S)
+            frontend = self.members[0]
+            if await self._is_forgotten():
+                since = time.monotonic() if since is None else since
+                if time.monotonic() - since > _UNLISTED_S:
+                    since = None
+                    self._end_to_restart(frontend, f"not listing {self.plan.model}")
+            else:
+                since = None
+
+    async def _is_forgotten(self) -> bool:
+        """Whether all are ready and registered, and the frontend says that it does not serve the model."""
+        if any(member.state.state != "ready" for member in self.members):
+            return False
+        if not await probes.answers(self.http, self.members[0].unit.gate):
+            return False  # frozen: it says nothing
+        listed, _ = await self._is_listed()
+        workers = [member for member in self.members if member.unit.role in _WORKERS]
+        return not listed and all(
+            [await asyncio.to_thread(self.registrations.has_any, self._processes(m)) for m in workers]
+        )
+
+    def _end_to_restart(self, member: _Member, why: str) -> None:
+        member.state.phase = why
+        if member.state.identity is not None:
+            process.send(member.state.identity, signal.SIGKILL)
+
     async def _watch_stores(self) -> None:
         """LMCache goes on without a store that has died, and says nothing: so we ask the store."""
         remote = [stores.parse(tier.place) for tier in self.plan.lmcache_tiers if tier.kind == "remote"]
@@ -551,8 +617,10 @@ class Supervisor:
 
     def _forget_the_dead(self) -> None:
         """Take the registrations of dead workers out of discovery."""
-        living = [one for member in self.members for one in self._processes(member)]
-        registrations.remove_dead(self.folder.store, living)
+        self.registrations.forget_the_dead(self._living())
+
+    def _living(self) -> list[Identity]:
+        return [one for member in self.members for one in self._processes(member)]
 
     def _kill_strays(self) -> list[Identity]:
         """Whatever was handed to us as a subreaper and carries no mark any more."""

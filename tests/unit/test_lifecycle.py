@@ -14,7 +14,9 @@ from dynamoctl.supervisor.lifecycle import (
     State,
     backoff_s,
     follow,
+    hung,
     may_restart,
+    silent_since,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -90,3 +92,17 @@ def test_restarts_of_long_ago_do_not_count() -> None:
     times = [100.0] * RESTART_LIMIT
     assert not may_restart(times, now=100.0 + RESTART_WINDOW_S - 1)
     assert may_restart(times, now=100.0 + RESTART_WINDOW_S)
+
+
+def test_a_unit_is_hung_when_it_has_been_silent_for_too_long_in_a_row() -> None:
+    silent: dict[str, float] = {}
+    for now in (0.0, 100.0, 180.0):
+        silent = silent_since(silent, {"worker-0": False, "frontend": now != 100.0}, now)
+        assert hung(silent, now) == []
+    assert hung(silent, 180.1) == ["worker-0"]
+    silent = silent_since(silent, {"worker-0": True, "frontend": True}, 200.0)
+    silent = silent_since(silent, {"worker-0": False, "frontend": True}, 210.0)
+    assert hung(silent, 380.0) == []
+    assert hung(silent, 391.0) == ["worker-0"]
+    # A unit that is being started again is not asked.
+    assert silent_since(silent, {"frontend": True}, 400.0) == {}

@@ -1,24 +1,35 @@
-"""Which registrations are a dead worker's: those whose request port none of the living listens on."""
+"""The living stay registered in Dynamo's file discovery, the dead do not."""
 
 from __future__ import annotations
 
 import json
 import os
 import socket
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from dynamoctl.host.processes import Identity, identify
-from dynamoctl.supervisor.registrations import remove_dead
+from dynamoctl.supervisor.registrations import PUT_BACK_S, Registrations
 
 LIVE, DEAD = "105391dec6c547", "fd405ff89e074cce"
 
 
-def me() -> Identity:
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def me() -> list[Identity]:
     found = identify(os.getpid())
     assert found is not None
-    return found
+    return [found]
 
 
 @pytest.fixture
@@ -30,42 +41,150 @@ def port() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
-def instance(store: Path, name: str, port: int, endpoint: str = "generate") -> None:
-    for kind, body in (
-        ("instances", {"type": "Endpoint", "transport": {"tcp": f"127.0.0.1:{port}/{name}/{endpoint}"}}),
-        ("mdc", {"type": "Model", "card_json": {}}),
-    ):
-        folder = store / "v1" / kind
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"dynamoctl%2Dq%2Fprefill%2F{endpoint}%2F{name}").write_text(json.dumps(body))
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def kept(store: Path, clock: Clock) -> Registrations:
+    return Registrations(store, clock)
+
+
+def write(store: Path, kind: str, name: str, body: dict[str, Any]) -> None:
+    folder = store / "v1" / kind
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"dynamoctl%2Dq%2Fprefill%2Fgenerate%2F{name}").write_text(json.dumps(body))
+
+
+def worker(store: Path, name: str, port: int) -> None:
+    """What a worker of Dynamo 1.4 registers."""
+    write(store, "instances", name, {"transport": {"tcp": f"127.0.0.1:{port}/{name}/generate"}})
+    write(store, "mdc", name, {"type": "Model", "instance_id": int(name, 16), "card_json": {}})
+    channel = {"kind": "Zmq", "config": {"endpoint": f"tcp://192.0.2.1:{port}"}}
+    write(store, "event_channels", f"1{name}", {"type": "EventChannel", "transport": channel})
+    source = {"metadata": {"worker": {"worker_id": int(name, 16), "dp_rank": 0}}}
+    write(store, "event_sources", f"2{name}", source)
 
 
 def files(store: Path) -> set[str]:
-    return {f"{file.parent.name}/{file.name.rpartition('%2F')[2]}" for file in store.rglob("*%2F*")}
+    return {f"{file.parent.name}/{file.name.rpartition('%2F')[2]}" for file in store.glob("v1/*/*")}
 
 
-def test_what_a_dead_worker_registered_goes_and_a_living_ones_stays(tmp_path: Path, port: int) -> None:
-    instance(tmp_path, LIVE, port)
-    instance(tmp_path, DEAD, port + 1)
-    instance(tmp_path, DEAD, port + 1, "clear_kv_blocks")
-    assert remove_dead(tmp_path, [me()]) == [DEAD]
-    assert files(tmp_path) == {f"instances/{LIVE}", f"mdc/{LIVE}"}
+def all_of(name: str) -> set[str]:
+    return {f"instances/{name}", f"mdc/{name}", f"event_channels/1{name}", f"event_sources/2{name}"}
 
 
-def test_a_port_that_a_stranger_has_taken_since_does_not_keep_it(tmp_path: Path, port: int) -> None:
-    instance(tmp_path, DEAD, port)
-    assert remove_dead(tmp_path, []) == [DEAD]
-    assert files(tmp_path) == set()
+def ages(store: Path) -> list[float]:
+    return [file.stat().st_mtime for file in store.glob("v1/*/*")]
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"transport": {"nats": "x"}}', '{"transport": {"tcp": 5}}'])
-def test_what_says_no_port_is_left_alone(tmp_path: Path, text: str) -> None:
-    instance(tmp_path, DEAD, 1)
-    for file in tmp_path.rglob("*%2F*"):
+def test_what_the_living_have_registered_is_touched(store: Path, kept: Registrations, port: int) -> None:
+    worker(store, LIVE, port)
+    for file in store.glob("v1/*/*"):
+        os.utime(file, (1, 1))
+    kept.keep(me)
+    assert min(ages(store)) > 1
+    assert kept.has_any(me())
+    assert not kept.has_any([])
+
+
+def test_what_nobody_known_has_registered_is_left_to_dynamo(
+    store: Path, kept: Registrations, port: int
+) -> None:
+    worker(store, DEAD, port + 1)
+    for file in store.glob("v1/*/*"):
+        os.utime(file, (1, 1))
+    kept.keep(me)
+    assert ages(store) == [1, 1, 1, 1]
+    assert not kept.has_any(me())
+
+
+@pytest.mark.parametrize("lose", ["file", "store"])
+def test_what_was_removed_of_the_living_is_put_back(
+    store: Path, kept: Registrations, clock: Clock, port: int, lose: str
+) -> None:
+    worker(store, LIVE, port)
+    kept.keep(me)
+    texts = {file.name: json.loads(file.read_text()) for file in store.glob("v1/*/*")}
+    for file in list(store.glob("v1/*/*")):
+        file.unlink()
+    if lose == "store":
+        for folder in (*store.glob("v1/*"), store / "v1", store):
+            folder.rmdir()
+    kept.keep(me)
+    clock.now += PUT_BACK_S - 1
+    kept.keep(me)
+    # It may be leaving in peace.
+    assert files(store) == set()
+    assert not kept.has_any(me())
+    clock.now += 1
+    kept.keep(me)
+    assert {file.name: json.loads(file.read_text()) for file in store.glob("v1/*/*")} == texts
+    assert sorted(store.parent.rglob("*.registration")) == []
+
+
+def test_what_a_process_registered_goes_when_it_has_ended(store: Path, kept: Registrations) -> None:
+    script = """
+import socket, sys
+one = socket.create_server(("127.0.0.1", 0))
+print(one.getsockname()[1], flush=True)
+sys.stdin.read()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        worker(store, DEAD, int(other.stdout.readline()))
+        its = identify(other.pid)
+        assert its is not None
+        kept.keep(lambda: [its])
+        assert files(store) == all_of(DEAD)
+        other.kill()
+        other.wait(30)
+        kept.keep(list)
+    assert files(store) == set()
+
+
+def test_the_dead_are_forgotten_at_once_and_the_living_stay(
+    store: Path, kept: Registrations, port: int
+) -> None:
+    worker(store, LIVE, port)
+    worker(store, DEAD, port + 1)
+    kept.forget_the_dead(me())
+    # Its channel and source name no instance that is known; they go with their process, or with the store.
+    assert files(store) >= all_of(LIVE)
+    assert not files(store) & {f"instances/{DEAD}", f"mdc/{DEAD}"}
+
+
+def test_a_port_that_a_stranger_has_taken_since_does_not_keep_it(
+    store: Path, kept: Registrations, port: int
+) -> None:
+    worker(store, DEAD, port)
+    kept.forget_the_dead([])
+    assert not files(store) & {f"instances/{DEAD}", f"mdc/{DEAD}"}
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"transport": {"nats": "x"}}', '{"transport": {"tcp": 5}}', '{"transport": 1}']
+)
+def test_what_says_no_port_is_left_alone(store: Path, kept: Registrations, text: str) -> None:
+    worker(store, DEAD, 1)
+    for file in store.glob("v1/*/*"):
         file.write_text(text)
-    assert remove_dead(tmp_path, [me()]) == []
-    assert files(tmp_path) == {f"instances/{DEAD}", f"mdc/{DEAD}"}
+    kept.forget_the_dead(me())
+    kept.keep(me)
+    assert files(store) == all_of(DEAD)
 
 
-def test_a_store_that_is_not_there_has_none(tmp_path: Path) -> None:
-    assert remove_dead(tmp_path / "store", [me()]) == []
+@pytest.mark.parametrize("call", [lambda kept: kept.keep(me), lambda kept: kept.forget_the_dead(me())])
+def test_a_store_that_is_not_there_has_none(
+    store: Path, kept: Registrations, call: Callable[[Registrations], None]
+) -> None:
+    call(kept)
+    assert not store.exists()

@@ -1,0 +1,104 @@
+"""Units that are frozen for a while, and a store that is lost: they serve again when they go on, unrestarted.
+
+By itself a worker of Dynamo's that was frozen for 16 s lives on and is never listed again.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from .conftest import Cli, chat, free_port, post, wait_for
+
+pytestmark = [pytest.mark.e2e, pytest.mark.engine, pytest.mark.timeout(300)]
+
+MODEL = "smollm2-135m-instruct"
+
+
+@dataclass
+class Up:
+    cli: Cli
+    endpoint: str
+
+    def units(self) -> dict[str, dict[str, Any]]:
+        return {unit["name"]: unit for unit in self.cli.status()["units"]}
+
+    def answers(self) -> bool:
+        try:
+            return bool(chat(self.endpoint, MODEL, "Hello", max_tokens=4))
+        except OSError:
+            return False
+
+
+@pytest.fixture(scope="module")
+def up(cli: Cli) -> Iterator[Up]:
+    port = free_port()
+    done = cli("up", "disagg", "--engine", "mocker", "--port", str(port), "--start", "overlapped")
+    assert done.code == 0, done.err
+    yield Up(cli, f"http://127.0.0.1:{port}")
+    assert cli("down").code == 0
+    assert cli.ours() == {}
+
+
+def freeze(up: Up, names: list[str], seconds: float) -> None:
+    """Each unit is a process group of its own."""
+    pids = [up.units()[name]["pid"] for name in names]
+    try:
+        for pid in pids:
+            os.killpg(pid, signal.SIGSTOP)
+        time.sleep(seconds)
+    finally:
+        for pid in pids:
+            os.killpg(pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("seconds", [5, 16])
+@pytest.mark.parametrize("name", ["frontend", "decode-0", "prefill-0"])
+def test_a_frozen_unit_goes_on(up: Up, name: str, seconds: float) -> None:
+    before = up.units()
+    freeze(up, [name], seconds)
+    wait_for(up.answers, 20)
+    after = up.units()
+    assert {name: unit["pid"] for name, unit in after.items()} == {
+        name: unit["pid"] for name, unit in before.items()
+    }
+    assert up.cli.status()["state"] == "ready"
+
+
+def test_all_of_them_frozen_for_a_minute_go_on(up: Up) -> None:
+    before = up.units()
+    freeze(up, list(before), 60)
+    wait_for(up.answers, 20)
+    assert [unit["pid"] for unit in up.units().values()] == [unit["pid"] for unit in before.values()]
+    assert [unit["restarts"] for unit in up.units().values()] == [0, 0, 0]
+
+
+def test_a_store_that_was_deleted_comes_back(up: Up) -> None:
+    """The frontend cannot see into a new folder of that name; it is started again, the workers are not."""
+    before = up.units()
+    shutil.rmtree(up.cli.home / "deployments/default/store")
+    wait_for(lambda: not up.answers(), 60)
+    wait_for(up.answers, 120)
+    wait_for(lambda: up.cli.status()["state"] == "ready", 30)
+    after = up.units()
+    for name in ("decode-0", "prefill-0"):
+        assert after[name]["pid"] == before[name]["pid"]
+
+
+def test_a_frozen_supervisor_does_no_harm(up: Up) -> None:
+    supervisor = next(pid for pid, line in up.cli.ours().items() if "dynamoctl.supervisor" in line)
+    os.kill(supervisor, signal.SIGSTOP)
+    try:
+        time.sleep(16)
+        body = {"model": MODEL, "prompt": "Hello", "max_tokens": 4}
+        assert post(f"{up.endpoint}/v1/completions", body)["choices"]
+    finally:
+        os.kill(supervisor, signal.SIGCONT)
+    wait_for(lambda: up.cli.status()["state"] == "ready", 30)

@@ -411,6 +411,7 @@ class Supervisor:
             member.ready.clear()
             while error is not None:
                 self.state.state = "degraded"
+                self._save()
                 await asyncio.to_thread(self._kill, member)
                 await asyncio.to_thread(self._forget_the_dead)
                 renewed, member.renewed = member.renewed, False

@@ -47,7 +47,7 @@ def test_two_decode_and_two_prefill_workers_answer_and_a_killed_prefill_comes_ba
     os.kill(before["prefill-1"]["pid"], signal.SIGKILL)
     # Its lease would last for 10 s; requests that are sent to it fail.
     wait_for(lambda: registered(cli, "square", "prefill") == 1, 5)
-    assert cli.status("square")["state"] == "degraded"
+    wait_for(lambda: cli.status("square")["state"] == "degraded", 5)
     for number in range(8):
         assert chat(endpoint, MODEL, f"Hello meanwhile {number}", max_tokens=4)
     wait_for(lambda: cli.status("square")["state"] == "ready", 90)

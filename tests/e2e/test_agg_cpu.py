@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,19 @@ def test_a_cache_server_that_is_killed_comes_back_and_hits_again(up: Up) -> None
     assert chat(up.endpoint, MODEL, LONG, max_tokens=4)
     wait_for(lambda: up.cli.status()["state"] == "ready" and up.cli.status()["units"][1]["restarts"] == 1)
     wait_for(lambda: up.cli("cache", "check").code == 0)
+
+
+def test_an_engine_that_was_frozen_goes_on(up: Up) -> None:
+    """By itself it would have lost its registration after 10 s, and served nobody for good."""
+    before = {unit["name"]: unit["pid"] for unit in up.cli.status()["units"]}
+    os.killpg(before["worker-0"], signal.SIGSTOP)
+    try:
+        time.sleep(16)
+    finally:
+        os.killpg(before["worker-0"], signal.SIGCONT)
+    assert "Paris" in chat(up.endpoint, MODEL, "What is the capital of France?")
+    assert {unit["name"]: unit["pid"] for unit in up.cli.status()["units"]} == before
+    assert up.cli.status()["state"] == "ready"
 
 
 def test_up_again_with_the_same_plan_says_so(up: Up) -> None:

@@ -164,11 +164,22 @@ class Folder:
         """Write `state.json`."""
         self._write_json(self.state_file, asdict(state))
 
+    def make(self) -> None:
+        """The folder itself, the user's alone: it holds logs, the plan's environment and the socket.
+
+        Raises:
+            OSError: it cannot be made.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.mkdir(mode=0o700, exist_ok=True)
+        if self.path.stat().st_mode & 0o077:
+            self.path.chmod(0o700)
+
     def _write_json(self, path: Path, body: dict[str, Any]) -> None:
         """Whole or not at all: a reader never sees half a file."""
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            self.make()
             # A plan may hold secrets of the environment.
             temporary.touch(mode=0o600)
             temporary.write_text(json.dumps(body, indent=1), encoding="utf-8")
@@ -187,7 +198,7 @@ class Folder:
             DynamoctlError: another command holds it for longer than `patience_s` seconds.
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            self.make()
             descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise PreflightError(

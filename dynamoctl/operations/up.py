@@ -19,7 +19,7 @@ from dynamoctl.operations.planning import Planned
 from dynamoctl.planner.plan import SCHEMA
 from dynamoctl.planner.secrets import redact
 from dynamoctl.state import DeploymentState, Folder
-from dynamoctl.supervisor import process, removal
+from dynamoctl.supervisor import log_files, process, removal
 from dynamoctl.supervisor.phases import last_lines
 
 _POLL_S = 0.2
@@ -179,7 +179,7 @@ def _first_state(folder: Folder, supervisor: Identity, start_id: str) -> Deploym
 def _set_logs_aside(folder: Folder) -> None:
     """Keep the logs of the last start as UNIT.log.1."""
     for log in folder.log("supervisor").parent.glob("*.log"):
-        log.replace(log.with_name(log.name + ".1"))
+        log.replace(log_files.set_aside(log))
 
 
 def _wait(folder: Folder, state: DeploymentState, supervisor: Identity, on_state: OnState) -> DeploymentState:

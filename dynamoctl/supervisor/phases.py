@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -59,6 +60,8 @@ class LogWatch:
         """Take in what has been written since the last call, whole lines only."""
         try:
             with self._log.open("rb") as file:
+                if os.fstat(file.fileno()).st_size < self._at:
+                    self._at = 0  # emptied: it was too large
                 file.seek(self._at)
                 new = file.read(_MOST_BYTES)
         except OSError:

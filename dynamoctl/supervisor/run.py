@@ -35,7 +35,7 @@ from dynamoctl.host.processes import (
 from dynamoctl.planner.connectors import SERVER_HEARTBEAT_S
 from dynamoctl.planner.plan import DeploymentPlan, Unit
 from dynamoctl.state import DeploymentState, Folder, UnitState
-from dynamoctl.supervisor import lifecycle, process, removal
+from dynamoctl.supervisor import lifecycle, log_files, process, removal
 from dynamoctl.supervisor.phases import LogWatch, last_lines
 from dynamoctl.supervisor.read_ahead import read_ahead
 from dynamoctl.supervisor.registrations import Registrations
@@ -45,7 +45,7 @@ from dynamoctl.words import duration
 _GATE_INTERVAL_S = 0.4
 _WATCH_INTERVAL_S = 5.0
 # Dynamo removes a registration that nobody has touched for 10 s.
-_LEASE_INTERVAL_S = 2.0
+_KEEP_INTERVAL_S = 2.0
 # How long the frontend may not list a model whose workers are all registered.
 _UNLISTED_S = 20.0
 # The most of the free memory that weights may take as page cache: the engines need the rest.
@@ -124,12 +124,13 @@ class Supervisor:
                 self.folder.socket.unlink()
             os.chdir(self.folder.path)  # a socket's path may have no more than 107 bytes
             control = await asyncio.start_unix_server(self._answer, path=self.folder.socket.name)
-            leases = asyncio.ensure_future(self._keep_leases())
+            self.folder.socket.chmod(0o600)
+            keeping = asyncio.ensure_future(self._keep_up())
             try:
                 failure = await self._until_stopped(self._live())
             finally:
                 control.close()
-                leases.cancel()
+                keeping.cancel()
             return await self._end(failure)
 
     async def _live(self) -> None:
@@ -467,11 +468,13 @@ class Supervisor:
             await asyncio.sleep(_WATCH_INTERVAL_S)
             await asyncio.to_thread(self._note_shared_memory)
 
-    async def _keep_leases(self) -> None:
-        """From the first start on: an engine that imports starves those that are up."""
+    async def _keep_up(self) -> None:
+        """Leases and logs, from the first start on: an engine that imports starves those that are up."""
         while True:
-            await asyncio.sleep(_LEASE_INTERVAL_S)
+            await asyncio.sleep(_KEEP_INTERVAL_S)
             await asyncio.to_thread(self.registrations.keep, self._living)
+            for name in ("supervisor", *(member.unit.name for member in self.members)):
+                await asyncio.to_thread(log_files.bound, self.folder.log(name))
 
     async def _watch_answers(self) -> None:
         """End a unit that lives and does not answer; it is then started again like one that has died."""

@@ -101,6 +101,13 @@ def test_each_unit_is_in_a_session_and_folder_of_its_own(up: Up) -> None:
         assert Path(f"/proc/{unit['pid']}/cwd").readlink().name == unit["name"]
 
 
+def test_the_deployment_is_the_users_alone(up: Up) -> None:
+    folder = up.cli.home / "deployments/default"
+    assert folder.stat().st_mode & 0o777 == 0o700
+    for private in ("control.sock", "plan.json", "state.json", "logs/worker-0.log", "logs/frontend.log"):
+        assert (folder / private).stat().st_mode & 0o077 == 0, private
+
+
 def test_a_long_prompt_asked_again_hits_lmcache(up: Up) -> None:
     """The engine's own prefix cache is off here, so only LMCache can answer."""
     before = up.cli.status()["cache"]

@@ -192,6 +192,24 @@ def test_down_removes_a_worker_that(cli: Cli, how: str) -> None:
     assert not {path for path in os.listdir("/dev/shm") if path.startswith("psm_standin_")}
 
 
+def test_a_worker_that_floods_its_log_does_not_fill_the_disk(cli: Cli) -> None:
+    flood = """
+import os, threading
+def flood():
+    for _ in range(150):
+        os.write(1, (b"x" * 1023 + b"\\n") * 1024)
+threading.Thread(target=flood, daemon=True).start()
+"""
+    stand_in(cli, "flood", flood + SERVE)
+    supervise(cli, "flood")
+    logs = cli.home / "deployments/flood/logs"
+    wait_for(lambda: (logs / "worker-0.log.1").exists(), 60)
+    wait_for(lambda: sum(log.stat().st_size for log in logs.iterdir()) <= 129 * 1024 * 1024, 30)
+    wait_for(lambda: cli.status("flood")["state"] == "ready", 60)
+    assert cli("down", "-n", "flood").code == 0
+    assert sum(log.stat().st_size for log in logs.iterdir()) <= 129 * 1024 * 1024
+
+
 def test_a_worker_that_ends_with_0_before_it_is_ready_is_a_failure(cli: Cli) -> None:
     stand_in(cli, "quitter", "print('had enough')")
     supervise(cli, "quitter")

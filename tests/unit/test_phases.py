@@ -101,6 +101,14 @@ def test_colours_do_not_hide_a_phase(log: Path) -> None:
     assert watch.phase == "loading weights"
 
 
+def test_a_log_that_was_emptied_is_read_from_its_beginning(log: Path) -> None:
+    write(log, "x" * 200 + "\n")
+    watch = LogWatch(log)
+    log.write_text("Capturing CUDA graphs\n")
+    watch.read()
+    assert watch.phase == "capturing graphs"
+
+
 def test_bytes_that_are_no_text_do_no_harm(log: Path) -> None:
     log.write_bytes(b"")
     watch = LogWatch(log)

@@ -1,0 +1,51 @@
+"""A log that has become too large is set aside and emptied in place, under its writer."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from dynamoctl.supervisor import log_files
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return tmp_path / "worker-0.log"
+
+
+def line(number: int) -> bytes:
+    return b"%019d\n" % number
+
+
+def test_its_last_part_is_set_aside_in_whole_lines_and_its_writer_goes_on(log: Path) -> None:
+    writer = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        for number in range(100):
+            os.write(writer, line(number))
+        assert log_files.bound(log, 410)
+        os.write(writer, line(100))
+    finally:
+        os.close(writer)
+    assert log.read_bytes() == line(100)
+    aside = log_files.set_aside(log)
+    assert aside.read_bytes() == b"".join(line(number) for number in range(80, 100))
+    assert aside.stat().st_mode & 0o077 == 0
+    assert sorted(log.parent.iterdir()) == [log, aside]
+
+
+def test_a_small_one_and_none_are_left_alone(log: Path) -> None:
+    assert not log_files.bound(log, 40)
+    log.write_bytes(line(1) + line(2))
+    assert not log_files.bound(log, 40)
+    assert log.read_bytes() == line(1) + line(2)
+    assert list(log.parent.iterdir()) == [log]
+
+
+def test_where_nothing_can_be_set_aside_it_is_emptied_all_the_same(log: Path) -> None:
+    """As on a full disk: room matters more than old lines."""
+    log.write_bytes(line(1) * 10)
+    log_files.set_aside(log).mkdir()
+    assert log_files.bound(log, 40)
+    assert log.stat().st_size == 0
+    assert sorted(log.parent.iterdir()) == [log, log_files.set_aside(log)]

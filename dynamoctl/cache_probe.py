@@ -89,11 +89,7 @@ async def run(http: httpx2.AsyncClient, plan: DeploymentPlan, chunks: float) -> 
         cleared = await clear_prefix_caches(http, plan)
         before = await hit_tokens(http, plan)
         last = await _ask(http, plan, prompt)
-        for _ in range(_SETTLE_TRIES):
-            await asyncio.sleep(_SETTLE_S)
-            hits = await hit_tokens(http, plan) - before
-            if hits:
-                break
+        hits = await _hits_since(http, plan, before)
         if hits:
             break
     same = same_answer(first.tokens, last.tokens)
@@ -118,6 +114,16 @@ def same_answer(first: Sequence[tuple[str, float]], last: Sequence[tuple[str, fl
     if not sure:
         return None
     return [token for token, _ in sure] == [token for token, _ in last[: len(sure)]]
+
+
+async def _hits_since(http: httpx2.AsyncClient, plan: DeploymentPlan, before: int) -> int:
+    """How many hit tokens have come since, once there are any; 0 if none come."""
+    for _ in range(_SETTLE_TRIES):
+        await asyncio.sleep(_SETTLE_S)
+        hits = await hit_tokens(http, plan) - before
+        if hits:
+            return hits
+    return 0
 
 
 async def hit_tokens(http: httpx2.AsyncClient, plan: DeploymentPlan) -> int:

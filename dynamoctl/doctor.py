@@ -156,6 +156,6 @@ def _plugin(plan: DeploymentPlan) -> list[Finding]:
         mend = "add dynamoctl to VLLM_PLUGINS, or unset it"
     else:
         return []
-    wrong = any(vllm_plugin.PACKED_KV in unit.env for unit in plan.units)
+    wrong = lost[vllm_plugin.PACKED_KV] in missed
     what = f"vLLM will not load dynamoctl's plugin: {', and '.join(missed)}"
     return [Finding("error" if wrong else "warning", what, mend)]

@@ -44,7 +44,7 @@ def bound(log: Path, limit: int = LIMIT) -> bool:
 def _copy_end(log: Path, target: Path, count: int) -> None:
     temporary = target.with_name(f".{target.name}")
     try:
-        with log.open("rb") as source, open(temporary, "wb", opener=_private) as copy:
+        with log.open("rb") as source, open(temporary, "wb", opener=private) as copy:
             source.seek(-count, os.SEEK_END)
             source.readline()  # half a line
             left = count
@@ -56,6 +56,6 @@ def _copy_end(log: Path, target: Path, count: int) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _private(path: str, flags: int) -> int:
-    """The user's alone, like the log itself."""
+def private(path: str, flags: int) -> int:
+    """Opens a log, the user's alone: LMCache writes its settings there, an URL's password among them."""
     return os.open(path, flags, 0o600)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from dynamoctl.errors import InternalError
 from dynamoctl.host.processes import Identity, identify, is_running
+from dynamoctl.supervisor.log_files import private
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
@@ -33,8 +34,7 @@ def spawn(argv: Sequence[str], environ: Mapping[str, str], cwd: Path, log: Path)
     """
     cwd.mkdir(parents=True, exist_ok=True)
     log.parent.mkdir(parents=True, exist_ok=True)
-    # The user's alone: LMCache writes its settings there, an URL's password among them.
-    with open(log, "ab", opener=lambda path, flags: os.open(path, flags, 0o600)) as output:
+    with open(log, "ab", opener=private) as output:
         child = subprocess.Popen(
             argv,
             env=dict(environ),

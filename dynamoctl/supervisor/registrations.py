@@ -70,7 +70,7 @@ class Registrations:
                 if known.owner not in identities or not is_running(known.owner):
                     self._forget(path)
             # Whoever registered them has gone before it was known.
-            bodies = {path: body for path in self._files() if (body := _body(path)) is not None}
+            bodies = {path: body for path in self._files() if (body := _parse(_text(path))) is not None}
             ports = {_id(path): port for path, body in bodies.items() if (port := _port(body)) is not None}
             dead = {name for name, port in ports.items() if not listens(port, identities)}
             for path in bodies:
@@ -91,29 +91,32 @@ class Registrations:
 
     def _learn(self, living: Callable[[], Iterable[Identity]]) -> None:
         """Read what has been written since, and find out whose it is."""
-        bodies: dict[Path, dict[str, Any]] = {}
+        new: dict[Path, tuple[str, dict[str, Any]]] = {}
         for path in self._files():
-            body = _body(path)
+            text, known = _text(path), self._known.get(path)
+            if known is not None and text == known.text:
+                continue
+            body = _parse(text)
             if body is None:
                 continue
-            if path in self._known:
-                self._known[path].text = json.dumps(body, separators=(",", ":"))
+            if known is not None:
+                known.text = text
             else:
-                bodies[path] = body
-        if not bodies:
+                new[path] = (text, body)
+        if not new:
             return
         identities = list(living())
-        for path, body in bodies.items():
+        for path, (text, body) in new.items():
             port = _port(body)
             owner = next((one for one in identities if port is not None and listens(port, [one])), None)
             if owner is not None:
-                self._known[path] = _Registration(json.dumps(body, separators=(",", ":")), owner)
+                self._known[path] = _Registration(text, owner)
         # A model's card and the like name an instance, and no port.
         owners = {_id(path): known.owner for path, known in self._known.items()}
-        for path, body in bodies.items():
+        for path, (text, body) in new.items():
             owner = owners.get(_instance(path, body))
             if path not in self._known and owner is not None:
-                self._known[path] = _Registration(json.dumps(body, separators=(",", ":")), owner)
+                self._known[path] = _Registration(text, owner)
 
     def _forget(self, path: Path) -> None:
         del self._known[path]
@@ -143,10 +146,18 @@ def _id(path: Path) -> str:
     return path.name.rpartition(_SLASH)[2]
 
 
-def _body(path: Path) -> dict[str, Any] | None:
+def _text(path: Path) -> str:
+    """Empty where it is not there (any more)."""
     try:
-        body = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _parse(text: str) -> dict[str, Any] | None:
+    try:
+        body = json.loads(text)
+    except ValueError:
         return None
     return body if isinstance(body, dict) else None
 

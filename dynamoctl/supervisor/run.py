@@ -472,9 +472,12 @@ class Supervisor:
         """Leases and logs, from the first start on: an engine that imports starves those that are up."""
         while True:
             await asyncio.sleep(_KEEP_INTERVAL_S)
-            await asyncio.to_thread(self.registrations.keep, self._living)
-            for name in ("supervisor", *(member.unit.name for member in self.members)):
-                await asyncio.to_thread(log_files.bound, self.folder.log(name))
+            await asyncio.to_thread(self._keep)
+
+    def _keep(self) -> None:
+        self.registrations.keep(self._living)
+        for name in ("supervisor", *(member.unit.name for member in self.members)):
+            log_files.bound(self.folder.log(name))
 
     async def _watch_answers(self) -> None:
         """End a unit that lives and does not answer; it is then started again like one that has died."""
@@ -499,12 +502,11 @@ class Supervisor:
         since: float | None = None
         while True:
             await asyncio.sleep(_WATCH_INTERVAL_S)
-            frontend = self.members[0]
             if await self._is_forgotten():
                 since = time.monotonic() if since is None else since
                 if time.monotonic() - since > _UNLISTED_S:
                     since = None
-                    self._end_to_restart(frontend, f"not listing {self.plan.model}")
+                    self._end_to_restart(self.members[0], f"not listing {self.plan.model}")
             else:
                 since = None
 

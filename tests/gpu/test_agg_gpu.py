@@ -10,6 +10,7 @@ from dynamoctl.host import gpus
 from dynamoctl.host.processes import identify, is_running
 
 from tests.e2e.conftest import Cli, Result, chat, counter, free_port, wait_for
+from tests.gpu.conftest import assert_the_whole_prompt_comes_back
 
 pytestmark = [pytest.mark.gpu, pytest.mark.engine, pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -81,13 +82,7 @@ def test_a_long_prompt_asked_again_comes_out_of_lmcache(up: Up) -> None:
 
 
 def test_what_comes_back_of_a_whole_prompt_is_what_was_kept(up: Up) -> None:
-    """Nothing is left in the GPU's own prefix cache: the first tokens, too, are LMCache's."""
-    first = chat(up.endpoint, MODEL, LONG, max_tokens=16)
-    shown = up.cli("cache", "check", "--json")
-    print(shown.out, shown.err)
-    assert shown.code == 0
-    assert shown.json["check"]["same_answer"] is True
-    assert chat(up.endpoint, MODEL, LONG, max_tokens=16) == first
+    assert_the_whole_prompt_comes_back(up.cli, up.endpoint, MODEL, LONG)
 
 
 def test_down_gives_the_gpu_memory_back(up: Up) -> None:

@@ -13,6 +13,7 @@ import pytest
 from dynamoctl.host import gpus
 
 from tests.e2e.conftest import Cli, Result, chat, counter, free_port, wait_for
+from tests.gpu.conftest import assert_the_whole_prompt_comes_back
 
 pytestmark = [pytest.mark.gpu, pytest.mark.engine, pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -118,12 +119,7 @@ def test_a_long_prompt_asked_again_comes_out_of_lmcache_on_prefill(up: Up) -> No
 
 def test_what_comes_back_of_a_whole_prompt_is_what_was_kept(up: Up) -> None:
     """By way of LMCache and NIXL, in NIXL's layout of the KV cache."""
-    first = chat(up.endpoint, MODEL, LONG, max_tokens=16)
-    shown = up.cli("cache", "check", "--json")
-    print(shown.out, shown.err)
-    assert shown.code == 0
-    assert shown.json["check"]["same_answer"] is True
-    assert chat(up.endpoint, MODEL, LONG, max_tokens=16) == first
+    assert_the_whole_prompt_comes_back(up.cli, up.endpoint, MODEL, LONG)
 
 
 def test_greedy_answers_are_those_of_an_aggregated_worker_and_each_was_transferred(up: Up) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 from tests.e2e.conftest import Cli, chat, counter, free_port, wait_for
 from tests.e2e.stores import Redis
+from tests.gpu.conftest import prove
 
 pytestmark = [pytest.mark.gpu, pytest.mark.engine, pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -48,14 +49,6 @@ def up(cli: Cli, *words: str, **environ: str) -> str:
     return f"http://127.0.0.1:{port}"
 
 
-def flush(cli: Cli) -> None:
-    """Empty the engines' own caches; what LMCache then gives back is its own."""
-    shown = cli("cache", "check", "--json")
-    print(shown.out, shown.err)
-    assert shown.json["check"]["prefix_cache_cleared"] is True
-    assert shown.json["check"]["same_answer"] is True
-
-
 def test_the_disk_gives_back_what_cpu_memory_has_lost(cli: Cli, tmp_path: Path) -> None:
     tier = ("--lmcache-disk", str(tmp_path / "kv"), "--lmcache-disk-gb", "2")
     endpoint = up(cli, "--gpus", "0", "--lmcache-cpu-gb", "0.05", *tier)
@@ -64,7 +57,7 @@ def test_the_disk_gives_back_what_cpu_memory_has_lost(cli: Cli, tmp_path: Path) 
     wait_for(lambda: list((tmp_path / "kv").rglob("*.pt")) or list((tmp_path / "kv").iterdir()))
     for word in ("river", "forest", "hill"):  # 0.05 GiB holds 2,300 tokens
         chat(endpoint, MODEL, LONG.replace("sea", word), max_tokens=4)
-    flush(cli)
+    prove(cli)
     before = counter(system, HITS)
     second = chat(endpoint, MODEL, LONG, max_tokens=4)
     after = counter(system, HITS)
@@ -128,9 +121,7 @@ def test_gpudirect_storage_hits_or_says_why_not(cli: Cli, tmp_path: Path) -> Non
         assert done.code in (3, 4)
         assert "lmcache" in done.err.lower()
         return
-    shown = cli("cache", "check", "--json")
-    print(shown.out, shown.err)
-    assert shown.json["check"]["same_answer"] is True
+    prove(cli)
     assert list(tmp_path.rglob("*"))
 
 

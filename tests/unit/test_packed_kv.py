@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 from dynamoctl import packed_kv, vllm_plugin
+
+from tests.unit.fresh import last_line
 
 pytestmark = [
     pytest.mark.engine,
@@ -132,12 +131,4 @@ Factory.create_connector()
 assert lmcache.c_ops.multi_layer_kv_transfer is once
 print(once.__module__)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env={**os.environ, vllm_plugin.PACKED_KV: "1"},
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=True,
-    )
-    assert done.stdout.splitlines()[-1] == "dynamoctl.packed_kv"
+    assert last_line(script, **{vllm_plugin.PACKED_KV: "1"}) == "dynamoctl.packed_kv"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator, MutableMapping
@@ -15,6 +14,8 @@ from unittest import mock
 
 import pytest
 from dynamoctl import vllm_plugin
+
+from tests.unit.fresh import last_line
 
 GROUP = "vllm.general_plugins"
 RCACHE = "UCX_RCACHE_MAX_UNRELEASED"
@@ -186,15 +187,7 @@ print(json.dumps({{
     "delay": config.pthrDelay,
 }}))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env={**os.environ, vllm_plugin.VARIABLE: "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    seen = json.loads(done.stdout.splitlines()[-1])
+    seen = json.loads(last_line(script, **{vllm_plugin.VARIABLE: "1"}))
     assert seen["create_backend"] == seen["agent"] == "dynamoctl.vllm_plugin"
     assert "ucx_error_handling_mode" in seen["parameters"]
     assert seen["delay"] == 1000
@@ -235,19 +228,8 @@ print(hash_factors(envs.compile_factors()))
 """
 
     def name(port: str, share: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-c", script],
-            env={
-                **os.environ,
-                "VLLM_NIXL_SIDE_CHANNEL_PORT": port,
-                vllm_plugin.SHARE_COMPILE_CACHE: share,
-            },
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=True,
-        )
-        return done.stdout.splitlines()[-1]
+        settings = {"VLLM_NIXL_SIDE_CHANNEL_PORT": port, vllm_plugin.SHARE_COMPILE_CACHE: share}
+        return last_line(script, **settings)
 
     assert name("20001", "1") == name("20002", "1")
     assert name("20001", "0") != name("20002", "0")
@@ -340,7 +322,4 @@ from lmcache.v1.mp_observability.errors import LMCacheTimeoutError
 print()
 print(without, lookups(), issubclass(LMCacheTimeoutError, TimeoutError))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True
-    )
-    assert done.stdout.splitlines()[-1] == "0 1 True"
+    assert last_line(script) == "0 1 True"

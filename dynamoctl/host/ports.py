@@ -39,6 +39,11 @@ def free(reserved: Collection[int] = (), most: int = 2000) -> tuple[int, ...]:
     return tuple(port for port in range(first, first + most) if port not in taken)
 
 
+def listened_on(ports: Collection[int]) -> list[int]:
+    """Which of these ports a process listens on now, sorted."""
+    return sorted(_listening().keys() & set(ports))
+
+
 def can_listen(host: str, port: int) -> str | None:
     """None where this address can be listened on now; otherwise why not."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from dynamoctl.errors import DynamoctlError, LeftoverError
-from dynamoctl.host import processes
+from dynamoctl.host import gpus, ports, processes
 from dynamoctl.host.processes import is_running, members
 from dynamoctl.state import DeploymentState, Folder
 from dynamoctl.supervisor import process, removal
@@ -17,6 +17,8 @@ from dynamoctl.supervisor import process, removal
 _POLL_S = 0.2
 # A supervisor that stops its units one after another, each with its full grace, needs less.
 _SUPERVISOR_PATIENCE_S = 180.0
+# The driver takes a dead process's memory back a moment later.
+_GPU_PATIENCE_S = 10.0
 
 
 @dataclass
@@ -49,6 +51,7 @@ def down(name: str, on_state: Callable[[DeploymentState], None]) -> Down:
         return Down(name, was_running=False)
     ran = [unit.name for unit in state.units if unit.identity and is_running(unit.identity)]
     was_running = state.supervisor_lives or bool(ran)
+    pids = {one.pid for one in members(f"{state.start_id}/")}
     if state.supervisor is not None and state.supervisor_lives:
         process.send(state.supervisor, signal.SIGTERM)
         deadline = time.monotonic() + _SUPERVISOR_PATIENCE_S
@@ -60,7 +63,7 @@ def down(name: str, on_state: Callable[[DeploymentState], None]) -> Down:
             time.sleep(_POLL_S)
         state = folder.read_state() or state
     with folder.lock():
-        left = _sweep(folder, state)
+        left = _sweep(folder, state, _ports_that_were_ours(state) if was_running else {}, pids)
     if left:
         raise LeftoverError(
             f"could not remove all of '{name}': " + "; ".join(left),
@@ -80,8 +83,18 @@ def _read(folder: Folder) -> DeploymentState | None:
         return DeploymentState(folder.name, "", "", "", str(plan["start_id"]))
 
 
-def _sweep(folder: Folder, state: DeploymentState) -> list[str]:
-    """Remove what a supervisor has left (nothing, unless it died); give back what stays."""
+def _ports_that_were_ours(state: DeploymentState) -> dict[int, str]:
+    """Port -> unit, of the units whose gates have passed: only then is the listener known to be theirs."""
+    return {port: unit.name for unit in state.units if unit.ready_at for port in unit.ports.values()}
+
+
+def _sweep(folder: Folder, state: DeploymentState, listened: dict[int, str], pids: set[int]) -> list[str]:
+    """Remove what a supervisor has left (nothing, unless it died); give back what stays.
+
+    Args:
+        listened: ports that no one may listen on afterwards, with their units.
+        pids: its processes, as far as they lived when this began.
+    """
     shared = set(state.shared_memory)
     left: list[str] = []
     if members(f"{state.start_id}/"):
@@ -95,6 +108,11 @@ def _sweep(folder: Folder, state: DeploymentState) -> list[str]:
     for unit in state.units:
         stay = removal.kill_members(f"{state.start_id}/{unit.name}", unit.identity, shared)
         left += removal.describe(stay)
+    if listened:
+        taken = ports.listened_on(listened)
+        left += [f"port {port} of {listened[port]}, by {ports.holder(port)}" for port in taken]
+    if any(unit.gpus for unit in state.units):
+        left += _gpu_memory_of(pids)
     still = removal.remove_shared_memory(shared)
     left += still
     left += removal.remove_folders(folder.store, folder.path / "run")
@@ -107,3 +125,21 @@ def _sweep(folder: Folder, state: DeploymentState) -> list[str]:
             unit.state = "stopped" if not left else unit.state
         folder.write_state(state)
     return left
+
+
+def _gpu_memory_of(pids: set[int]) -> list[str]:
+    """GPU memory that the driver still counts for these processes, which have ended.
+
+    In a container the driver may count by pids of the host; then there is nothing to see here.
+    """
+    deadline = time.monotonic() + _GPU_PATIENCE_S
+    while True:
+        held = [
+            f"{mib} MiB on GPU {gpu} of process {pid}"
+            for gpu, by_pid in gpus.memory_by_process().items()
+            for pid, mib in by_pid.items()
+            if pid in pids
+        ]
+        if not held or time.monotonic() > deadline:
+            return held
+        time.sleep(_POLL_S)

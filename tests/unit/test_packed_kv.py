@@ -23,13 +23,13 @@ SLOTS = [37, 38, 5, 111, 64, 65, 66, 0]
 class Cache:
     """A KV cache as vLLM 0.26 lays it out, K and V of a head side by side."""
 
-    def __init__(self, layout: str, *, zero: bool = False) -> None:
+    def __init__(self, layout: str, *, zero: bool = False, device: str = "cpu") -> None:
         import torch
 
         middle = (HEADS, BLOCK) if layout == "HND" else (BLOCK, HEADS)
         make = torch.zeros if zero else torch.rand
         self.hnd = layout == "HND"
-        self.layers = [make(BLOCKS, *middle, 2 * HEAD) for _ in range(LAYERS)]
+        self.layers = [make(BLOCKS, *middle, 2 * HEAD, device=device) for _ in range(LAYERS)]
 
     def rows(self) -> list[Any]:
         """What a kernel sees behind a layer's pointer: rows of one head (HND) or of all (NHD)."""
@@ -42,17 +42,23 @@ class Cache:
 
 
 def copy(cache: Cache, buffer: Any, slots: list[int], *, store: bool, skip: int = 0) -> None:
-    """What LMCache's in-process connector asks its kernel for."""
+    """What LMCache asks its kernel for in process: its torch one, or on a GPU its compiled one."""
     import torch
     from lmcache.v1.platform import ops_types, torch_ops
 
-    layouts = ops_types.EngineKVFormat
-    direction = ops_types.TransferDirection
-    packed_kv.around(torch_ops.multi_layer_kv_transfer, layouts)(
+    layouts, direction = ops_types.EngineKVFormat, ops_types.TransferDirection
+    kernel, layers = torch_ops.multi_layer_kv_transfer, cache.rows()
+    device = cache.layers[0].device
+    if device.type == "cuda":
+        import lmcache.c_ops as compiled
+
+        layouts, direction = compiled.EngineKVFormat, compiled.TransferDirection
+        kernel, layers = compiled.multi_layer_kv_transfer, pointers(cache)
+    packed_kv.around(kernel, layouts)(
         buffer,
-        cache.rows(),
-        torch.tensor(slots),
-        torch.device("cpu"),
+        layers,
+        torch.tensor(slots, device=device),
+        device,
         BLOCKS * BLOCK,
         direction.D2H if store else direction.H2D,
         layouts.NL_X_NB_NH_BS_CS if cache.hnd else layouts.NL_X_NB_BS_NH_CS,
@@ -62,26 +68,39 @@ def copy(cache: Cache, buffer: Any, slots: list[int], *, store: bool, skip: int 
     )
 
 
-def empty_buffer(tokens: int) -> Any:
+def pointers(cache: Cache) -> Any:
+    """Addresses of the layers, as the compiled kernel takes them: int64, [layers], on the GPU."""
     import torch
 
-    return torch.zeros(2, LAYERS, tokens, HEADS * HEAD)
+    return torch.tensor([layer.data_ptr() for layer in cache.layers], device=cache.layers[0].device)
 
 
-@pytest.mark.parametrize("stored", ["NHD", "HND"])
-@pytest.mark.parametrize("loaded", ["NHD", "HND"])
-def test_what_is_stored_comes_back_at_other_slots_whatever_the_layouts(stored: str, loaded: str) -> None:
+def empty_buffer(tokens: int, *, pinned: bool = False) -> Any:
     import torch
 
-    buffer, source, target = empty_buffer(len(SLOTS)), Cache(stored), Cache(loaded, zero=True)
+    return torch.zeros(2, LAYERS, tokens, HEADS * HEAD, pin_memory=pinned)
+
+
+def assert_what_is_stored_comes_back_at_other_slots(stored: str, loaded: str, device: str = "cpu") -> None:
+    import torch
+
+    source, target = Cache(stored, device=device), Cache(loaded, zero=True, device=device)
+    buffer = empty_buffer(len(SLOTS), pinned=device != "cpu")
     places = [50 + i for i in range(len(SLOTS))]
     copy(source, buffer, SLOTS, store=True)
     copy(target, buffer, places, store=False)
+    assert buffer.all()
     for layer in range(LAYERS):
         for slot, place in zip(SLOTS, places, strict=True):
             assert torch.equal(target.token(layer, place), source.token(layer, slot))
     others = set(range(BLOCKS * BLOCK)) - set(places)
     assert not any(target.token(layer, slot).any() for layer in range(LAYERS) for slot in others)
+
+
+@pytest.mark.parametrize("stored", ["NHD", "HND"])
+@pytest.mark.parametrize("loaded", ["NHD", "HND"])
+def test_what_is_stored_comes_back_at_other_slots_whatever_the_layouts(stored: str, loaded: str) -> None:
+    assert_what_is_stored_comes_back_at_other_slots(stored, loaded)
 
 
 @pytest.mark.parametrize("layout", ["NHD", "HND"])

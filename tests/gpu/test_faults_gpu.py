@@ -1,0 +1,104 @@
+"""Whatever dies, and whenever: the GPU holds nothing of it afterwards."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+
+import psutil
+import pytest
+from dynamoctl.host import gpus
+
+from tests.e2e.conftest import Cli, chat, free_port, wait_for
+
+pytestmark = [pytest.mark.gpu, pytest.mark.engine, pytest.mark.e2e, pytest.mark.timeout(900)]
+
+MODEL = "smollm2-135m-instruct"
+# The driver's own bookkeeping moves by some MiB.
+SLACK_MIB = 64
+
+
+def words(port: int) -> tuple[str, ...]:
+    return (
+        "up", "agg", "--gpus", "0", "--model", MODEL, "--lmcache-cpu-gb", "1", "--port", str(port),
+        "--", "--enforce-eager", "--gpu-memory-utilization", "0.3", "--max-model-len", "2048",
+    )  # fmt: skip
+
+
+def used() -> int:
+    return gpus.memory_used()[gpus.list_gpus()[0].index]
+
+
+@pytest.fixture(scope="module")
+def before() -> int:
+    """MiB of the GPU in use by others."""
+    return used()
+
+
+@pytest.fixture
+def nothing_is_left(cli: Cli, before: int) -> Iterator[None]:
+    yield
+    assert cli.ours() == {}
+    wait_for(lambda: used() <= before + SLACK_MIB, 30)
+    print(f"{used()} MiB in use afterwards, {before} MiB before")
+
+
+def engine_of(worker: int) -> int:
+    """The process of a worker's that computes: of its descendants the largest."""
+    return max(psutil.Process(worker).children(recursive=True), key=lambda one: one.memory_info().rss).pid
+
+
+def test_a_killed_engine_and_a_killed_worker_give_their_memory_to_the_next(
+    cli: Cli, before: int, nothing_is_left: None
+) -> None:
+    port = free_port()
+    up = cli(*words(port), patience_s=800)
+    assert up.code == 0, up.err
+    endpoint = f"http://127.0.0.1:{port}"
+    serving = used()
+    assert serving > before + 1000
+    for restarts, pick in ((1, engine_of), (2, lambda pid: pid)):
+        worker = cli.status()["units"][-1]["pid"]
+        family = [worker, *(one.pid for one in psutil.Process(worker).children(recursive=True))]
+        print(f"NVML names {gpus.memory_by_process()}; ours are {family}")
+        os.kill(pick(worker), signal.SIGKILL)
+        wait_for(
+            lambda: (b := cli.status())["state"] == "ready" and b["units"][-1]["restarts"] == restarts, 300
+        )  # noqa: B023
+        assert "Paris" in chat(endpoint, MODEL, "What is the capital of France?")
+        assert not [pid for pid in family if psutil.pid_exists(pid) and psutil.Process(pid).is_running()]
+        print(f"restart {restarts}: {used()} MiB in use, {serving} MiB the first time")
+        assert used() <= serving + SLACK_MIB
+    down = cli("down")
+    assert down.code == 0, down.err
+
+
+def test_a_killed_supervisors_worker_is_taken_down_by_down(
+    cli: Cli, before: int, nothing_is_left: None
+) -> None:
+    up = cli(*words(free_port()), patience_s=800)
+    assert up.code == 0, up.err
+    os.kill(next(pid for pid, line in cli.ours().items() if "dynamoctl.supervisor" in line), signal.SIGKILL)
+    assert cli.status()["state"] == "unsupervised"
+    assert used() > before + 1000
+    down = cli("down")
+    assert down.code == 0, down.err
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_an_up_that_is_broken_off_while_its_worker_loads(
+    cli: Cli, before: int, nothing_is_left: None, how: signal.Signals
+) -> None:
+    """SIGKILL takes the command alone: the start goes on without it, and `down` ends it."""
+    starting = cli.start(*words(free_port()))
+    wait_for(lambda: used() > before + 300, 300)
+    print(cli.status()["units"][-1]["phase"])
+    starting.send_signal(how)
+    starting.communicate(timeout=120)
+    if how == signal.SIGKILL:
+        assert cli.ours()
+        down = cli("down")
+        assert down.code == 0, down.err
+    else:
+        assert starting.returncode == 130

@@ -49,6 +49,11 @@ def engine_of(worker: int) -> int:
     return max(psutil.Process(worker).children(recursive=True), key=lambda one: one.memory_info().rss).pid
 
 
+def is_back(cli: Cli, restarts: int) -> bool:
+    body = cli.status()
+    return body["state"] == "ready" and body["units"][-1]["restarts"] == restarts
+
+
 def test_a_killed_engine_and_a_killed_worker_give_their_memory_to_the_next(
     cli: Cli, before: int, nothing_is_left: None
 ) -> None:
@@ -63,9 +68,7 @@ def test_a_killed_engine_and_a_killed_worker_give_their_memory_to_the_next(
         family = [worker, *(one.pid for one in psutil.Process(worker).children(recursive=True))]
         print(f"NVML names {gpus.memory_by_process()}; ours are {family}")
         os.kill(pick(worker), signal.SIGKILL)
-        wait_for(
-            lambda: (b := cli.status())["state"] == "ready" and b["units"][-1]["restarts"] == restarts, 300
-        )  # noqa: B023
+        wait_for(lambda number=restarts: is_back(cli, number), 300)
         assert "Paris" in chat(endpoint, MODEL, "What is the capital of France?")
         assert not [pid for pid in family if psutil.pid_exists(pid) and psutil.Process(pid).is_running()]
         print(f"restart {restarts}: {used()} MiB in use, {serving} MiB the first time")

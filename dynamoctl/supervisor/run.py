@@ -105,6 +105,7 @@ class Supervisor:
             self.members.append(_Member(unit, state, f"{self.start_id}/{unit.name}"))
         self.stop = asyncio.Event()
         self.shared_memory: set[str] = set()
+        self.listed = True  # whether the frontend lists the model, once all of it is up
         self.registrations = Registrations(self.folder.store)
 
     # ---- the whole life -------------------------------------------------------------------
@@ -440,6 +441,7 @@ class Supervisor:
         try:
             async with asyncio.timeout(self.plan.timeout_s):
                 self._start(member)
+                self.listed = False  # until it is seen: its gate opens before the frontend hears of it
                 await self._gate(member)
         except TimeoutError:
             error = NotReadyError(*self._too_late())
@@ -495,32 +497,35 @@ class Supervisor:
                     self._end_to_restart(member, f"not answering for {duration(lifecycle.HUNG_S)}")
 
     async def _watch_lists(self) -> None:
-        """A frontend that does not list the model though every worker is registered is started again.
+        """A deployment whose frontend does not list the model is not ready, whatever its units say.
 
-        It watches the store's folders: where those were deleted it sees nothing any more.
+        A frontend that does not though every worker is registered is started again: it watches the store's
+        folders, and where those were deleted it sees nothing any more.
         """
         since: float | None = None
         while True:
-            await asyncio.sleep(_WATCH_INTERVAL_S)
-            if await self._is_forgotten():
-                since = time.monotonic() if since is None else since
-                if time.monotonic() - since > _UNLISTED_S:
-                    since = None
-                    self._end_to_restart(self.members[0], f"not listing {self.plan.model}")
-            else:
+            await asyncio.sleep(_WATCH_INTERVAL_S if self.listed else _GATE_INTERVAL_S)
+            if not await probes.answers(self.http, self.members[0].unit.gate):
+                continue  # frozen, or on its way back: it says nothing
+            listed, _ = await self._is_listed()
+            if listed != self.listed:
+                self.listed = listed
+                self._degrade_or_recover()
+                self._save()
+            if listed or not await self._all_are_registered():
                 since = None
+            elif since is None:
+                since = time.monotonic()
+            elif time.monotonic() - since > _UNLISTED_S:
+                since = None
+                self._end_to_restart(self.members[0], f"not listing {self.plan.model}")
 
-    async def _is_forgotten(self) -> bool:
-        """Whether all are ready and registered, and the frontend says that it does not serve the model."""
+    async def _all_are_registered(self) -> bool:
+        """Whether all units are ready, and every worker is in the store."""
         if any(member.state.state != "ready" for member in self.members):
             return False
-        if not await probes.answers(self.http, self.members[0].unit.gate):
-            return False  # frozen: it says nothing
-        listed, _ = await self._is_listed()
         workers = [member for member in self.members if member.unit.role in _WORKERS]
-        return not listed and all(
-            [await asyncio.to_thread(self.registrations.has_any, self._processes(m)) for m in workers]
-        )
+        return all([await asyncio.to_thread(self.registrations.has_any, self._processes(m)) for m in workers])
 
     def _end_to_restart(self, member: _Member, why: str) -> None:
         member.state.phase = why
@@ -563,7 +568,8 @@ class Supervisor:
     def _degrade_or_recover(self) -> None:
         """Degraded is what is up, but not whole."""
         if self.state.state in ("ready", "degraded"):
-            whole = not self.state.lost_stores and all(m.state.state == "ready" for m in self.members)
+            units = all(member.state.state == "ready" for member in self.members)
+            whole = units and self.listed and not self.state.lost_stores
             self.state.state = "ready" if whole else "degraded"
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

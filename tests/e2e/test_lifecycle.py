@@ -13,7 +13,7 @@ import pytest
 from dynamoctl.planner.plan import DeploymentPlan, Gate, Unit
 from dynamoctl.state import Folder
 
-from .conftest import Cli, Result, free_port, wait_for
+from .conftest import Cli, Result, chat, free_port, wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.engine, pytest.mark.timeout(300)]
 
@@ -33,6 +33,8 @@ def test_a_worker_that_dies_is_restarted_and_the_deployment_is_ready_again(cli: 
     wait_for(lambda: cli.status("restart")["state"] == "degraded", 30)
     wait_for(lambda: cli.status("restart")["state"] == "ready", 60)
     body = cli.status("restart")
+    # Ready means that it serves: a worker's gate opens before the frontend has heard of it.
+    assert chat(body["endpoint"], body["model"], "Hello", max_tokens=2)
     after = {unit["name"]: unit for unit in body["units"]}
     assert after["worker-0"]["restarts"] == 1
     assert after["worker-0"]["pid"] != before["worker-0"]

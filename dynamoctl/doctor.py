@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from importlib import metadata, util
 
 from dynamoctl import storage, vllm_plugin
@@ -18,6 +19,9 @@ from dynamoctl.storage import Finding
 # What LMCache may take of the memory that is there before it is worth a warning: the engine, the page
 # cache and the frontend live in the rest.
 MEMORY_WARNING = 0.7
+# Open files of one process. vLLM asks for 65,535; an idle worker on a CPU has some hundred.
+DESCRIPTORS_WARNING = 4096
+DESCRIPTORS_ERROR = 512
 
 
 def check(plan: DeploymentPlan, facts: HostFacts, model: ModelFacts) -> list[Finding]:
@@ -28,6 +32,7 @@ def check(plan: DeploymentPlan, facts: HostFacts, model: ModelFacts) -> list[Fin
         *_http_port(plan),
         *_model(model),
         *_memory(plan, facts),
+        *_descriptors(),
         *storage.check(plan),
         *_plugin(plan),
     ]
@@ -64,6 +69,21 @@ def _packages(plan: DeploymentPlan) -> list[Finding]:
             "error",
             f"not installed here: {', '.join(missing)}",
             f"install dynamoctl with its extra {extra}: uv sync --extra {extra} in its folder",
+        )
+    ]
+
+
+def _descriptors() -> list[Finding]:
+    """The supervisor raises the soft limit as far as the hard one allows."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most == resource.RLIM_INFINITY or most >= DESCRIPTORS_WARNING:
+        return []
+    return [
+        Finding(
+            "error" if most < DESCRIPTORS_ERROR else "warning",
+            f"a process may have no more than {most} files and sockets open (ulimit -Hn)",
+            "raise it to 65535: in /etc/security/limits.conf (nofile), with LimitNOFILE in a systemd unit, or"
+            " with docker run --ulimit nofile=65535",
         )
     ]
 

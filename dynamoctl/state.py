@@ -71,7 +71,7 @@ class DeploymentState:
         error: why it failed: code, message, hint; or None.
         warnings: what does not stop it but should be known.
         lost_stores: which of LMCache's stores do not answer now, and why.
-        shared_memory: files under /dev/shm that its processes have made.
+        files: what its processes have made outside its folder: shared memory, sockets.
     """
 
     name: str
@@ -87,7 +87,7 @@ class DeploymentState:
     error: dict[str, Any] | None = None
     warnings: list[str] = field(default_factory=list)
     lost_stores: list[str] = field(default_factory=list)
-    shared_memory: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
     version: int = VERSION
 
     @property
@@ -151,7 +151,7 @@ class Folder:
         if body.get("version") != VERSION:
             raise DynamoctlError(
                 f"{self.state_file} is of version {body.get('version')}; this dynamoctl reads {VERSION}",
-                "use the dynamoctl that started this deployment to take it down",
+                f"take it down (dynamoctl down -n {self.name}), then start it again",
             )
         try:
             return _state(body)
@@ -251,7 +251,9 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     except ValueError:
         body = None
     if not isinstance(body, dict):
-        raise DynamoctlError(f"{path} is damaged: it is not JSON", "`dynamoctl down` cleans up")
+        raise DynamoctlError(
+            f"{path} is damaged: it is not JSON", f"`dynamoctl down -n {path.parent.name}` cleans up"
+        )
     return body
 
 

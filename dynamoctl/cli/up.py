@@ -166,6 +166,13 @@ def command(
     timeout: Annotated[
         float | None, typer.Option(help="Seconds until it must be ready.", show_default="1800")
     ] = None,
+    drain: Annotated[
+        float | None,
+        typer.Option(
+            help="Seconds that requests in flight get when it is taken down, then an error.",
+            show_default="5",
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and start nothing.")] = False,
     keep: Annotated[bool, typer.Option("--keep", help="If it fails, leave what was started.")] = False,
     json: Json = False,
@@ -202,6 +209,7 @@ def command(
         "host": host,
         "port": port,
         "timeout_s": timeout,
+        "drain_s": drain,
         "engine_args": tuple(engine_args) if engine_args else None,
     }
 

@@ -8,7 +8,7 @@ ticks since boot, and the boot it belongs to (proc(5): /proc/PID/stat field 22,
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -165,9 +165,13 @@ def is_resource_tracker(pid: int) -> bool:
         return False
 
 
-def shared_memory_of(pids: Iterable[int]) -> set[str]:
-    """The files under /dev/shm that these processes have mapped."""
-    paths = set()
+def files_of(pids: Iterable[int]) -> set[str]:
+    """The files that outlive these processes if they are killed: shared memory and sockets.
+
+    Files under /dev/shm that they have mapped, and the paths of Unix sockets that they have bound.
+    """
+    paths: set[str] = set()
+    bound = _bound_sockets()
     for pid in pids:
         try:
             maps = Path(f"/proc/{pid}/maps").read_text(encoding="utf-8", errors="replace")
@@ -177,4 +181,54 @@ def shared_memory_of(pids: Iterable[int]) -> set[str]:
             at = line.find("/dev/shm/")  # noqa: S108  (where POSIX shared memory is; nothing is made here)
             if at >= 0 and not line.endswith(" (deleted)"):
                 paths.add(line[at:])
+        if bound:
+            paths |= {bound[inode] for inode in _socket_inodes(pid) if inode in bound}
     return paths
+
+
+def _bound_sockets() -> dict[str, str]:
+    """Inode -> path of every Unix socket that has one (proc_net_unix(5)), in this network namespace."""
+    found = {}
+    try:
+        lines = Path("/proc/net/unix").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return {}
+    for line in lines[1:]:
+        fields = line.split(maxsplit=7)
+        if len(fields) == 8 and fields[7].startswith("/"):
+            found[fields[6]] = fields[7]
+    return found
+
+
+def _socket_inodes(pid: int) -> set[str]:
+    inodes = set()
+    try:
+        for entry in os.scandir(f"/proc/{pid}/fd"):
+            target = os.readlink(entry.path)
+            if target.startswith("socket:["):
+                inodes.add(target[len("socket:[") : -1])
+    except OSError:  # it has just ended, or closed one
+        pass
+    return inodes
+
+
+def works_in(pid: int, folder: Path) -> bool:
+    """Whether a process's working folder is this one or lies in it."""
+    try:
+        return Path(os.readlink(f"/proc/{pid}/cwd")).is_relative_to(folder)
+    except OSError:
+        return False
+
+
+def started_as(arguments: Sequence[str]) -> list[Identity]:
+    """The living processes whose command line ends with these arguments."""
+    tail = b"".join(word.encode() + b"\0" for word in arguments)
+    found = []
+    for pid in all_pids():
+        try:
+            line = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            continue
+        if line.endswith(b"\0" + tail) and (one := identify(pid)) is not None and is_running(one):
+            found.append(one)
+    return found

@@ -17,6 +17,8 @@ from dynamoctl.supervisor import process, removal
 _POLL_S = 0.2
 # A supervisor that stops its units one after another, each with its full grace, needs less.
 _SUPERVISOR_PATIENCE_S = 180.0
+# It writes its first state when it has been imported.
+_FIRST_STATE_PATIENCE_S = 30.0
 # The driver takes a dead process's memory back a moment later.
 _GPU_PATIENCE_S = 10.0
 
@@ -46,7 +48,8 @@ def down(name: str, on_state: Callable[[DeploymentState], None]) -> Down:
     folder = Folder(name)
     if not folder.path.exists():
         return Down(name, was_running=False)
-    state = _read(folder)
+    with folder.lock():  # an `up` that is about to start its supervisor holds it
+        state = _read(folder) or _about_to_start(folder)
     if state is None:
         return Down(name, was_running=False)
     ran = [unit.name for unit in state.units if unit.identity and is_running(unit.identity)]
@@ -56,12 +59,12 @@ def down(name: str, on_state: Callable[[DeploymentState], None]) -> Down:
         process.send(state.supervisor, signal.SIGTERM)
         deadline = time.monotonic() + _SUPERVISOR_PATIENCE_S
         while is_running(state.supervisor):
-            on_state(folder.read_state() or state)
+            on_state(_latest(folder, state))
             if time.monotonic() > deadline:
                 process.send(state.supervisor, signal.SIGKILL)
             process.reap()
             time.sleep(_POLL_S)
-        state = folder.read_state() or state
+        state = _latest(folder, state)
     with folder.lock():
         left = _sweep(folder, state, _ports_that_were_ours(state) if was_running else {}, pids)
     if left:
@@ -73,14 +76,47 @@ def down(name: str, on_state: Callable[[DeploymentState], None]) -> Down:
 
 
 def _read(folder: Folder) -> DeploymentState | None:
-    """The state; where it is damaged, what the plan still knows."""
+    """The state; where it is damaged, or of another version, what its processes tell of themselves."""
     try:
         return folder.read_state()
     except DynamoctlError:
-        plan = folder.read_plan()
-        if plan is None:
-            raise
-        return DeploymentState(folder.name, "", "", "", str(plan["start_id"]))
+        supervisors = process.supervisors(folder.path)
+        return DeploymentState(
+            folder.name, "", "", "", _start_id(folder), supervisor=supervisors[0] if supervisors else None
+        )
+
+
+def _latest(folder: Folder, before: DeploymentState) -> DeploymentState:
+    try:
+        return folder.read_state() or before
+    except DynamoctlError:
+        return before
+
+
+def _start_id(folder: Folder) -> str:
+    """From the plan; where that is damaged too, from a process that works in this folder, if one does."""
+    with contextlib.suppress(DynamoctlError):
+        if (plan := folder.read_plan()) is not None:
+            return str(plan["start_id"])
+    for pid in processes.all_pids():
+        mark = processes.environment_of(pid, processes.MARK)
+        if mark and processes.works_in(pid, folder.path / "run"):
+            return mark.partition("/")[0]
+    return ""
+
+
+def _about_to_start(folder: Folder) -> DeploymentState | None:
+    """What the plan knows, where an `up` was killed before its supervisor had written anything."""
+    plan = folder.read_plan()
+    supervisors = process.supervisors(folder.path)
+    if plan is None or not supervisors:
+        return None
+    deadline = time.monotonic() + _FIRST_STATE_PATIENCE_S
+    while time.monotonic() < deadline and is_running(supervisors[0]):
+        if (state := folder.read_state()) is not None:
+            return state
+        time.sleep(_POLL_S)
+    return DeploymentState(folder.name, "", "", "", str(plan["start_id"]), supervisor=supervisors[0])
 
 
 def _ports_that_were_ours(state: DeploymentState) -> dict[int, str]:
@@ -95,12 +131,12 @@ def _sweep(folder: Folder, state: DeploymentState, listened: dict[int, str], pid
         listened: ports that no one may listen on afterwards, with their units.
         pids: its processes, as far as they lived when this began.
     """
-    shared = set(state.shared_memory)
+    shared = set(state.files)
     left: list[str] = []
     if members(f"{state.start_id}/"):
         for unit in (u for roles in removal.STOP_ORDER for u in state.units if u.role in roles):
             if unit.identity is not None and is_running(unit.identity):
-                shared |= processes.shared_memory_of(
+                shared |= processes.files_of(
                     one.pid for one in members(f"{state.start_id}/{unit.name}", unit.identity)
                 )
                 removal.terminate_and_wait(unit.identity, grace_s=30.0)
@@ -113,14 +149,14 @@ def _sweep(folder: Folder, state: DeploymentState, listened: dict[int, str], pid
         left += [f"port {port} of {listened[port]}, by {ports.holder(port)}" for port in taken]
     if any(unit.gpus for unit in state.units):
         left += _gpu_memory_of(pids)
-    still = removal.remove_shared_memory(shared)
+    still = removal.remove_files(shared)
     left += still
     left += removal.remove_folders(folder.store, folder.path / "run")
     with contextlib.suppress(OSError):
         folder.socket.unlink()
     if state.state not in ("stopped", "failed") or left:
         state.state = "failed" if left else "stopped"
-        state.shared_memory = still
+        state.files = still
         for unit in state.units:
             unit.state = "stopped" if not left else unit.state
         folder.write_state(state)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from dynamoctl.errors import InternalError
-from dynamoctl.host.processes import Identity, identify, is_running
+from dynamoctl.host.processes import Identity, identify, is_running, started_as
 from dynamoctl.supervisor.log_files import private
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
@@ -24,6 +25,13 @@ def become_subreaper() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise InternalError(f"prctl(PR_SET_CHILD_SUBREAPER): {os.strerror(ctypes.get_errno())}")
+
+
+def raise_descriptor_limit() -> None:
+    """As many open files as this user may have, for us and for the engines: vLLM asks for 65,535."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def spawn(argv: Sequence[str], environ: Mapping[str, str], cwd: Path, log: Path) -> Identity:
@@ -55,7 +63,16 @@ def spawn(argv: Sequence[str], environ: Mapping[str, str], cwd: Path, log: Path)
 def spawn_supervisor(folder: Path, log: Path) -> Identity:
     """Start a supervisor that outlives its caller and its terminal."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    return spawn([sys.executable, "-m", "dynamoctl.supervisor", str(folder)], os.environ, Path(folder), log)
+    return spawn([sys.executable, *_supervising(folder)], os.environ, Path(folder), log)
+
+
+def supervisors(folder: Path) -> list[Identity]:
+    """The supervisors of a deployment that live, by their command line."""
+    return started_as(_supervising(folder))
+
+
+def _supervising(folder: Path) -> list[str]:
+    return ["-m", "dynamoctl.supervisor", str(folder)]
 
 
 def run_script(

@@ -17,10 +17,10 @@ from dynamoctl.host.processes import (
     Identity,
     all_pids,
     command_line,
+    files_of,
     is_resource_tracker,
     is_running,
     members,
-    shared_memory_of,
 )
 from dynamoctl.supervisor.process import reap, send
 
@@ -41,14 +41,14 @@ def kill_members(mark: str, leader: Identity | None, found: set[str]) -> list[Id
     Args:
         mark: the unit's mark, or `START-ID/` for all units of a start.
         leader: the unit's first process, if it is known.
-        found: gets the shared-memory files that they had mapped.
+        found: gets the files that they would leave (`host.processes.files_of`).
     """
     began = time.monotonic()
     while True:
         left = [one for one in members(mark, leader) if one.pid != os.getpid()]
         if not left:
             return []
-        found |= shared_memory_of(one.pid for one in left)
+        found |= files_of(one.pid for one in left)
         passed = time.monotonic() - began
         if passed > KILL_PATIENCE_S:
             return left
@@ -63,12 +63,12 @@ def kill_members(mark: str, leader: Identity | None, found: set[str]) -> list[Id
         time.sleep(0.05)
 
 
-def remove_shared_memory(paths: Iterable[str]) -> list[str]:
-    """Remove shared-memory files that no living process has mapped; give back those that stay."""
+def remove_files(paths: Iterable[str]) -> list[str]:
+    """Remove shared memory and sockets that no living process uses; give back those that stay."""
     there = {path for path in paths if Path(path).exists()}
     if not there:
         return []
-    in_use = shared_memory_of(all_pids())
+    in_use = files_of(all_pids())
     left = []
     for path in sorted(there):
         if path in in_use:

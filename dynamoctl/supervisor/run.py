@@ -14,23 +14,30 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Iterable
+import traceback
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 
 from dynamoctl import cache_probe, observe, probes, stores
-from dynamoctl.errors import DynamoctlError, LeftoverError, NotReadyError
+from dynamoctl.errors import (
+    DynamoctlError,
+    InternalError,
+    LeftoverError,
+    NotReadyError,
+    PreflightError,
+)
 from dynamoctl.host import models, ports
 from dynamoctl.host.facts import memory_gib
 from dynamoctl.host.processes import (
     MARK,
     Identity,
     children,
+    files_of,
     identify,
     is_running,
     listens,
     members,
-    shared_memory_of,
 )
 from dynamoctl.planner.connectors import SERVER_HEARTBEAT_S
 from dynamoctl.planner.plan import DeploymentPlan, Unit
@@ -104,7 +111,8 @@ class Supervisor:
             self.state.units.append(state)
             self.members.append(_Member(unit, state, f"{self.start_id}/{unit.name}"))
         self.stop = asyncio.Event()
-        self.shared_memory: set[str] = set()
+        self.files: set[str] = set()
+        self.unsaved = False  # whether the state could not be written the last time
         self.listed = True  # whether the frontend lists the model, once all of it is up
         self.registrations = Registrations(self.folder.store)
 
@@ -113,12 +121,13 @@ class Supervisor:
     async def run(self) -> int:
         """Start, watch until told to stop, stop. Returns the exit code of this process."""
         process.become_subreaper()
+        process.raise_descriptor_limit()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop.set)
         loop.add_signal_handler(signal.SIGHUP, lambda: None)
         loop.add_signal_handler(signal.SIGCHLD, self._reap)
-        self._save()
+        self.folder.write_state(self.state)  # `up` waits for it: here a full disk is an error
         async with probes.client() as http:
             self.http = http
             with contextlib.suppress(OSError):
@@ -126,7 +135,7 @@ class Supervisor:
             os.chdir(self.folder.path)  # a socket's path may have no more than 107 bytes
             control = await asyncio.start_unix_server(self._answer, path=self.folder.socket.name)
             self.folder.socket.chmod(0o600)
-            keeping = asyncio.ensure_future(self._keep_up())
+            keeping = asyncio.ensure_future(self._surely(self._keep_up))
             try:
                 failure = await self._until_stopped(self._live())
             finally:
@@ -147,10 +156,8 @@ class Supervisor:
         async with asyncio.TaskGroup() as group:
             for member in self.members:
                 group.create_task(self._keep_alive(member))
-            group.create_task(self._watch())
-            group.create_task(self._watch_stores())
-            group.create_task(self._watch_answers())
-            group.create_task(self._watch_lists())
+            for watch in (self._watch, self._watch_stores, self._watch_answers, self._watch_lists):
+                group.create_task(self._surely(watch))
 
     async def _until_stopped(self, life: Awaitable[None]) -> DynamoctlError | None:
         """Run until it fails or a stop is asked for; give back the failure."""
@@ -165,16 +172,14 @@ class Supervisor:
             await living
         except asyncio.CancelledError:
             pass
-        except DynamoctlError as error:
-            failure = error
-        except BaseExceptionGroup as group:
-            failure = _first(group)
+        except Exception as error:
+            failure = _failure(error)
         return None if self.stop.is_set() else failure
 
     async def _end(self, failure: DynamoctlError | None) -> int:
         if failure is not None:
             self.state.error = failure.as_json()
-            print(f"{failure.message}\n{failure.hint}", file=sys.stderr, flush=True)
+            _say(f"{failure.message}\n{failure.hint}")
             if self.keep:
                 self.state.state = "failed"
                 self._save()
@@ -204,8 +209,6 @@ class Supervisor:
                 for member in self.members:
                     group.create_task(self._start_in_turn(member))
             await self._prove()
-        except BaseExceptionGroup as failed:
-            raise _first(failed) from None
         finally:
             reading.cancel()
             enough.set()
@@ -263,7 +266,7 @@ class Supervisor:
         self._check_lmcache(member)
         self._follow(member, "gate_passed")
         member.state.phase, member.state.ready_at = "", time.time()
-        self._note_shared_memory()
+        self._note_files()
         member.ready.set()
         self._save()
 
@@ -468,13 +471,25 @@ class Supervisor:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(_WATCH_INTERVAL_S)
-            await asyncio.to_thread(self._note_shared_memory)
+            await asyncio.to_thread(self._note_files)
+
+    async def _surely(self, watch: Callable[[], Awaitable[None]]) -> None:
+        """Go on watching where the host has run out of descriptors or of disk for a while."""
+        while True:
+            try:
+                await watch()
+                return
+            except OSError as error:
+                _say(f"{watch.__name__}: {error}")
+                await asyncio.sleep(_WATCH_INTERVAL_S)
 
     async def _keep_up(self) -> None:
         """Leases and logs, from the first start on: an engine that imports starves those that are up."""
         while True:
             await asyncio.sleep(_KEEP_INTERVAL_S)
             await asyncio.to_thread(self._keep)
+            if self.unsaved:
+                self._save()
 
     def _keep(self) -> None:
         self.registrations.keep(self._living)
@@ -596,8 +611,8 @@ class Supervisor:
         self._reap()
         stray = await asyncio.to_thread(self._kill_strays)
         left += removal.describe(stray)
-        self.state.shared_memory = removal.remove_shared_memory(self.shared_memory)
-        left += self.state.shared_memory
+        self.state.files = removal.remove_files(self.files)
+        left += self.state.files
         # Last: a live worker logs errors when its store goes.
         left += removal.remove_folders(self.folder.store, self.folder.path / "run")
         with contextlib.suppress(OSError):
@@ -612,7 +627,7 @@ class Supervisor:
             return []
         self._save()
         grace = self.plan.drain_s + _GRACE_READY_S if was_ready else _GRACE_LOADING_S
-        self.shared_memory |= await asyncio.to_thread(self._shared_memory_now, [member])
+        self.files |= await asyncio.to_thread(self._files_now, [member])
         if process.send(leader, signal.SIGTERM):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(member.ended.wait(), grace)
@@ -625,7 +640,7 @@ class Supervisor:
         return []
 
     def _kill(self, member: _Member) -> list[Identity]:
-        return removal.kill_members(member.mark, member.state.identity, self.shared_memory)
+        return removal.kill_members(member.mark, member.state.identity, self.files)
 
     def _forget_the_dead(self) -> None:
         """Take the registrations of dead workers out of discovery."""
@@ -640,7 +655,7 @@ class Supervisor:
             strays = [one for pid in children(os.getpid()) if (one := identify(pid)) is not None]
             if not strays:
                 break
-            self.shared_memory |= shared_memory_of(one.pid for one in strays)
+            self.files |= files_of(one.pid for one in strays)
             for one in strays:
                 with contextlib.suppress(PermissionError):
                     process.send(one, signal.SIGKILL)
@@ -666,14 +681,14 @@ class Supervisor:
             {m.unit.name: ([one.pid for one in self._processes(m)], m.unit.gpus) for m in self.members}
         )
 
-    def _shared_memory_now(self, of: Iterable[_Member]) -> set[str]:
-        return shared_memory_of(one.pid for member in of for one in self._processes(member))
+    def _files_now(self, of: Iterable[_Member]) -> set[str]:
+        return files_of(one.pid for member in of for one in self._processes(member))
 
-    def _note_shared_memory(self) -> None:
-        self.shared_memory |= self._shared_memory_now(self.members)
-        known = sorted(path for path in self.shared_memory if Path(path).exists())
-        if known != self.state.shared_memory:
-            self.state.shared_memory = known
+    def _note_files(self) -> None:
+        self.files |= self._files_now(self.members)
+        known = sorted(path for path in self.files if Path(path).exists())
+        if known != self.state.files:
+            self.state.files = known
             self._save()
 
     def _follow(self, member: _Member, event: lifecycle.Event) -> None:
@@ -681,14 +696,35 @@ class Supervisor:
         state.state = lifecycle.follow(state.state, event)
 
     def _save(self) -> None:
-        self.folder.write_state(self.state)
+        """On a full disk the deployment goes on, and what `status` reads is old until there is room."""
+        try:
+            self.folder.write_state(self.state)
+        except PreflightError as error:
+            if not self.unsaved:
+                _say(error.message)
+            self.unsaved = True
+        else:
+            self.unsaved = False
 
 
-def _first(group: BaseExceptionGroup[BaseException]) -> DynamoctlError:
-    """The first of our own errors in a group; anything else is a bug and goes on its way."""
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            return _first(error)
-        if isinstance(error, DynamoctlError):
-            return error
-    raise group
+def _say(text: str) -> None:
+    """To the supervisor's own log, unless the disk is full."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
+
+
+def _failure(error: Exception) -> DynamoctlError:
+    """What of an error the user is told. One that nobody foresaw ends the deployment, and not just us:
+    a worker without a supervisor is what must not be."""
+    own = _own_errors(error)
+    if own:
+        return own[0]
+    lines = "".join(traceback.format_exception(error))
+    _say(lines)
+    return InternalError(f"the supervisor failed: {error!r}", "please report this, with its log")
+
+
+def _own_errors(error: BaseException) -> list[DynamoctlError]:
+    if isinstance(error, BaseExceptionGroup):
+        return [own for each in error.exceptions for own in _own_errors(each)]
+    return [error] if isinstance(error, DynamoctlError) else []

@@ -1,0 +1,960 @@
+"""Random lives of a deployment: what dies, freezes or goes away, and when it is told to stop.
+
+First the table of states alone. Then the real `Supervisor`, in a world of fake processes and in an event
+loop whose clock jumps to the next timer: nothing is started, signalled, asked over a network or waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import random
+import selectors
+import signal
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import PurePosixPath
+from types import SimpleNamespace
+from typing import Any, get_args
+
+import pytest
+from dynamoctl import cache_probe, observe
+from dynamoctl.errors import InternalError, NotReadyError
+from dynamoctl.host.processes import MARK, Identity
+from dynamoctl.planner.plan import DeploymentPlan, Gate, Role, Tier, Unit
+from dynamoctl.state import DeploymentState
+from dynamoctl.supervisor import lifecycle, process, removal, run
+from dynamoctl.supervisor.lifecycle import TABLE, Event, State
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+STATES: tuple[State, ...] = get_args(State)
+EVENTS: tuple[Event, ...] = get_args(Event)
+END: tuple[State, ...] = ("stopped", "failed")
+
+# The same examples at every run: a failure in CI can be had again.
+repeatable = settings(deadline=None, derandomize=True, database=None)
+
+
+def _paths() -> dict[State, frozenset[State]]:
+    """What can come after each state, by any number of events or none."""
+    reach = {state: {state} for state in STATES}
+    for _ in STATES:
+        for (state, _event), then in TABLE.items():
+            for seen in reach.values():
+                if state in seen:
+                    seen.add(then)
+    return {state: frozenset(seen) for state, seen in reach.items()}
+
+
+PATHS = _paths()
+
+
+# ---- the table ----------------------------------------------------------------------------
+
+
+@settings(repeatable, max_examples=2000)
+@given(st.lists(st.sampled_from(EVENTS), max_size=40))
+def test_whatever_happens_a_unit_can_be_stopped_and_stays_so(events: list[Event]) -> None:
+    state: State = "pending"
+    for event in events:
+        before = state
+        if (state, event) not in TABLE:
+            with pytest.raises(InternalError):
+                lifecycle.follow(state, event)
+            continue
+        state = lifecycle.follow(state, event)
+        assert state in PATHS[before]
+        assert state != "pending"
+        # Ready is what passed its gate, and only a start leads there.
+        assert state != "ready" or (before, event) == ("starting", "gate_passed")
+        assert state != "starting" or event == "start"
+        # A stop is final: nothing starts a unit that was told to stop, but for one that was down anyway.
+        assert before not in ("stopping", "stopped") or state in ("stopping", "stopped")
+    state = lifecycle.follow(state, "stop")
+    assert state in ("stopping", *END)
+    if state == "stopping":
+        assert lifecycle.follow(state, "died") == "stopping"
+        state = lifecycle.follow(state, "ended")
+    assert state in END
+    assert PATHS["stopped"] == {"stopped"}
+
+
+@settings(repeatable, max_examples=2000)
+@given(st.lists(st.floats(0, 400), max_size=60))
+def test_no_more_restarts_than_allowed_in_any_window(pauses: list[float]) -> None:
+    now, times = 0.0, list[float]()
+    for pause in pauses:
+        now += pause
+        if lifecycle.may_restart(times, now):
+            times.append(now)
+        else:
+            # Not for nothing: as many as are allowed are in the window.
+            assert now - times[-lifecycle.RESTART_LIMIT] < lifecycle.RESTART_WINDOW_S
+    for first, later in zip(times, times[lifecycle.RESTART_LIMIT :], strict=False):
+        assert later - first >= lifecycle.RESTART_WINDOW_S
+
+
+@settings(repeatable, max_examples=2000)
+@given(st.lists(st.tuples(st.floats(0.1, 100), st.sampled_from([True, False, None])), max_size=30))
+def test_hung_is_what_was_silent_at_every_look_for_too_long(looks: list[tuple[float, bool | None]]) -> None:
+    now, silent, since = 0.0, dict[str, float](), None
+    for pause, answered in looks:  # None: not asked, for it is not ready
+        now += pause
+        silent = lifecycle.silent_since(silent, {} if answered is None else {"worker-0": answered}, now)
+        since = None if answered is not False else now if since is None else since
+        too_long = since is not None and now - since > lifecycle.HUNG_S
+        assert lifecycle.hung(silent, now) == (["worker-0"] if too_long else [])
+
+
+# ---- what happens -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Start:
+    """How one start of a unit goes.
+
+    Attributes:
+        how: `up`; `dies`; `hangs`: never up; `refused`: cannot be started at all; `stranger`: another
+            process answers at its port at first; `port taken`: it logs so and runs on; `no cache`: it is
+            up, and logs that LMCache is not.
+        after_s: seconds until it is up, or dead.
+        leaves_s: seconds from SIGTERM to its end; None: it does not hear it.
+        helper: a second process that outlives the first one: `marked` as the unit's, or a `stray`.
+    """
+
+    how: str = "up"
+    after_s: float = 1.0
+    leaves_s: float | None = 0.2
+    helper: str = ""
+    code: int = 1
+
+
+@dataclass(frozen=True)
+class Die:
+    """Processes end by themselves, all at once; a negative code is a signal."""
+
+    units: tuple[str, ...]
+    code: int = 1
+
+
+@dataclass(frozen=True)
+class Freeze:
+    """A process answers nobody and hears no SIGTERM."""
+
+    unit: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Unlist:
+    """The frontend does not list the model; a new process of it may."""
+
+    seconds: float
+    mended_by_restart: bool = True
+
+
+@dataclass(frozen=True)
+class Away:
+    """One of LMCache's stores does not answer."""
+
+    store: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Next:
+    """So the next starts of a unit go."""
+
+    unit: str
+    start: Start
+    times: int = 1
+
+
+@dataclass(frozen=True)
+class Deaf:
+    """A process no longer hears SIGTERM."""
+
+    unit: str
+
+
+@dataclass(frozen=True)
+class Stop:
+    """`down`."""
+
+
+Happening = Die | Freeze | Unlist | Away | Next | Deaf | Stop
+
+
+@dataclass(frozen=True)
+class Life:
+    """One example.
+
+    Attributes:
+        plan: the name of one of PLANS.
+        events: what happens: (seconds after the last one, what).
+        once_ready: whether the first one waits for the end of the start.
+        starts: how first starts go, where it is not just well.
+        keep: `up --keep`.
+        proof: what LMCache's proof finds: `good`, `nothing`, `wrong`, `not cleared`.
+        seed: of the jitter.
+    """
+
+    plan: str
+    events: tuple[tuple[float, Happening], ...] = ()
+    once_ready: bool = True
+    starts: tuple[tuple[str, Start], ...] = ()
+    keep: bool = False
+    proof: str = "good"
+    seed: int = 0
+    timeout_s: float = 60.0
+
+
+def _plan(name: str, *units: tuple[str, Role], lmcache: Any = None, stores: int = 0) -> DeploymentPlan:
+    """In the planner's order: the frontend and the cache server first, prefill after decode."""
+    made: list[Unit] = []
+    for number, (unit, role) in enumerate(units):
+        first = [one.name for one in made if role not in ("frontend", "cache") and not one.is_worker]
+        decode = [one.name for one in made if (role, one.role) == ("prefill", "decode")]
+        gate = Gate("http", 20000 + number, "/health")
+        made.append(Unit(unit, role, (unit,), gate, ports={"system": gate.port}, after=(*first, *decode)))
+    return DeploymentPlan(
+        name=name, mode="disagg" if "prefill-0" in dict(units) else "agg", device="cpu", engine="vllm",
+        model="m", model_path="/m", host="127.0.0.1", port=20000, home="/nowhere", store="/nowhere/store",
+        timeout_s=60, drain_s=0, lmcache=lmcache, lmcache_cpu_gib=0, units=tuple(made),
+        lmcache_tiers=tuple(Tier("remote", f"redis://127.0.0.1:{6379 + i}") for i in range(stores)),
+    )  # fmt: skip
+
+
+_FRONT, _CACHE = ("frontend", "frontend"), ("lmcache", "cache")
+_DECODE, _PREFILL = ("decode-0", "decode"), ("prefill-0", "prefill")
+PLANS = {
+    plan.name: plan
+    for plan in (
+        _plan("agg", _FRONT, ("worker-0", "agg")),
+        _plan("two workers", _FRONT, ("worker-0", "agg"), ("worker-1", "agg")),
+        _plan("agg with a server", _FRONT, _CACHE, ("worker-0", "agg"), lmcache="mp", stores=2),
+        _plan("agg in process", _FRONT, ("worker-0", "agg"), lmcache="inproc", stores=1),
+        _plan("disagg", _FRONT, _DECODE, _PREFILL),
+        _plan("disagg with a server", _FRONT, _CACHE, _DECODE, _PREFILL, lmcache="mp", stores=1),
+    )
+}
+
+
+# ---- the world ----------------------------------------------------------------------------
+
+_BOOT = "a boot that never was"
+_SUPERVISOR = Identity(10**8, 1, _BOOT)
+_LATENCY_S = 0.01
+_TURNS: dict[Role, int] = {"prefill": 0, "decode": 1, "agg": 1, "cache": 2, "frontend": 3}
+_MOST_STEPS = 300_000
+_HOUR_S = 3600.0
+_CALM_S = 30.0
+# Dynamo drops the registration of a dead process after so long.
+_LEASE_S = 10.0
+_REGISTERS_AFTER_S = 1.0
+# A frozen unit is ended so long after HUNG_S at most: a look every 5 s, of up to 10 s.
+_LOOK_S = 30.0
+
+
+class _NoWaiting(selectors.SelectSelector):
+    """Where the loop would wait, its clock moves on."""
+
+    def __init__(self, loop: VirtualLoop) -> None:
+        super().__init__()
+        self.loop = loop
+
+    def select(self, timeout: float | None = None) -> list[Any]:
+        self.loop.pass_time(timeout)
+        return []
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """Time passes only when nothing else can happen. Signals are those that the test delivers."""
+
+    def __init__(self) -> None:
+        self.now, self.steps = 1000.0, 0
+        self.handlers: dict[int, Callable[[], object]] = {}
+        self.before_time_passes: Callable[[], object] = lambda: None
+        self.faults: list[str] = []
+        super().__init__(_NoWaiting(self))
+        self.set_exception_handler(lambda _, context: self.faults.append(str(context)))
+
+    def time(self) -> float:
+        return self.now
+
+    def pass_time(self, seconds: float | None) -> None:
+        self.steps += 1
+        assert self.steps < _MOST_STEPS, "it does not end"
+        assert seconds is not None, "everybody waits for ever"
+        if seconds > 0:
+            self.before_time_passes()
+            self.now += seconds
+
+    def add_signal_handler(self, sig: int, callback: Callable[..., object], *args: object) -> None:
+        self.handlers[sig] = lambda: callback(*args)
+
+    def remove_signal_handler(self, sig: int) -> bool:
+        return self.handlers.pop(sig, None) is not None
+
+
+@dataclass(eq=False)
+class Process:
+    """One fake process."""
+
+    identity: Identity
+    unit: str
+    start: Start
+    born: float
+    leader: Process | None = None
+    died: float = math.inf
+    frozen_until: float = -math.inf
+    unlisted_until: float = -math.inf
+    deaf: bool = False
+    to_be_renewed: bool = False
+    forgotten: bool = False
+    answered: float = 0.0
+    listed: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.answered = self.listed = self.up = self.born + self.start.after_s
+        if self.start.how in ("dies", "hangs", "port taken"):
+            self.up = math.inf
+            self.answered = self.listed = self.born
+        self.deaf = self.start.leaves_s is None
+
+    @property
+    def lives(self) -> bool:
+        return self.died == math.inf
+
+    @property
+    def is_marked(self) -> bool:
+        return self.leader is None or self.start.helper == "marked"
+
+
+class World:
+    """Everything outside the supervisor, and what is seen of the supervisor from there.
+
+    Attributes:
+        broken: the rules that were broken: (which, how).
+    """
+
+    def __init__(self, life: Life, loop: VirtualLoop) -> None:
+        self.life, self.loop = life, loop
+        self.plan = PLANS[life.plan]
+        self.broken: list[tuple[str, str]] = []
+        self.processes: list[Process] = []
+        self.leaders: dict[str, Process] = {}
+        self.next_starts: dict[str, list[Start]] = defaultdict(list)
+        for unit, start in life.starts:
+            self.next_starts[unit].append(start)
+        self.reapable: dict[int, int] = {}
+        self.starts: dict[str, int] = defaultdict(int)
+        self.restarts: dict[str, list[float]] = defaultdict(list)
+        self.passed: set[str] = set()
+        self.unlisted_until = -math.inf
+        self.told_listed = False
+        self.away_until = [-math.inf] * len(self.plan.lmcache_tiers)
+        self.seen_away = [-math.inf] * len(self.plan.lmcache_tiers)
+        self.transfers = 0
+        self.state = "starting"
+        self.error: dict[str, Any] | None = None
+        self.units: dict[str, State] = {unit.name: "pending" for unit in self.plan.units}
+        self.told_to_stop = self.stopping = self.was_up = False
+        loop.before_time_passes = self._check_moment
+
+    def breaks(self, rule: str, how: str) -> None:
+        """Noted, and judged at the end: an exception here would run through the supervisor."""
+        self.broken.append((rule, f"at {self.loop.now - 1000:.2f} s: {how}"))
+
+    # ---- events
+
+    async def play(self) -> None:
+        """The events, a quiet time, a stop."""
+        while self.life.once_ready and self.state == "starting":
+            await asyncio.sleep(0.5)
+        for pause, event in self.life.events:
+            await asyncio.sleep(pause)
+            self.happen(event)
+        if not self.told_to_stop:
+            await self._quiet()
+            self.happen(Stop())
+
+    def happen(self, event: Happening) -> None:
+        now = self.loop.now
+        match event:
+            case Die(units, code):
+                for unit in units:
+                    self._end(self.leaders.get(unit), code)
+            case Freeze(unit, seconds) if unit in self.leaders:
+                self.leaders[unit].frozen_until = now + seconds
+            case Unlist(seconds, mended_by_restart):
+                if not mended_by_restart:
+                    self.unlisted_until = now + seconds
+                elif "frontend" in self.leaders:
+                    self.leaders["frontend"].unlisted_until = now + seconds
+            case Away(store, seconds):
+                self.away_until[store] = now + seconds
+            case Next(unit, start, times):
+                self.next_starts[unit] = [start] * times
+            case Deaf(unit) if unit in self.leaders:
+                self.leaders[unit].deaf = True
+            case Stop():
+                self.told_to_stop = True
+                self.loop.handlers[signal.SIGTERM]()
+
+    def _end(self, one: Process | None, code: int) -> None:
+        if one is not None and one.lives:
+            one.died = self.loop.now
+            self.reapable[one.identity.pid] = code
+            self.loop.call_soon(self.loop.handlers[signal.SIGCHLD])
+
+    def _leave(self, one: Process) -> None:
+        """SIGTERM has been heard, unless it is frozen: then it is when it goes on."""
+        if one.frozen_until <= self.loop.now:
+            self._end(one, 0)
+        elif one.frozen_until < math.inf:
+            self.loop.call_at(one.frozen_until, self._leave, one)
+
+    # ---- rules
+
+    def _check_moment(self) -> None:
+        """Before time passes: whatever could be done at once has been done and saved."""
+        if self.state != "ready":
+            return
+        for unit, one in self.leaders.items():
+            if not one.lives:
+                self.breaks("ready", f"{unit} is dead and the state says ready")
+            if self.loop.now - max(one.answered, one.up) > lifecycle.HUNG_S + _LOOK_S and self._is_frozen(one):
+                self.breaks("ready", f"{unit} is frozen and the state says ready")
+        if not self.told_listed:
+            self.breaks("ready", "the frontend does not list the model and the state says ready")
+
+    def _check_state(self, state: DeploymentState) -> None:
+        for unit in state.units:
+            if unit.state not in PATHS[self.units[unit.name]]:
+                self.breaks("path", f"{unit.name} was {self.units[unit.name]} and is {unit.state}")
+            if unit.state == "ready":
+                self.passed.add(unit.name)
+        if state.state != "ready":
+            return
+        for unit in state.units:
+            one = self.leaders.get(unit.name)
+            if unit.state != "ready":
+                self.breaks("ready", f"saved as ready, and {unit.name} is {unit.state}")
+            elif one is None or one.died < self.loop.now:
+                self.breaks("ready", f"saved as ready, and {unit.name} is dead")
+        if not self.told_listed:
+            self.breaks("ready", "saved as ready, and the frontend does not list the model")
+
+    def _check_start(self, unit: Unit) -> None:
+        now, name = self.loop.now, unit.name
+        if self.stopping:
+            self.breaks("start", f"{name} is started after the stop")
+        if missing := set(unit.after) - self.passed:
+            self.breaks("gates", f"{name} is started before {sorted(missing)} passed")
+        if any(one.lives and one.is_marked for one in self.processes if one.unit == name):
+            self.breaks("twice", f"{name} is started and lives")
+        before = self.leaders.get(name)
+        if self.starts[name] and not (before is not None and before.to_be_renewed):
+            self.restarts[name].append(now)
+            recent = [time for time in self.restarts[name] if now - time < lifecycle.RESTART_WINDOW_S]
+            if len(recent) > lifecycle.RESTART_LIMIT:
+                self.breaks("restarts", f"{name} is restarted for the {len(recent)}th time in the window")
+        if before is not None:
+            before.to_be_renewed = False
+        self.starts[name] += 1
+
+    def _check_order(self, going: Process) -> None:
+        """Prefill, decode, cache, frontend: each when those before are gone."""
+        if not self.stopping:
+            return
+        turn = {unit.name: _TURNS[unit.role] for unit in self.plan.units}
+        for one in self.processes:
+            if one.lives and one.is_marked and turn[one.unit] < turn[going.unit]:
+                self.breaks("order", f"{going.unit} is stopped and {one.unit} lives")
+
+    def _check_kill(self, one: Process) -> None:
+        """While it runs the supervisor ends only what is hung, or a frontend that lists nothing."""
+        silent = self.loop.now - one.answered
+        unlisted = self.loop.now - one.listed
+        why = self.plan.unit(one.unit).role == "frontend" and unlisted > run._UNLISTED_S
+        if silent <= lifecycle.HUNG_S and not why:
+            self.breaks("killed", f"{one.unit} answered {silent:.1f} s ago, listed {unlisted:.1f} s ago")
+
+    async def _quiet(self) -> None:
+        """Up to an hour without events; less where all is settled for a while."""
+        until, calm_since = self.loop.now + _HOUR_S, math.inf
+        while self.loop.now < until and self.loop.now - calm_since < _CALM_S:
+            calm_since = min(calm_since, self.loop.now) if self._is_calm() else math.inf
+            await asyncio.sleep(3.0)
+        if self.told_to_stop:
+            return
+        away = any(time > self.loop.now for time in self.away_until)
+        if self.state == "failed":
+            if self.error is None:
+                self.breaks("quiet", "failed, and no error is said")
+            if self.was_up and not any(
+                state == "failed" and self.starts[unit] > lifecycle.RESTART_LIMIT
+                for unit, state in self.units.items()
+            ):
+                self.breaks("quiet", f"failed without a reason: {self.units}")
+        elif self.state != ("degraded" if away else "ready"):
+            self.breaks("quiet", f"{self.state} after a quiet time: {self.units}")
+        elif any(not self._is_up(one) for one in self.leaders.values()) or not (away or self._lists()):
+            self.breaks("quiet", f"{self.state}, and it is not so")
+        self._check_server()
+
+    def _check_server(self) -> None:
+        """LMCache's server does not connect again to a store that was away: so it must be a new one."""
+        server = self.leaders.get("lmcache")
+        for number, until in enumerate(self.away_until):
+            back = until <= self.loop.now
+            if server is not None and self.units["lmcache"] == "ready" and back:  # noqa: SIM102
+                if server.born < self.seen_away[number]:
+                    self.breaks("server", f"the cache server is older than the return of store {number}")
+
+    def _is_calm(self) -> bool:
+        if self.life.keep and self.state == "failed" and not self.was_up:
+            return True
+        away = any(time > self.loop.now for time in self.away_until)
+        if any(math.isfinite(time) and time > self.loop.now for time in self.away_until):
+            return False
+        return (
+            self.state in (("degraded", "failed") if away else ("ready", "failed"))
+            and set(self.units.values()) <= {"ready", "failed"}
+            and all(self._is_up(one) for one in self.leaders.values() if self.units[one.unit] == "ready")
+        )
+
+    # ---- what the supervisor sees
+
+    def _is_frozen(self, one: Process) -> bool:
+        return one.lives and one.frozen_until > self.loop.now
+
+    def _is_up(self, one: Process) -> bool:
+        return one.lives and one.up <= self.loop.now and not self._is_frozen(one)
+
+    def _lists(self) -> bool:
+        """Whether a frontend that answers lists the model: a worker of each role has registered."""
+        now, front = self.loop.now, self.leaders.get("frontend")
+        if front is None or max(front.unlisted_until, self.unlisted_until) > now:
+            return False
+        workers = self.plan.workers
+        registered = {
+            self.plan.unit(one.unit).role for one in self.processes if self._is_registered(one, _LEASE_S)
+        }
+        return registered >= {unit.role for unit in workers}
+
+    def _is_registered(self, one: Process, lease_s: float = 0.0) -> bool:
+        since = one.up + _REGISTERS_AFTER_S
+        is_worker = one.leader is None and self.plan.unit(one.unit).is_worker
+        return is_worker and not one.forgotten and since <= self.loop.now < one.died + lease_s
+
+    async def _reach(self, unit: str, patience_s: float = 10.0) -> Process | None:
+        """The unit's process if it answers in time."""
+        until = self.loop.now + patience_s
+        await asyncio.sleep(_LATENCY_S)
+        one = self.leaders.get(unit)
+        while one is not None and self._is_frozen(one) and self.loop.now < until:
+            await asyncio.sleep(1.0)
+        if one is None or not self._is_up(one):
+            return None
+        one.answered = self.loop.now
+        return one
+
+    def _unit_at(self, port: int) -> str:
+        return next(unit.name for unit in self.plan.units if unit.gate.port == port)
+
+    async def gate_is_open(self, http: object, gate: Gate) -> tuple[bool, str]:
+        unit = self._unit_at(gate.port)
+        open_ = await self._reach(unit) is not None
+        one = self.leaders.get(unit)
+        return open_ or (one is not None and one.start.how == "stranger"), "no"
+
+    async def answers(self, http: object, gate: Gate) -> bool:
+        return await self._reach(self._unit_at(gate.port)) is not None
+
+    async def lists_model(self, http: object, endpoint: str, model: str) -> tuple[bool, str]:
+        front = await self._reach("frontend")
+        self.told_listed = front is not None and self._lists()
+        if front is not None and self.told_listed:
+            front.listed = self.loop.now
+        return self.told_listed, "" if self.told_listed else "not listed"
+
+    async def complete(self, http: object, endpoint: str, model: str) -> tuple[bool, str]:
+        await asyncio.sleep(0.3)
+        if await self._reach("frontend") is None or not self._lists():
+            return False, "no answer"
+        for role in {unit.role for unit in self.plan.workers}:
+            there = [unit.name for unit in self.plan.workers if unit.role == role]
+            there = [unit for unit in there if unit in self.leaders and self.leaders[unit].lives]
+            if not there or await self._reach(there[0], 120.0) is None:
+                return False, "no answer"
+        self.transfers += 1
+        return True, ""
+
+    async def count_transfers(self, http: object, plan: DeploymentPlan) -> int:
+        await asyncio.sleep(_LATENCY_S)
+        return self.transfers
+
+    async def prove_cache(self, http: object, plan: DeploymentPlan, chunks: float) -> cache_probe.Probe:
+        for _ in range(2):
+            done, why = await self.complete(http, "", "")
+            if not done:
+                raise NotReadyError(why)
+            await asyncio.sleep(1.0)
+        proof = self.life.proof
+        hits = 768 if proof in ("good", "wrong") else 0
+        return cache_probe.Probe(900, hits, 0.1, 0.1, proof != "not cleared", proof != "wrong")
+
+    def store_answers(self, store: Any) -> tuple[bool, str]:
+        number = store.addresses[0][1] - 6379
+        if self.away_until[number] > self.loop.now:
+            self.seen_away[number] = self.loop.now
+            return False, "nothing answers there"
+        return True, ""
+
+    # ---- what the supervisor does
+
+    def spawn(self, argv: tuple[str, ...], environ: dict[str, str], cwd: object, log: object) -> Identity:
+        unit = self.plan.unit(environ[MARK].removeprefix("start/"))
+        self._check_start(unit)
+        queue = self.next_starts[unit.name]
+        start = queue.pop(0) if queue else Start()
+        if start.how == "refused":
+            raise OSError("cannot be started")
+        one = self._new(unit.name, start, None)
+        self.leaders[unit.name] = one
+        if start.helper:
+            self._new(unit.name, start, one)
+        if start.how == "dies":
+            self.loop.call_later(start.after_s, self._end, one, start.code)
+        return one.identity
+
+    def _new(self, unit: str, start: Start, leader: Process | None) -> Process:
+        identity = Identity(_SUPERVISOR.pid + 1 + len(self.processes), len(self.processes), _BOOT)
+        self.processes.append(Process(identity, unit, start, self.loop.now, leader))
+        return self.processes[-1]
+
+    def _find(self, identity: Identity) -> Process | None:
+        return next((one for one in self.processes if one.identity == identity and one.lives), None)
+
+    def send(self, identity: Identity, number: signal.Signals) -> bool:
+        one = self._find(identity)
+        if one is None:
+            return False
+        if one.is_marked:
+            self._check_order(one)
+        if number == signal.SIGKILL:
+            if not self.stopping:
+                self._check_kill(one)
+            self._end(one, -signal.SIGKILL)
+            return True
+        one.to_be_renewed = not self.stopping
+        # A worker that is loading hears it when it has loaded.
+        when = max(self.loop.now, one.up if self.plan.unit(one.unit).is_worker else 0.0)
+        if not one.deaf and when < math.inf:
+            self.loop.call_at(when + (one.start.leaves_s or 0.0), self._leave, one)
+        return True
+
+    def kill_members(self, mark: str, leader: Identity | None, found: set[str]) -> list[Identity]:
+        for identity in self.members(mark):
+            one = self._find(identity)
+            assert one is not None
+            self._check_order(one)
+            self._end(one, -signal.SIGKILL)
+        return []
+
+    def reap(self) -> dict[int, int]:
+        ended, self.reapable = self.reapable, {}
+        return ended
+
+    def members(self, mark: str, leader: Identity | None = None) -> list[Identity]:
+        there = [one for one in self.processes if one.lives and one.is_marked]
+        return [one.identity for one in there if mark in (f"start/{one.unit}", "start/")]
+
+    def children(self, pid: int) -> list[int]:
+        """Those whose parent has died are handed to the supervisor."""
+        there = [one for one in self.processes if one.lives and (one.leader is None or not one.leader.lives)]
+        return [one.identity.pid for one in there]
+
+    def identify(self, pid: int) -> Identity | None:
+        pids = {one.identity.pid: one.identity for one in self.processes if one.lives}
+        return {**pids, _SUPERVISOR.pid: _SUPERVISOR}.get(pid)
+
+    def listens(self, port: int, identities: Iterable[Identity]) -> bool:
+        one = self.leaders.get(self._unit_at(port))
+        return one is not None and one.identity in list(identities) and one.up <= self.loop.now
+
+    def write_state(self, state: DeploymentState) -> None:
+        json.dumps(asdict(state))
+        self._check_state(state)
+        self.units = {unit.name: unit.state for unit in state.units}
+        self.state, self.error = state.state, state.error
+        self.was_up |= state.state == "ready"
+        self.stopping |= state.state == "stopping"
+
+    def remove_folders(self, *folders: PurePosixPath) -> list[str]:
+        alive = [one.unit for one in self.processes if one.lives]
+        if PurePosixPath("/nowhere/store") in folders and alive:
+            self.breaks("order", f"the store is removed and {alive} live")
+        return []
+
+    def follow(self, state: State, event: Event) -> State:
+        if (state, event) not in TABLE:
+            self.breaks("table", f"a unit that is {state} meets {event}")
+            raise InternalError(f"{state} {event}")
+        return TABLE[state, event]
+
+
+class _Log:
+    """What a unit has logged, as `LogWatch` tells it."""
+
+    def __init__(self, world: World, log: PurePosixPath) -> None:
+        self._world, self._unit = world, log.stem
+        self.phase = "importing"
+        self.degraded = self.no_kernels = self.port_lost = ""
+
+    def read(self) -> None:
+        one, now = self._world.leaders.get(self._unit), self._world.loop.now
+        if one is None or now < one.born + one.start.after_s:
+            return
+        self.phase = "registering"
+        self.port_lost = "its port is taken" if one.start.how == "port taken" else ""
+        self.degraded = "operate in degraded mode" if one.start.how == "no cache" else ""
+
+
+class _Registrations:
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def keep(self, living: Callable[[], list[Identity]]) -> None:
+        living()
+
+    def forget_the_dead(self, living: Iterable[Identity]) -> None:
+        there = set(living)
+        for one in self._world.processes:
+            one.forgotten |= one.identity not in there
+
+    def has_any(self, owners: Iterable[Identity]) -> bool:
+        there = set(owners)
+        return any(one.identity in there and self._world._is_registered(one) for one in self._world.processes)
+
+
+class _Over:
+    """A module with some of its names replaced."""
+
+    def __init__(self, module: Any, **names: Any) -> None:
+        self.__dict__.update(names)
+        self._module = module
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+
+class _NoThread:
+    def __init__(self, **_: Any) -> None:
+        pass
+
+    def start(self) -> None:
+        pass
+
+
+class _NoClient:
+    async def __aenter__(self) -> _NoClient:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+
+def _folder(world: World) -> SimpleNamespace:
+    here = PurePosixPath("/nowhere")
+    body = {"plan": {**world.plan.as_json(), "timeout_s": world.life.timeout_s}}
+    return SimpleNamespace(
+        path=here,
+        store=here / "store",
+        socket=SimpleNamespace(name="control.sock", unlink=lambda: None, chmod=lambda mode: None),
+        log=lambda unit: here / "logs" / f"{unit}.log",
+        work=lambda unit: here / "run" / unit,
+        read_plan=lambda: {**body, "start_id": "start", "keep": world.life.keep},
+        write_state=world.write_state,
+    )
+
+
+def install(world: World, patch: pytest.MonkeyPatch) -> None:
+    """Put the world where `run` would find the real one."""
+    loop = world.loop
+
+    async def to_thread(work: Callable[..., Any], *arguments: Any) -> Any:
+        result = work(*arguments)  # it is done even if nobody waits for it any more
+        await asyncio.sleep(2 * _LATENCY_S)
+        return result
+
+    async def no_server(*_: Any, **__: Any) -> SimpleNamespace:
+        return SimpleNamespace(close=lambda: None)
+
+    def sleep(seconds: float) -> None:
+        loop.now += seconds
+
+    def nothing(*_: Any, **__: Any) -> None:
+        pass
+
+    names = {
+        "asyncio": _Over(asyncio, to_thread=to_thread, start_unix_server=no_server),
+        "os": SimpleNamespace(getpid=lambda: _SUPERVISOR.pid, environ={}, chdir=nothing),
+        "time": SimpleNamespace(monotonic=loop.time, time=lambda: 1.8e9 + loop.now, sleep=sleep),
+        "random": random.Random(world.life.seed),
+        "threading": _Over(run.threading, Thread=_NoThread),
+        "process": SimpleNamespace(
+            become_subreaper=nothing,
+            raise_descriptor_limit=nothing,
+            spawn=world.spawn,
+            send=world.send,
+            reap=world.reap,
+            how_it_ended=process.how_it_ended,
+        ),
+        "removal": SimpleNamespace(
+            STOP_ORDER=removal.STOP_ORDER,
+            kill_members=world.kill_members,
+            remove_folders=world.remove_folders,
+            remove_files=lambda paths: [],
+            remove_shared_memory=lambda paths: [],
+            describe=lambda identities: [str(one.pid) for one in identities],
+        ),
+        "probes": SimpleNamespace(
+            client=_NoClient,
+            gate_is_open=world.gate_is_open,
+            answers=world.answers,
+            lists_model=world.lists_model,
+            complete=world.complete,
+            store_answers=world.store_answers,
+        ),
+        "observe": _Over(observe, transfers=world.count_transfers),
+        "cache_probe": _Over(cache_probe, run=world.prove_cache),
+        "log_files": SimpleNamespace(bound=nothing),
+        "ports": SimpleNamespace(holder=lambda port: "nobody"),
+        "models": None,
+        "Folder": lambda name: _folder(world),
+        "Registrations": lambda store: _Registrations(world),
+        "LogWatch": lambda log: _Log(world, log),
+        "last_lines": lambda log: [],
+        "identify": world.identify,
+        "is_running": lambda identity: world._find(identity) is not None,
+        "members": world.members,
+        "children": world.children,
+        "listens": world.listens,
+        "files_of": lambda pids: set(),
+        "shared_memory_of": lambda pids: set(),
+    }
+    for name, value in names.items():
+        patch.setattr(run, name, value, raising=False)
+    patch.setattr(lifecycle, "follow", world.follow)
+
+
+def live(life: Life, change: Callable[[pytest.MonkeyPatch], object] = lambda patch: None) -> World:
+    """One life from the start to the end, and every rule about its end."""
+    loop = VirtualLoop()
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            world = World(life, loop)
+            install(world, patch)
+            change(patch)
+            supervisor = run.Supervisor(world.plan.name)
+            playing = loop.create_task(world.play())
+            code = loop.run_until_complete(supervisor.run())
+            playing.cancel()
+            loop.run_until_complete(asyncio.sleep(1.0))
+            _check_end(world, supervisor, code)
+            for task in asyncio.all_tasks(loop):
+                world.breaks("tasks", f"{task} is left")
+                task.cancel()
+            if not playing.cancelled():
+                playing.result()
+            for fault in loop.faults:
+                world.breaks("exception", fault)
+            return world
+    finally:
+        loop.close()
+
+
+def _check_end(world: World, supervisor: run.Supervisor, code: int) -> None:
+    for one in world.processes:
+        if one.lives:
+            world.breaks("lives", f"a process of {one.unit}")
+    state = supervisor.state
+    if (state.state, world.state) not in (("stopped", "stopped"), ("failed", "failed")):
+        world.breaks("end", f"the last state is {state.state}, saved {world.state}")
+    if state.state == "stopped" and code != 0:
+        world.breaks("end", f"stopped, with exit code {code}")
+    if state.state == "failed" and (state.error is None or not code == state.error["code"] == 4):
+        world.breaks("end", f"failed, with exit code {code} and {state.error}")
+    if code == 0 and not world.told_to_stop:
+        world.breaks("end", "it ended without a stop and without a failure")
+    for unit in state.units:
+        if unit.state not in END:
+            world.breaks("end", f"{unit.name} is {unit.state}")
+
+
+# ---- lives --------------------------------------------------------------------------------
+
+# Some at once, some within one look of a watcher or one pause, some longer than what the supervisor allows.
+_PAUSES = (0.0, 0.01, 0.4, 1.0, 3.0, 5.0, 7.0, 12.0, 20.0, 45.0, 100.0, 190.0, 400.0, 650.0)
+_pauses = st.one_of(st.sampled_from(_PAUSES), st.floats(0, 15))
+_lasting = st.sampled_from((0.5, 3.0, 6.0, 15.0, 25.0, 60.0, 175.0, 200.0, 400.0, math.inf))
+_codes = st.sampled_from((1, 0, 137, -signal.SIGKILL, -signal.SIGSEGV, -signal.SIGTERM))
+_good_starts = st.builds(
+    Start,
+    after_s=st.sampled_from((1.0, 0.0, 0.3, 4.0, 20.0)),
+    leaves_s=st.sampled_from((0.2, 0.0, 4.0, 20.0, 40.0, None)),
+    helper=st.sampled_from(("", "marked", "stray")),
+)
+_bad_starts = st.builds(
+    Start,
+    how=st.sampled_from(("dies", "refused", "hangs", "port taken", "stranger", "no cache")),
+    after_s=st.sampled_from((1.0, 0.0, 0.3, 4.0, 20.0)),
+    leaves_s=st.sampled_from((0.2, 0.0, 4.0, None)),
+    helper=st.sampled_from(("", "marked", "stray")),
+    code=_codes,
+)
+
+
+@st.composite
+def lives(draw: st.DrawFn) -> Life:
+    plan = PLANS[draw(st.sampled_from(sorted(PLANS)))]
+    names = [unit.name for unit in plan.units]
+    unit = st.sampled_from(names)
+    happening: list[st.SearchStrategy[Happening]] = [
+        st.builds(Die, st.lists(unit, min_size=1, max_size=3, unique=True).map(tuple), _codes),
+        st.builds(Freeze, unit, _lasting),
+        st.builds(Unlist, _lasting, st.booleans()),
+        st.builds(Next, unit, st.one_of(_bad_starts, _good_starts), st.sampled_from((1, 2, 3, 9))),
+        st.builds(Deaf, unit),
+    ]
+    if plan.lmcache_tiers:
+        happening.append(st.builds(Away, st.integers(0, len(plan.lmcache_tiers) - 1), _lasting))
+    events = draw(st.lists(st.tuples(_pauses, st.one_of(happening)), max_size=8))
+    if draw(st.integers(0, 4)) == 4:
+        events.insert(draw(st.integers(0, len(events))), (draw(_pauses), Stop()))
+    starts = []
+    for name in names:
+        luck = draw(st.integers(0, 19))
+        if luck > 10:
+            starts.append((name, draw(_good_starts if luck < 19 else _bad_starts)))
+    return Life(
+        plan.name,
+        tuple(events),
+        once_ready=draw(st.integers(0, 3)) < 3,
+        starts=tuple(starts),
+        keep=draw(st.integers(0, 4)) == 4,
+        proof=draw(st.sampled_from(("good", "good", "nothing", "not cleared", "wrong"))),
+        seed=draw(st.integers(0, 99)),
+    )
+
+
+@settings(repeatable, max_examples=400)
+@given(lives())
+def test_any_life(life: Life) -> None:
+    assert live(life).broken == []

@@ -39,9 +39,9 @@ def free(reserved: Collection[int] = (), most: int = 2000) -> tuple[int, ...]:
     return tuple(port for port in range(first, first + most) if port not in taken)
 
 
-def listened_on(ports: Collection[int]) -> list[int]:
-    """Which of these ports a process listens on now, sorted."""
-    return sorted(_listening().keys() & set(ports))
+def listeners(ports: Collection[int]) -> set[tuple[int, int]]:
+    """Who listens on these ports now: (port, pid). Who cannot be seen is left out."""
+    return {(port, pid) for port, pids in _listening().items() if port in ports for pid in pids}
 
 
 def can_listen(host: str, port: int) -> str | None:

@@ -55,6 +55,7 @@ def down(name: str, on_state: Callable[[DeploymentState], None]) -> Down:
     ran = [unit.name for unit in state.units if unit.identity and is_running(unit.identity)]
     was_running = state.supervisor_lives or bool(ran)
     pids = {one.pid for one in members(f"{state.start_id}/")}
+    listeners = ports.listeners(_ports(state)) if was_running else set()
     if state.supervisor is not None and state.supervisor_lives:
         process.send(state.supervisor, signal.SIGTERM)
         deadline = time.monotonic() + _SUPERVISOR_PATIENCE_S
@@ -66,7 +67,7 @@ def down(name: str, on_state: Callable[[DeploymentState], None]) -> Down:
             time.sleep(_POLL_S)
         state = _latest(folder, state)
     with folder.lock():
-        left = _sweep(folder, state, _ports_that_were_ours(state) if was_running else {}, pids)
+        left = _sweep(folder, state, listeners, pids)
     if left:
         raise LeftoverError(
             f"could not remove all of '{name}': " + "; ".join(left),
@@ -119,16 +120,19 @@ def _about_to_start(folder: Folder) -> DeploymentState | None:
     return DeploymentState(folder.name, "", "", "", str(plan["start_id"]), supervisor=supervisors[0])
 
 
-def _ports_that_were_ours(state: DeploymentState) -> dict[int, str]:
+def _ports(state: DeploymentState) -> dict[int, str]:
     """Port -> unit, of the units whose gates have passed: only then is the listener known to be theirs."""
     return {port: unit.name for unit in state.units if unit.ready_at for port in unit.ports.values()}
 
 
-def _sweep(folder: Folder, state: DeploymentState, listened: dict[int, str], pids: set[int]) -> list[str]:
+def _sweep(
+    folder: Folder, state: DeploymentState, listeners: set[tuple[int, int]], pids: set[int]
+) -> list[str]:
     """Remove what a supervisor has left (nothing, unless it died); give back what stays.
 
     Args:
-        listened: ports that no one may listen on afterwards, with their units.
+        listeners: who listened on its ports when this began, (port, pid): they may not any more. Another
+            process may: the port is free by then.
         pids: its processes, as far as they lived when this began.
     """
     shared = set(state.files)
@@ -144,9 +148,13 @@ def _sweep(folder: Folder, state: DeploymentState, listened: dict[int, str], pid
     for unit in state.units:
         stay = removal.kill_members(f"{state.start_id}/{unit.name}", unit.identity, shared)
         left += removal.describe(stay)
-    if listened:
-        taken = ports.listened_on(listened)
-        left += [f"port {port} of {listened[port]}, by {ports.holder(port)}" for port in taken]
+    if listeners:
+        owner = _ports(state)
+        still_open = listeners & ports.listeners(owner)
+        left += [
+            f"port {port} of {owner[port]}, by process {pid} ({processes.command_line(pid)})"
+            for port, pid in sorted(still_open)
+        ]
     if any(unit.gpus for unit in state.units):
         left += _gpu_memory_of(pids)
     still = removal.remove_files(shared)

@@ -75,7 +75,7 @@ def _body(
                 "gpu_memory_mib": memory.get("gpu_units", {}).get(unit.name) if alive else None,
                 "health": health,
                 "restarts": unit.restarts,
-                "uptime_s": round(now - unit.started_at, 1) if alive else None,
+                "uptime_s": round(max(0.0, now - unit.started_at), 1) if alive else None,
             }
         )
     return {

@@ -9,16 +9,19 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 from dynamoctl.host.processes import MARK, all_pids, environment_of
+
+from tests.e2e import matrix
 
 # Starts are slow and noisy on two cores; nothing here is about speed.
 PATIENCE_S = 240
@@ -154,12 +157,32 @@ def shared_memory() -> set[str]:
     return set(os.listdir("/dev/shm"))
 
 
+def outside() -> set[str]:
+    """What engines leave outside a deployment's folder when they are killed: shared memory, sockets."""
+    temporary = Path(tempfile.gettempdir())
+    sockets = {str(path) for path in temporary.iterdir() if path.is_socket()}
+    return sockets | {f"/dev/shm/{name}" for name in shared_memory()}
+
+
+def bytes_left(home: Path, before: set[str]) -> int:
+    """The bytes of what is left after a deployment but its logs and its state; a socket counts as one."""
+    found = {Path(path) for path in outside() - before}
+    for folder in (home / "deployments").glob("*/*"):
+        if folder.name in ("store", "run"):
+            found |= {path for path in folder.rglob("*") if path.is_file()}
+        elif folder.is_socket():
+            found.add(folder)
+    return sum(max(1, path.lstat().st_size) for path in found)
+
+
 @pytest.fixture(scope="module")
-def cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
+def cli(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Cli]:
     """A dynamoctl with a home of its own; afterwards nothing of it may be left."""
-    before = shared_memory()
+    before = outside()
     one = Cli(tmp_path_factory.mktemp("home"))
     yield one
+    # Each test, or the module's deployment, has been taken down by now.
+    matrix.settle(request.node.nodeid, len(one.ours()), bytes_left(one.home, before))
     down = one("down", "--all")
     left = one.ours()
     for pid in left:  # the next module must not suffer from this one's failure
@@ -167,4 +190,17 @@ def cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
             os.kill(pid, signal.SIGKILL)
     assert down.code == 0, down.err
     assert left == {}
-    assert shared_memory() - before == set()
+    assert outside() - before == set()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    report = yield
+    mark = item.get_closest_marker("fault")
+    if mark is not None and report.when == "call":
+        matrix.saw(item.nodeid.partition("::")[0], *mark.args, passed=report.passed)
+    return report
+
+
+def pytest_sessionfinish() -> None:
+    matrix.write()

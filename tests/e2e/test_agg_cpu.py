@@ -145,6 +145,9 @@ def test_cache_clear_takes_what_lmcache_had(up: Up) -> None:
     assert up.cli.status()["cache"]["hit_tokens"] == before
 
 
+@pytest.mark.fault(
+    "SIGKILL to LMCache's server", "restarts it; requests go on without a cache, then hit again"
+)
 def test_a_cache_server_that_is_killed_comes_back_and_hits_again(up: Up) -> None:
     """By LMCache's default the worker would have waited for it for 300 s, and answered nobody."""
     server = next(unit for unit in up.cli.status()["units"] if unit["name"] == "lmcache")
@@ -154,6 +157,9 @@ def test_a_cache_server_that_is_killed_comes_back_and_hits_again(up: Up) -> None
     wait_for(lambda: up.cli("cache", "check").code == 0)
 
 
+@pytest.mark.fault(
+    "SIGSTOP to a vLLM worker for 16 s", "keeps its registration; it serves again when it goes on"
+)
 def test_an_engine_that_was_frozen_goes_on(up: Up) -> None:
     """By itself it would have lost its registration after 10 s, and served nobody for good."""
     before = {unit["name"]: unit["pid"] for unit in up.cli.status()["units"]}
@@ -165,6 +171,18 @@ def test_an_engine_that_was_frozen_goes_on(up: Up) -> None:
     assert "Paris" in chat(up.endpoint, MODEL, "What is the capital of France?")
     assert {unit["name"]: unit["pid"] for unit in up.cli.status()["units"]} == before
     assert up.cli.status()["state"] == "ready"
+
+
+@pytest.mark.fault("SIGKILL to vLLM's EngineCore", "restarts the worker; ready again")
+def test_an_engine_core_that_is_killed_comes_back_with_its_worker(up: Up) -> None:
+    before = {unit["name"]: unit["pid"] for unit in up.cli.status()["units"]}
+    (engine,) = [pid for pid, line in up.cli.ours().items() if "EngineCore" in line]
+    os.kill(engine, signal.SIGKILL)
+    wait_for(lambda: up.cli.status()["units"][-1]["restarts"] == 1)
+    wait_for(lambda: up.cli.status()["state"] == "ready")
+    assert "Paris" in chat(up.endpoint, MODEL, "What is the capital of France?")
+    after = {unit["name"]: unit["pid"] for unit in up.cli.status()["units"]}
+    assert {name for name in before if after[name] != before[name]} == {"worker-0"}
 
 
 def test_up_again_with_the_same_plan_says_so(up: Up) -> None:
@@ -257,3 +275,26 @@ def test_a_model_whose_config_is_broken_fails_at_once_with_its_last_lines(cli: C
     assert body["state"] == "failed"
     assert body["error"]["code"] == 4
     assert {unit["name"]: unit["state"] for unit in body["units"]}["worker-0"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("number", "phases"),
+    [
+        pytest.param(number, phases, marks=pytest.mark.fault(what, f"takes it down; exit {128 + number}"))
+        for number, phases, what in (
+            (signal.SIGINT, ("starting the engine", "loading weights"), "Ctrl-C to `up` while vLLM loads"),
+            (signal.SIGTERM, ("warming up",), "SIGTERM to `up` while vLLM warms up"),
+        )
+    ],
+)
+def test_up_that_is_broken_off_in_the_engine_leaves_nothing(
+    cli: Cli, number: signal.Signals, phases: tuple[str, ...]
+) -> None:
+    name = f"broken-off-{int(number)}"
+    starting = cli.start("up", "agg", "-n", name, "--port", str(free_port()))
+    wait_for(lambda: any(unit["phase"] in phases for unit in cli.status(name)["units"]))
+    starting.send_signal(number)
+    starting.communicate(timeout=120)
+    assert starting.returncode == 128 + number
+    assert cli.ours() == {}
+    assert cli.status(name)["state"] == "stopped"

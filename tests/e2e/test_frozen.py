@@ -59,6 +59,9 @@ def freeze(up: Up, names: list[str], seconds: float) -> None:
             os.killpg(pid, signal.SIGCONT)
 
 
+@pytest.mark.fault(
+    "SIGSTOP to any unit for 5 or 16 s", "keeps its registration; it serves again when it goes on"
+)
 @pytest.mark.parametrize("seconds", [5, 16])
 @pytest.mark.parametrize("name", ["frontend", "decode-0", "prefill-0"])
 def test_a_frozen_unit_goes_on(up: Up, name: str, seconds: float) -> None:
@@ -72,6 +75,9 @@ def test_a_frozen_unit_goes_on(up: Up, name: str, seconds: float) -> None:
     assert up.cli.status()["state"] == "ready"
 
 
+@pytest.mark.fault(
+    "SIGSTOP to all units for 60 s", "keeps their registrations; they serve again when they go on"
+)
 def test_all_of_them_frozen_for_a_minute_go_on(up: Up) -> None:
     before = up.units()
     freeze(up, list(before), 60)
@@ -80,6 +86,7 @@ def test_all_of_them_frozen_for_a_minute_go_on(up: Up) -> None:
     assert [unit["restarts"] for unit in up.units().values()] == [0, 0, 0]
 
 
+@pytest.mark.fault("the store folder is deleted", "puts the registrations back and restarts the frontend")
 def test_a_store_that_was_deleted_comes_back(up: Up) -> None:
     """The frontend cannot see into a new folder of that name; it is started again, the workers are not."""
     before = up.units()
@@ -92,6 +99,7 @@ def test_a_store_that_was_deleted_comes_back(up: Up) -> None:
         assert after[name]["pid"] == before[name]["pid"]
 
 
+@pytest.mark.fault("SIGSTOP to the supervisor for 16 s", "requests go on; ready when it goes on")
 def test_a_frozen_supervisor_does_no_harm(up: Up) -> None:
     supervisor = next(pid for pid, line in up.cli.ours().items() if "dynamoctl.supervisor" in line)
     os.kill(supervisor, signal.SIGSTOP)

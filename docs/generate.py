@@ -1,4 +1,4 @@
-"""Write docs/reference.md from the program itself, so that it cannot drift from it.
+"""Write docs/reference.md and parts of other pages from the program itself, so that they cannot drift.
 
 python docs/generate.py            write it
 python docs/generate.py --check    exit 1 with the difference if it is out of date
@@ -11,6 +11,7 @@ import ast
 import dataclasses
 import difflib
 import inspect
+import json
 import os
 import re
 import subprocess
@@ -35,6 +36,8 @@ from pydantic import BaseModel
 DOCS = Path(__file__).parent
 REFERENCE = DOCS / "reference.md"
 CONFIG = DOCS / "config.md"
+RELIABILITY = DOCS / "reliability.md"
+FAULTS = DOCS / "faults.json"
 EXAMPLE = DOCS.parent / "examples" / "agg.toml"
 WIDTH = 100
 
@@ -156,7 +159,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if it is out of date")
     options = parser.parse_args()
     current = True
-    for page, new in ((REFERENCE, reference()), (CONFIG, config_page())):
+    for page, new in ((REFERENCE, reference()), (CONFIG, config_page()), (RELIABILITY, reliability())):
         old = page.read_text(encoding="utf-8") if page.exists() else ""
         if old == new:
             continue
@@ -172,11 +175,52 @@ def main() -> int:
 
 def config_page() -> str:
     """docs/config.md with the example as it stands in its file."""
-    begin, end = f"<!-- {EXAMPLE.name} -->\n", f"<!-- end of {EXAMPLE.name} -->\n"
-    before, _, rest = CONFIG.read_text(encoding="utf-8").partition(begin)
-    _, _, after = rest.partition(end)
     example = _fenced(EXAMPLE.read_text(encoding="utf-8").rstrip("\n"), "toml")
-    return before + begin + example + end + after
+    return _with(CONFIG, EXAMPLE.name, example)
+
+
+def reliability() -> str:
+    """docs/reliability.md with what the fault tests saw, and what a plain script did."""
+    seen = json.loads(FAULTS.read_text(encoding="utf-8"))
+    ours, script = seen["dynamoctl"], seen.get("script", {})
+    matrix = [
+        (fault, row["does"], str(row["orphans"]), str(row["bytes"])) for fault, row in sorted(ours.items())
+    ]
+    beside = [
+        (
+            fault,
+            "yes" if row["serves"] else "no",
+            str(row["orphans"]),
+            f"{row['bytes']:,}",
+            ours[fault]["does"],
+            f"{ours[fault]['orphans']} / {ours[fault]['bytes']}",
+        )
+        for fault, row in script.items()
+    ]
+    page = _with(
+        RELIABILITY, "matrix", _table(("fault", "what dynamoctl does", "orphans", "bytes left"), matrix)
+    )
+    head = (
+        "fault",
+        "script: serves again",
+        "script: orphans",
+        "script: bytes left",
+        "dynamoctl",
+        "orphans / bytes",
+    )
+    return _between(page, "beside", _table(head, beside))
+
+
+def _with(page: Path, name: str, text: str) -> str:
+    return _between(page.read_text(encoding="utf-8"), name, text)
+
+
+def _between(page: str, name: str, text: str) -> str:
+    """A page with this text between its marks of this name."""
+    begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
+    before, _, rest = page.partition(begin)
+    _, _, after = rest.partition(end)
+    return before + begin + text + end + after
 
 
 def reference() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 
 import psutil
@@ -39,7 +40,9 @@ def before() -> int:
 @pytest.fixture
 def nothing_is_left(cli: Cli, before: int) -> Iterator[None]:
     yield
-    assert cli.ours() == {}
+    left = cli.ours()
+    cli("down", "--all")  # the next test must not suffer from this one's failure
+    assert left == {}
     wait_for(lambda: used() <= before + SLACK_MIB, 30)
     print(f"{used()} MiB in use afterwards, {before} MiB before")
 
@@ -89,19 +92,47 @@ def test_a_killed_supervisors_worker_is_taken_down_by_down(
     assert down.code == 0, down.err
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_an_up_that_is_broken_off_while_its_worker_loads(
-    cli: Cli, before: int, nothing_is_left: None, how: signal.Signals
-) -> None:
-    """SIGKILL takes the command alone: the start goes on without it, and `down` ends it."""
+@pytest.fixture
+def loading(cli: Cli, before: int) -> subprocess.Popen[str]:
+    """An `up` whose worker has taken memory of the GPU, and has not loaded yet."""
+    assert cli.ours() == {}
+    assert used() <= before + SLACK_MIB
     starting = cli.start(*words(free_port()))
     wait_for(lambda: used() > before + 300, 300)
-    print(cli.status()["units"][-1]["phase"])
-    starting.send_signal(how)
-    starting.communicate(timeout=120)
+    print(f"{used()} MiB in use, {cli.status()['units'][-1]['phase']}")
+    return starting
+
+
+def test_a_worker_that_is_killed_while_it_loads(
+    cli: Cli, nothing_is_left: None, loading: subprocess.Popen[str]
+) -> None:
+    os.kill(cli.status()["units"][-1]["pid"], signal.SIGKILL)
+    _, err = loading.communicate(timeout=120)
+    assert loading.returncode == 4
+    assert "worker-0 ended" in err
+
+
+def test_a_supervisor_that_is_killed_while_its_worker_loads(
+    cli: Cli, nothing_is_left: None, loading: subprocess.Popen[str]
+) -> None:
+    os.kill(next(pid for pid, line in cli.ours().items() if "dynamoctl.supervisor" in line), signal.SIGKILL)
+    loading.communicate(timeout=120)
+    assert loading.returncode == 4
+    assert cli.ours()
+    down = cli("down")
+    assert down.code == 0, down.err
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_an_up_that_is_broken_off_while_its_worker_loads(
+    cli: Cli, nothing_is_left: None, loading: subprocess.Popen[str], how: signal.Signals
+) -> None:
+    """SIGKILL takes the command alone: the start goes on without it, and `down` ends it."""
+    loading.send_signal(how)
+    loading.communicate(timeout=120)
     if how == signal.SIGKILL:
         assert cli.ours()
         down = cli("down")
         assert down.code == 0, down.err
     else:
-        assert starting.returncode == 130
+        assert loading.returncode == 130

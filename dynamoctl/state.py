@@ -164,6 +164,23 @@ class Folder:
         """Write `state.json`."""
         self._write_json(self.state_file, asdict(state))
 
+    def exists(self) -> bool:
+        """Whether there is such a folder.
+
+        Raises:
+            DynamoctlError: it may not be looked into: it is another user's.
+        """
+        try:
+            os.scandir(self.path).close()
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise DynamoctlError(
+                f"cannot read {self.path}: {error.strerror}",
+                "a deployment is its owner's alone: become that user, or set DYNAMOCTL_HOME",
+            ) from None
+        return True
+
     def make(self) -> None:
         """The folder itself, the user's alone: it holds logs, the plan's environment and the socket.
 

@@ -46,7 +46,7 @@ def down(name: str, on_state: Callable[[DeploymentState], None]) -> Down:
     """
     began = time.monotonic()
     folder = Folder(name)
-    if not folder.path.exists():
+    if not folder.exists():
         return Down(name, was_running=False)
     with folder.lock():  # an `up` that is about to start its supervisor holds it
         state = _read(folder) or _about_to_start(folder)

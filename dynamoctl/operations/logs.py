@@ -17,7 +17,10 @@ _POLL_S = 0.3
 
 def units(name: str) -> list[str]:
     """The units of a deployment that have a log."""
-    return sorted(log.stem for log in Folder(name).log("supervisor").parent.glob("*.log"))
+    folder = Folder(name)
+    if not folder.exists():
+        return []
+    return sorted(log.stem for log in folder.log("supervisor").parent.glob("*.log"))
 
 
 def read(name: str, unit: str | None, lines: int, follow: bool) -> Iterator[tuple[str, str]]:

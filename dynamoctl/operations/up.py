@@ -138,6 +138,10 @@ def _start(planned: Planned, folder: Folder, keep: bool, on_progress: OnProgress
     warnings = doctor.require(doctor.check(planned.plan, planned.facts, planned.model))
     if planned.model.builtin and planned.model.folder is None:
         conversion.convert_builtin(models.builtin_gguf(), Path(planned.model.path), on_progress)
+    for tier in planned.plan.lmcache_tiers:
+        if tier.kind in ("disk", "gds"):
+            # LMCache would make it for everybody to read, and prompts can be recovered from it in part.
+            Path(tier.place).mkdir(mode=0o700, parents=True, exist_ok=True)
     removal.remove_folders(folder.store, folder.path / "run")
     folder.store.mkdir(parents=True)
     _set_logs_aside(folder)

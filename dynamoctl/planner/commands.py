@@ -49,7 +49,6 @@ def common_environment(spec: DeploymentSpec, model: ModelFacts, store: str) -> d
         "DYN_TCP_RPC_HOST": "127.0.0.1",
         "DYN_SYSTEM_HOST": "127.0.0.1",
         "DYN_TCP_RESPONSE_STREAM_HOST": "lo",  # an interface, not an address
-        "DYN_EVENT_PLANE_HOST": "127.0.0.1",
         # The same on every process, or block hashes differ and nothing hits across workers.
         "PYTHONHASHSEED": "0",
         "PYTHONUNBUFFERED": "1",
@@ -94,7 +93,7 @@ def cache_server(
     return Unit(
         name="lmcache",
         role="cache",
-        argv=(facts.python, "-m", "lmcache.cli.main", "server", *arguments),
+        argv=(facts.python, "-m", "dynamoctl.lmcache_server", *arguments),
         env={
             **common_environment(spec, model, store),
             **tiers.server_environment(spec.lmcache),
@@ -225,6 +224,8 @@ def _cpu_profile(place: Placement, ranks: int) -> tuple[tuple[str, ...], dict[st
     env = {
         "TORCHDYNAMO_DISABLE": "1",
         "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
+        # Else it listens at the address that the host's name leads to.
+        "GLOO_SOCKET_IFNAME": "lo",
         # A CUDA build of torch that finds a GPU would take it.
         "CUDA_VISIBLE_DEVICES": "",
     }

@@ -106,7 +106,8 @@ def cpu_transfer_environment(device: Device, versions: Mapping[str, str]) -> dic
     """
     if device != "cpu" or not versions.get("nixl", "").startswith("1.3."):
         return {}
-    return {vllm_plugin.VARIABLE: "1"}
+    # UCX listens on every interface, and lets a peer read and write what it has been told of.
+    return {vllm_plugin.VARIABLE: "1", "UCX_NET_DEVICES": "lo"}
 
 
 def server_environment(versions: Mapping[str, str]) -> dict[str, str]:

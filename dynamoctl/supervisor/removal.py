@@ -64,17 +64,20 @@ def kill_members(mark: str, leader: Identity | None, found: set[str]) -> list[Id
 
 
 def remove_files(paths: Iterable[str]) -> list[str]:
-    """Remove shared memory and sockets that no living process uses; give back those that stay."""
-    there = {path for path in paths if Path(path).exists()}
+    """Remove shared memory, sockets and their folders that no living process uses; give back what stays."""
+    there = {path for path in paths if Path(path).is_symlink() or Path(path).exists()}
     if not there:
         return []
     in_use = files_of(all_pids())
     left = []
     for path in sorted(there):
-        if path in in_use:
+        if any(used == path or used.startswith(f"{path}/") for used in in_use):
             left.append(path)
             continue
         try:
+            if Path(path).is_dir():
+                shutil.rmtree(path)
+                continue
             os.unlink(path)
         except FileNotFoundError:
             pass

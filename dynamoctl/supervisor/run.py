@@ -12,6 +12,7 @@ import os
 import random
 import signal
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -65,6 +66,8 @@ _PROBE_CHUNKS = 1.2
 _GRACE_LOADING_S = 5.0
 # Measured: 16 s for a worker with LMCache on an H100, idle, with its own 5 s of grace.
 _GRACE_READY_S = 25.0
+# "/tmp" and a little more.
+_LONGEST_TEMPORARY = 10
 _WORKERS = ("agg", "decode", "prefill")
 
 
@@ -112,6 +115,7 @@ class Supervisor:
             self.members.append(_Member(unit, state, f"{self.start_id}/{unit.name}"))
         self.stop = asyncio.Event()
         self.files: set[str] = set()
+        self.sockets = ""  # the folder of vLLM's
         self.unsaved = False  # whether the state could not be written the last time
         self.listed = True  # whether the frontend lists the model, once all of it is up
         self.registrations = Registrations(self.folder.store)
@@ -237,7 +241,7 @@ class Supervisor:
         log = self.folder.log(unit.name)
         member.log = LogWatch(log)
         environ = {name: value for name, value in os.environ.items() if name not in unit.unset}
-        environ |= {**unit.env, MARK: member.mark}
+        environ |= {**self._sockets(), **unit.env, MARK: member.mark}
         removal.remove_folders(self.folder.work(unit.name))
         try:
             state.identity = process.spawn(unit.argv, environ, self.folder.work(unit.name), log)
@@ -247,6 +251,24 @@ class Supervisor:
         state.started_at, state.exit, state.error = time.time(), "", ""
         state.phase = "importing"
         self._save()
+
+    def _sockets(self) -> dict[str, str]:
+        """A folder of vLLM's sockets: killed, it leaves them behind, and in the folder for temporary files
+        nobody could tell whose they are.
+
+        Nothing where the names would be too long: a socket's path may have no more than 107 bytes, and
+        LMCache in process has names of 80 in there.
+        """
+        if self.plan.engine != "vllm" or len(tempfile.gettempdir()) > _LONGEST_TEMPORARY:
+            return {}
+        if not self.sockets:
+            try:
+                self.sockets = tempfile.mkdtemp(prefix="dctl-")
+            except OSError:
+                return {}
+            self.files.add(self.sockets)
+            self.state.files = sorted({*self.state.files, self.sockets})
+        return {"VLLM_RPC_BASE_PATH": self.sockets}
 
     async def _gate(self, member: _Member) -> None:
         """Wait until the unit's own process says ready. A unit that ends fails it at once."""

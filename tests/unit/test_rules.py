@@ -78,7 +78,7 @@ def test_no_nats_is_needed(shape: DeploymentPlan) -> None:
     assert values(shape, "DYN_EVENT_PLANE") == {"zmq"}
 
 
-@pytest.mark.parametrize("variable", ["DYN_TCP_RPC_HOST", "DYN_SYSTEM_HOST", "DYN_EVENT_PLANE_HOST"])
+@pytest.mark.parametrize("variable", ["DYN_TCP_RPC_HOST", "DYN_SYSTEM_HOST"])
 def test_dynamos_listeners_stay_on_the_loopback(shape: DeploymentPlan, variable: str) -> None:
     assert values(shape, variable) == {"127.0.0.1"}
 

@@ -439,8 +439,8 @@ class Supervisor:
             while error is not None:
                 self.state.state = "degraded"
                 self._save()
-                await asyncio.to_thread(self._kill, member)
-                await asyncio.to_thread(self._forget_the_dead)
+                await self._patiently(self._kill, member)
+                await self._patiently(self._forget_the_dead)
                 renewed, member.renewed = member.renewed, False
                 if not renewed and not lifecycle.may_restart(member.restarts, time.monotonic()):
                     self._give_up(member, error)
@@ -474,6 +474,9 @@ class Supervisor:
             return error
         except NotReadyError as error:
             return error
+        except OSError as error:  # no descriptors left, say
+            self._follow(member, "died")
+            return NotReadyError(f"{member.unit.name} cannot be watched: {error}")
         finally:
             reading.cancel()
         self._degrade_or_recover()
@@ -503,6 +506,16 @@ class Supervisor:
                 return
             except OSError as error:
                 _say(f"{watch.__name__}: {error}")
+                await asyncio.sleep(_WATCH_INTERVAL_S)
+
+    async def _patiently(self, do: Callable[..., object], *arguments: object) -> None:
+        """Until the host lets us: what has to be done before a unit may start again."""
+        while True:
+            try:
+                await asyncio.to_thread(do, *arguments)
+                return
+            except OSError as error:
+                _say(f"{do.__name__}: {error}")
                 await asyncio.sleep(_WATCH_INTERVAL_S)
 
     async def _keep_up(self) -> None:

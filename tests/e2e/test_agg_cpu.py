@@ -11,6 +11,8 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -106,6 +108,18 @@ def test_the_deployment_is_the_users_alone(up: Up) -> None:
     assert folder.stat().st_mode & 0o777 == 0o700
     for private in ("control.sock", "plan.json", "state.json", "logs/worker-0.log", "logs/frontend.log"):
         assert (folder / private).stat().st_mode & 0o077 == 0, private
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/env"), ("POST", "/run_script")])
+def test_lmcaches_server_tells_nobody_its_environment_and_runs_nobodys_code(
+    up: Up, method: str, path: str
+) -> None:
+    port = up.cli.units()["lmcache"]["ports"]["http"]
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", b"" if method == "POST" else None)
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request, timeout=60)
+    refused.value.close()
+    assert refused.value.code == 404
 
 
 def test_a_long_prompt_asked_again_hits_lmcache(up: Up) -> None:

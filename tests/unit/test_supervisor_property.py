@@ -13,6 +13,7 @@ import math
 import random
 import selectors
 import signal
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -267,6 +268,8 @@ _KEEP_S = 10.0
 _TURNS: dict[Role, int] = {"prefill": 0, "decode": 1, "agg": 1, "cache": 2, "frontend": 3}
 _BEGIN, _MOST_S, _MOST_STEPS = 1000.0, 20_000.0, 300_000
 _MOST_BROKEN = 100
+# Four groups of units, each with its grace of up to 25 s.
+_STOP_S = 130.0
 _HOUR_S = 3600.0
 # Less of it is enough where all is well for so long, or where nothing has changed for longer than anything
 # that the supervisor may be waiting for.
@@ -291,14 +294,19 @@ class _NoWaiting(selectors.SelectSelector):
         return []
 
 
+class EndlessError(Exception):
+    """Everybody waits for ever, or the same happens again and again."""
+
+
 class VirtualLoop(asyncio.SelectorEventLoop):
     """Time passes only when nothing else can happen. Signals are those that the test delivers."""
 
     def __init__(self) -> None:
-        self.now, self.steps = _BEGIN, 0
+        self.now, self.until, self.steps = _BEGIN, _BEGIN + _MOST_S, 0
         self.handlers: dict[int, Callable[[], object]] = {}
         self.before_time_passes: Callable[[], object] = lambda: None
         self.faults: list[str] = []
+        self.is_over = False
         super().__init__(_NoWaiting(self))
         self.set_exception_handler(lambda _, context: self.faults.append(str(context)))
 
@@ -307,10 +315,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def pass_time(self, seconds: float | None) -> None:
         self.steps += 1
-        assert self.steps < _MOST_STEPS, "it does not end"
-        assert self.now < _BEGIN + _MOST_S, "it does not end"
-        assert seconds is not None, "everybody waits for ever"
-        if seconds > 0:
+        if self.is_over:
+            self.now += 1.0 if seconds is None else seconds
+        elif seconds is None or self.steps > _MOST_STEPS or self.now > self.until:
+            raise EndlessError
+        elif seconds > 0:
             self.before_time_passes()
             self.now += seconds
 
@@ -387,6 +396,7 @@ class World:
         self.error: dict[str, Any] | None = None
         self.units: dict[str, State] = {unit.name: "pending" for unit in self.plan.units}
         self.told_to_stop = self.stopping = False
+        self.stop_told = math.inf
         loop.before_time_passes = self._check_moment
 
     def breaks(self, rule: str, how: str) -> None:
@@ -436,6 +446,8 @@ class World:
                 self.starved_until = now + seconds
             case Stop():
                 self.told_to_stop = True
+                self.stop_told = min(self.stop_told, now)
+                self.loop.until = max(self.stop_told, self.starved_until) + 3 * _STOP_S
                 self.loop.handlers[signal.SIGTERM]()
 
     def _end(self, one: Process | None, code: int) -> None:
@@ -460,7 +472,7 @@ class World:
         for unit, one in self.leaders.items():
             if not one.lives:
                 self.breaks("ready", f"{unit} is dead and the state says ready")
-            silent_s = self.loop.now - max(one.answered, self.first_ready)
+            silent_s = self.loop.now - max(one.answered, self.first_ready, self.starved_until)
             if self._is_frozen(one) and silent_s > lifecycle.HUNG_S + _LOOK_S:
                 self.breaks("ready", f"{unit} is frozen and the state says ready")
         if not self.told_listed:
@@ -488,8 +500,8 @@ class World:
 
     def _check_start(self, unit: Unit) -> None:
         now, name = self.loop.now, unit.name
-        if self.stopping:
-            self.breaks("start", f"{name} is started after the stop")
+        if self.stop_told < now or self.stopping:
+            self.breaks("stop", f"{name} is started after the stop")
         if missing := set(unit.after) - self.passed:
             self.breaks("gates", f"{name} is started before {sorted(missing)} passed")
         if any(one.lives and one.is_marked for one in self.processes if one.unit == name):
@@ -948,20 +960,12 @@ def live(life: Life, change: Callable[[pytest.MonkeyPatch], object] = lambda pat
             playing = loop.create_task(world.play())
             try:
                 code = loop.run_until_complete(supervisor.run())
+                _check_end(world, supervisor, code)
+            except EndlessError:
+                world.breaks("stop" if world.told_to_stop else "ends", f"it does not end: {world.units}")
             except Exception as error:
                 world.breaks("raises", repr(error))
-            else:
-                _check_end(world, supervisor, code)
-            playing.cancel()
-            loop.run_until_complete(asyncio.sleep(1.0))
-            for one in world.processes:
-                if one.lives:
-                    world.breaks("lives", f"a process of {one.unit}")
-            for task in asyncio.all_tasks(loop):
-                world.breaks("tasks", f"{task} is left")
-                task.cancel()
-            if not playing.cancelled():
-                playing.result()
+            _clear_away(loop, playing, world)
             for fault in loop.faults:
                 world.breaks("exception", fault)
             return world
@@ -969,7 +973,27 @@ def live(life: Life, change: Callable[[pytest.MonkeyPatch], object] = lambda pat
         loop.close()
 
 
+def _clear_away(loop: VirtualLoop, playing: asyncio.Task[None], world: World) -> None:
+    loop.is_over = True
+    playing.cancel()
+    loop.run_until_complete(asyncio.sleep(1.0))
+    if not playing.cancelled() and (error := playing.exception()) is not None:
+        world.breaks("exception", repr(error))
+    is_stuck = bool({rule for rule, _ in world.broken} & {"stop", "ends", "raises"})
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
+        if not is_stuck:
+            world.breaks("tasks", f"{task} is left")
+    loop.run_until_complete(asyncio.sleep(1.0))
+
+
 def _check_end(world: World, supervisor: run.Supervisor, code: int) -> None:
+    for one in world.processes:
+        if one.lives:
+            world.breaks("lives", f"a process of {one.unit}")
+    # Without a descriptor nothing can be stopped for sure.
+    if (took := world.loop.now - max(world.stop_told, world.starved_until)) > _STOP_S:
+        world.breaks("stop", f"it took {took:.0f} s")
     state = supervisor.state
     if (state.state, world.state) not in (("stopped", "stopped"), ("failed", "failed")):
         world.breaks("end", f"the last state is {state.state}, saved {world.state}")
@@ -1055,6 +1079,7 @@ def lives(draw: st.DrawFn) -> Life:
 
 
 # What random lives have shown, each in its shortest form: (the rule that it breaks, the life).
+_AT_A_STOP = "a unit that is being restarted dies in the moment of a stop"
 _DIES, _HANGS = Start("dies"), Start("hangs")
 SHOWN: dict[str, tuple[str, Life]] = {
     # A death is saved before the deployment is degraded: `status` can read ready with a failed unit.
@@ -1105,6 +1130,20 @@ SHOWN: dict[str, tuple[str, Life]] = {
         "tries for ever",
         Life("agg", ((0.0, Next("worker-0", _HANGS, 99)), (0.0, Die(("worker-0",)))), timeout_s=300.0),
     ),
+    # `wait_for` of Python 3.11 gives a result back where it is cancelled at the same moment. So a task that
+    # waits at a gate does not hear of the stop: it restarts its unit, and its end is awaited for ever.
+    _AT_A_STOP: (
+        "stop",
+        Life(
+            "agg",
+            (
+                (0.0, Next("worker-0", _HANGS)),
+                (0.0, Die(("worker-0",))),
+                (20.0, Stop()),
+                (0.0, Die(("worker-0",))),
+            ),
+        ),
+    ),
     # What is not saved is saved later, but not after a failure.
     "the disk is full as a start fails that is kept": (
         "kept unsaved",
@@ -1118,7 +1157,7 @@ SHOWN: dict[str, tuple[str, Life]] = {
     ),
 }
 # Those that are still so. A mended one is taken out of here.
-KNOWN = frozenset(SHOWN)
+KNOWN = frozenset(SHOWN) - ({_AT_A_STOP} if sys.version_info >= (3, 12) else set())
 
 
 @pytest.mark.parametrize(
@@ -1133,14 +1172,14 @@ def test_what_random_lives_have_shown(what: str) -> None:
     assert [how for broken, how in live(life).broken if broken == rule] == []
 
 
-@settings(repeatable, max_examples=400)
+@settings(repeatable, max_examples=600)
 @given(lives())
 def test_any_life(life: Life) -> None:
     # Without a lack of descriptors, and with a short deadline, nothing leads to the last ones.
     excused = {SHOWN[what][0] for what in KNOWN} - {"raises", "exception", "tries for ever"}
     broken = live(life).broken
-    if "table" in excused & {rule for rule, _ in broken}:
-        return  # it has ended the deployment
+    if excused & {"table", "stop"} & {rule for rule, _ in broken}:
+        return  # what follows from it is not of interest
     assert [(rule, how) for rule, how in broken if rule not in excused] == []
 
 
@@ -1166,11 +1205,11 @@ async def _starts_at_once(self: run.Supervisor, member: Any) -> None:
 
 
 _DEAF = tuple((unit, Start(leaves_s=None)) for unit in ("decode-0", "prefill-0", "worker-0"))
-_DIES_ALWAYS = ((0.0, Next("worker-0", _DIES, 99)), (0.0, Die(("worker-0",))))
+_DIES_OFTEN = ((60.0, Die(("worker-0",))),) * 5
 WRONG: dict[str, tuple[str, Life, Callable[[pytest.MonkeyPatch], object]]] = {
     "restarts without a limit": (
         "restarts",
-        Life("agg", _DIES_ALWAYS),
+        Life("agg", _DIES_OFTEN),
         _set(lifecycle, "may_restart", lambda times, now: True),
     ),
     "kills nothing, and leaves strays": ("lives", Life("agg", starts=_DEAF), _leaves_strays),

@@ -56,9 +56,13 @@ def backoff_s(restarts: int, chance: float) -> float:
     return min(5.0 * 2.0**restarts, 60.0) * (0.8 + 0.4 * chance)
 
 
-def may_restart(times: list[float], now: float) -> bool:
-    """Whether another restart is allowed, given when the earlier ones were (seconds, any clock)."""
-    return sum(1 for time in times if now - time < RESTART_WINDOW_S) < RESTART_LIMIT
+def may_restart(times: list[float], now: float, tries: int = 0) -> bool:
+    """Whether another restart is allowed, given when the earlier ones were (seconds, any clock).
+
+    Args:
+        tries: restarts since it was ready the last time. Where each takes long, few are in the window.
+    """
+    return tries < RESTART_LIMIT and sum(1 for time in times if now - time < RESTART_WINDOW_S) < RESTART_LIMIT
 
 
 # A frozen unit goes on where it stood when it is thawed. One that has not answered for so long is hung.

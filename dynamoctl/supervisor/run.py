@@ -154,6 +154,7 @@ class Supervisor:
                 await self._bring_up()
         except TimeoutError:
             raise NotReadyError(*self._too_late()) from None
+        self._require_all()
         self.state.state = "ready"
         self.state.ready_at = time.time()
         self._save()
@@ -187,10 +188,12 @@ class Supervisor:
             if self.keep:
                 self.state.state = "failed"
                 self._save()
-                await self.stop.wait()
+                while not await _within(_KEEP_INTERVAL_S, self.stop):
+                    if self.unsaved:
+                        self._save()
         self.state.state = "stopping"
         self._save()
-        left = await self._take_down()
+        left = await self._take_all_down()
         self.state.state = "failed" if failure is not None or left else "stopped"
         if left:
             leftover = LeftoverError("could not remove: " + "; ".join(left), "`dynamoctl down` tries again")
@@ -283,8 +286,7 @@ class Supervisor:
                 member.state.phase = "waiting: another process answers at its port"
             if member.log is not None and member.log.port_lost:
                 raise self._lost_port(member)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(member.ended.wait(), _GATE_INTERVAL_S)
+            await _within(_GATE_INTERVAL_S, member.ended)
         self._check_lmcache(member)
         self._follow(member, "gate_passed")
         member.state.phase, member.state.ready_at = "", time.time()
@@ -308,14 +310,18 @@ class Supervisor:
                 if done:
                     break
                 self._set_phase_of_frontend(why)
-                for member in self.members:
-                    if member.ended.is_set():
-                        raise self._died(member)
+                self._require_all()
                 await asyncio.sleep(_GATE_INTERVAL_S)
         await self._prove_cache()
         for member in self.members:
             self._check_lmcache(member)
         self._set_phase_of_frontend("")
+
+    def _require_all(self) -> None:
+        """Raise NotReadyError where a unit has ended."""
+        for member in self.members:
+            if member.ended.is_set():
+                raise self._died(member)
 
     async def _prove_cache(self) -> None:
         """Does LMCache give back what it was given? An engine serves on without it, and says nothing.
@@ -434,16 +440,18 @@ class Supervisor:
         """Restart the unit when it ends, with backoff, until there have been too many."""
         while True:
             await member.ended.wait()
+            self._degrade()
             error: NotReadyError | None = self._died(member)
             member.ready.clear()
+            tries = 0
             while error is not None:
-                self.state.state = "degraded"
+                self._degrade()
                 self._save()
                 await self._patiently(self._kill, member)
                 await self._patiently(self._forget_the_dead)
                 renewed, member.renewed = member.renewed, False
-                if not renewed and not lifecycle.may_restart(member.restarts, time.monotonic()):
-                    self._give_up(member, error)
+                if not renewed and not lifecycle.may_restart(member.restarts, time.monotonic(), tries):
+                    self._give_up(member, error, tries)
                     return
                 self._follow(member, "retry")
                 wait = 0.0
@@ -457,6 +465,7 @@ class Supervisor:
                 await asyncio.sleep(wait)
                 if not renewed:
                     member.restarts.append(time.monotonic())
+                tries += 1
                 member.state.restarts += 1
                 error = await self._restart(member)
 
@@ -473,6 +482,8 @@ class Supervisor:
             self._follow(member, "died")
             return error
         except NotReadyError as error:
+            if member.state.state in ("starting", "ready"):  # it lives, and cannot be used
+                self._follow(member, "died")
             return error
         except OSError as error:  # no descriptors left, say
             self._follow(member, "died")
@@ -483,12 +494,13 @@ class Supervisor:
         self._save()
         return None
 
-    def _give_up(self, member: _Member, error: NotReadyError) -> None:
+    def _give_up(self, member: _Member, error: NotReadyError, tries: int) -> None:
         self._follow(member, "give_up")
         self.state.state = "failed"
+        window = f" within {duration(lifecycle.RESTART_WINDOW_S)}"
         self.state.error = NotReadyError(
-            f"{member.unit.name} ended {lifecycle.RESTART_LIMIT + 1} times within"
-            f" {duration(lifecycle.RESTART_WINDOW_S)}; the last time: {error.message}",
+            f"{member.unit.name} ended {lifecycle.RESTART_LIMIT + 1} times"
+            f"{window if tries < lifecycle.RESTART_LIMIT else ''}; the last time: {error.message}",
             error.hint,
         ).as_json()
         self._save()
@@ -496,7 +508,8 @@ class Supervisor:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(_WATCH_INTERVAL_S)
-            await asyncio.to_thread(self._note_files)
+            if await asyncio.to_thread(self._note_files):
+                self._save()
 
     async def _surely(self, watch: Callable[[], Awaitable[None]]) -> None:
         """Go on watching where the host has run out of descriptors or of disk for a while."""
@@ -556,7 +569,8 @@ class Supervisor:
         while True:
             await asyncio.sleep(_WATCH_INTERVAL_S if self.listed else _GATE_INTERVAL_S)
             if not await probes.answers(self.http, self.members[0].unit.gate):
-                continue  # frozen, or on its way back: it says nothing
+                since = None  # frozen, or another one on its way: it says nothing
+                continue
             listed, _ = await self._is_listed()
             if listed != self.listed:
                 self.listed = listed
@@ -595,7 +609,7 @@ class Supervisor:
                         f"LMCache's store {store.shown} cannot be used: {why}; requests go on without"
                     )
             if lost != self.state.lost_stores:
-                if len(lost) < len(self.state.lost_stores):
+                if set(self.state.lost_stores) - set(lost):
                     await self._renew_cache_server()
                 self.state.lost_stores = lost
                 self._degrade_or_recover()
@@ -607,13 +621,29 @@ class Supervisor:
         A new one does. The workers find it by themselves; what was in CPU memory is lost.
         """
         for member in self.members:
-            if member.unit.role == "cache" and member.state.state == "ready" and member.state.identity:
+            if member.unit.role != "cache":
+                continue
+            await self._until_back(member)  # one that is starting may have started without the store
+            if member.state.state == "ready" and member.state.identity:
                 member.renewed = True
                 member.ready.clear()
                 process.send(member.state.identity, signal.SIGTERM)
-                await member.ready.wait()
+                if not await _within(_GRACE_READY_S, member.ended):
+                    process.send(member.state.identity, signal.SIGKILL)
+                await self._until_back(member)
                 # Until then the workers have not seen it, and keep nothing.
                 await asyncio.sleep(3 * SERVER_HEARTBEAT_S)
+
+    async def _until_back(self, member: _Member) -> None:
+        """Until it is ready, or has been given up."""
+        while not await _within(_WATCH_INTERVAL_S, member.ready):
+            if member.state.state == "failed" and self.state.state == "failed":
+                return
+
+    def _degrade(self) -> None:
+        """What has failed stays so, whatever ends besides."""
+        if self.state.state != "failed":
+            self.state.state = "degraded"
 
     def _degrade_or_recover(self) -> None:
         """Degraded is what is up, but not whole."""
@@ -636,6 +666,16 @@ class Supervisor:
 
     # ---- down -----------------------------------------------------------------------------
 
+    async def _take_all_down(self) -> list[str]:
+        """Again and again where there are no descriptors: nothing can be looked at without one. `down` waits
+        for three minutes, and then does it itself."""
+        while True:
+            try:
+                return await self._take_down()
+            except OSError as error:
+                _say(f"cannot take it down: {error}")
+                await asyncio.sleep(_WATCH_INTERVAL_S)
+
     async def _take_down(self) -> list[str]:
         """Stop every unit in reverse order; give back what is left."""
         left: list[str] = []
@@ -655,6 +695,8 @@ class Supervisor:
         return left
 
     async def _stop_unit(self, member: _Member) -> list[str]:
+        if member.state.state == "stopped":  # before something else failed, and all is tried again
+            return []
         was_ready = member.state.state == "ready"
         self._follow(member, "stop")
         leader = member.state.identity
@@ -664,8 +706,7 @@ class Supervisor:
         grace = self.plan.drain_s + _GRACE_READY_S if was_ready else _GRACE_LOADING_S
         self.files |= await asyncio.to_thread(self._files_now, [member])
         if process.send(leader, signal.SIGTERM):
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(member.ended.wait(), grace)
+            await _within(grace, member.ended)
         stay = await asyncio.to_thread(self._kill, member)
         if stay:
             return removal.describe(stay)
@@ -719,12 +760,16 @@ class Supervisor:
     def _files_now(self, of: Iterable[_Member]) -> set[str]:
         return files_of(one.pid for member in of for one in self._processes(member))
 
-    def _note_files(self) -> None:
+    def _note_files(self) -> bool:
+        """What would be left, for a `down` without us. Returns whether there is something new to save.
+
+        (It runs in a thread, beside those that add to the set.)
+        """
         self.files |= self._files_now(self.members)
-        known = sorted(path for path in self.files if Path(path).exists())
-        if known != self.state.files:
-            self.state.files = known
-            self._save()
+        known = sorted(path for path in set(self.files) if Path(path).exists())
+        is_new = known != self.state.files
+        self.state.files = known
+        return is_new
 
     def _follow(self, member: _Member, event: lifecycle.Event) -> None:
         state = member.state
@@ -740,6 +785,14 @@ class Supervisor:
             self.unsaved = True
         else:
             self.unsaved = False
+
+
+async def _within(seconds: float, event: asyncio.Event) -> bool:
+    """Whether it happens in time. (`wait_for` of Python 3.11 may lose a cancellation here.)"""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    return event.is_set()
 
 
 def _say(text: str) -> None:

@@ -187,18 +187,6 @@ def test_an_engine_that_was_frozen_goes_on(up: Up) -> None:
     assert up.cli.status()["state"] == "ready"
 
 
-@pytest.mark.fault("SIGKILL to vLLM's EngineCore", "restarts the worker; ready again")
-def test_an_engine_core_that_is_killed_comes_back_with_its_worker(up: Up) -> None:
-    before = {unit["name"]: unit["pid"] for unit in up.cli.status()["units"]}
-    (engine,) = [pid for pid, line in up.cli.ours().items() if "EngineCore" in line]
-    os.kill(engine, signal.SIGKILL)
-    wait_for(lambda: up.cli.status()["units"][-1]["restarts"] == 1)
-    wait_for(lambda: up.cli.status()["state"] == "ready")
-    assert "Paris" in chat(up.endpoint, MODEL, "What is the capital of France?")
-    after = {unit["name"]: unit["pid"] for unit in up.cli.status()["units"]}
-    assert {name for name in before if after[name] != before[name]} == {"worker-0"}
-
-
 def test_up_again_with_the_same_plan_says_so(up: Up) -> None:
     again = up.cli(*plan(up.port))
     assert again.code == 0, again.err
@@ -248,6 +236,18 @@ def _until(process: subprocess.Popen[str], words: str) -> str:
         if words in line:
             return line
     return ""
+
+
+@pytest.mark.fault("SIGKILL to vLLM's EngineCore", "restarts the worker; ready again")
+def test_an_engine_core_that_is_killed_comes_back_with_its_worker(up: Up) -> None:
+    before = {unit["name"]: unit["pid"] for unit in up.cli.status()["units"]}
+    (engine,) = [pid for pid, line in up.cli.ours().items() if "EngineCore" in line]
+    os.kill(engine, signal.SIGKILL)
+    wait_for(lambda: up.cli.status()["units"][-1]["restarts"] == 1)
+    wait_for(lambda: up.cli.status()["state"] == "ready")
+    assert "Paris" in chat(up.endpoint, MODEL, "What is the capital of France?")
+    after = {unit["name"]: unit["pid"] for unit in up.cli.status()["units"]}
+    assert {name for name in before if after[name] != before[name]} == {"worker-0"}
 
 
 def test_down_from_another_process_leaves_nothing(up: Up) -> None:

@@ -208,7 +208,7 @@ def reliability() -> str:
         "dynamoctl",
         "orphans / bytes",
     )
-    return _between(page, "beside", _table(head, beside))
+    return _between(page, "beside", _table(head, beside) if beside else "")
 
 
 def _with(page: Path, name: str, text: str) -> str:

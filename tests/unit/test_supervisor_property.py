@@ -13,6 +13,7 @@ import math
 import random
 import selectors
 import signal
+import types
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -934,6 +935,11 @@ def install(world: World, patch: pytest.MonkeyPatch) -> None:
     }
     for name, value in names.items():
         patch.setattr(run, name, value)
+    patch.setattr(
+        run,
+        "tempfile",
+        types.SimpleNamespace(gettempdir=lambda: "/tmp", mkdtemp=lambda prefix: "/nowhere/sockets"),
+    )
     patch.setattr(lifecycle, "follow", world.follow)
     # What is kept alive in the store is not played, and takes half of the time.
     patch.setattr(run, "_KEEP_INTERVAL_S", _KEEP_S)

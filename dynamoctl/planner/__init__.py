@@ -28,6 +28,7 @@ def make_plan(
     cache = lmcache.mode(spec.lmcache, device) if spec.engine == "vllm" else None
     lmcache.check_chunk_size(spec, device, cache)
     lmcache.check_ways_of_copying(spec.lmcache, cache)
+    kv_cache.check_heads(spec, model)
     gib = lmcache.cpu_gb(spec, facts, device, cache) if cache else 0.0
     ports = topology.Ports(facts.free_ports, taken=spec.port)
     store = f"{facts.home}/store"

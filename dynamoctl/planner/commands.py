@@ -244,6 +244,11 @@ def _gpu_environment(place: Placement) -> dict[str, str]:
         "CUDA_VISIBLE_DEVICES": ",".join(str(gpu) for gpu in place.gpus),
         # CUDA's own order is by speed; NVML's and the user's is by bus.
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        # No NVLink multicast in NCCL, PyTorch and NVSHMEM: it takes memory of the whole NVLink fabric, which
+        # others may share, and an engine that is killed can leave it held. Collectives go over plain NVLink.
+        "NCCL_NVLS_ENABLE": "0",
+        "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1",
+        "NVSHMEM_DISABLE_NVLS": "1",
     }
 
 

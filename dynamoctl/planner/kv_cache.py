@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from dynamoctl.errors import SpecError
 from dynamoctl.facts import ModelFacts
 from dynamoctl.planner.connectors import CacheMode
 from dynamoctl.planner.memory import argument
@@ -17,6 +18,21 @@ from dynamoctl.spec import DeploymentSpec
 _GIB = 1024**3
 # Bytes of an element, by the names that config.json and --kv-cache-dtype have for it.
 _BYTES = {"float32": 4, "float": 4, "bfloat16": 2, "float16": 2, "half": 2}
+
+
+def check_heads(spec: DeploymentSpec, model: ModelFacts) -> None:
+    """Each rank of a worker takes as many attention heads (vLLM's `verify_with_parallel_config`).
+
+    Raises:
+        SpecError: they cannot be divided so.
+    """
+    heads = _number(_text(model.config or {}), "num_attention_heads")
+    if spec.engine == "vllm" and heads and heads % spec.tp:
+        ways = [str(tp) for tp in range(1, heads + 1) if heads % tp == 0 and tp <= 16]
+        raise SpecError(
+            f"tp: {model.served_name} has {heads} attention heads, which {spec.tp} ranks cannot share",
+            f"take --tp {', '.join(ways[:-1])} or {ways[-1]}" if len(ways) > 1 else "take --tp 1",
+        )
 
 
 def tokens(gib: float, spec: DeploymentSpec, model: ModelFacts, cache: CacheMode) -> int | None:

@@ -2,14 +2,50 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from dynamoctl.host import gpus
+from dynamoctl.host.processes import MARK, environment_of
 
 from tests.e2e.conftest import Cli, chat, cli
 
 __all__ = ["cli"]
+
+
+def visible() -> list[int]:
+    """The GPUs that the tests may use, as NVML counts them: `--gpus 0` is the first."""
+    there = [gpu.index for gpu in gpus.list_gpus()]
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return there if named is None else [int(gpu) for gpu in named.split(",")]
+
+
+def two_places() -> str:
+    """`0,1`, or `0,0` where there is one GPU."""
+    return "0,1" if len(visible()) > 1 else "0,0"
+
+
+def on_gpus(cli: Cli) -> dict[str, set[int]]:
+    """Unit -> the GPUs on which its processes hold memory, as NVML says it; empty where it shows no pids."""
+    found: dict[str, set[int]] = {}
+    for gpu, held in gpus.memory_by_process().items():
+        for pid in held:
+            if unit := (environment_of(pid, MARK) or "").rpartition("/")[2]:
+                found.setdefault(unit, set()).add(gpu)
+    return found
+
+
+def nvlink_kib(gpu: int) -> int | None:
+    """KiB that a GPU has sent over NVLink, all links together; None where the driver does not count."""
+    with gpus.session() as nvml:
+        all_links = 2**32 - 1
+        wanted = [(nvml.NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_TX, all_links)]
+        try:
+            (value,) = nvml.nvmlDeviceGetFieldValues(nvml.nvmlDeviceGetHandleByIndex(gpu), wanted)
+        except nvml.NVMLError:
+            return None
+        return int(value.value.ullVal) if value.nvmlReturn == 0 else None
 
 
 def prove(cli: Cli) -> None:

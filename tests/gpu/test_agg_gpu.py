@@ -10,7 +10,7 @@ from dynamoctl.host import gpus
 from dynamoctl.host.processes import identify, is_running
 
 from tests.e2e.conftest import Cli, Result, chat, counter, free_port, wait_for
-from tests.gpu.conftest import assert_the_whole_prompt_comes_back
+from tests.gpu.conftest import assert_the_whole_prompt_comes_back, visible
 
 pytestmark = [pytest.mark.gpu, pytest.mark.engine, pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -36,7 +36,7 @@ class Up:
 
 @pytest.fixture(scope="module")
 def up(cli: Cli) -> Up:
-    gpu = gpus.list_gpus()[0].index
+    gpu = visible()[0]
     used = gpus.memory_used()[gpu]
     port = free_port()
     result = cli(
@@ -56,8 +56,8 @@ def test_it_comes_up_on_the_gpu_with_lmcache_in_the_engine(up: Up) -> None:
         "kv_connector": "LMCacheConnectorV1",
         "kv_role": "kv_both",
     }
-    assert worker["gpus"] == [0]
-    assert up.cli.status()["units"][-1]["gpus"] == [0]
+    assert worker["gpus"] == [up.gpu]
+    assert up.cli.status()["units"][-1]["gpus"] == [up.gpu]
     assert gpus.memory_used()[up.gpu] > up.used_before + 1000  # MiB
 
 

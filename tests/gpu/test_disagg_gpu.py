@@ -6,6 +6,8 @@ One GPU is enough: the workers share it. With two, each has its own.
 from __future__ import annotations
 
 import json
+import subprocess
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +15,13 @@ import pytest
 from dynamoctl.host import gpus
 
 from tests.e2e.conftest import Cli, Result, chat, counter, free_port, wait_for
-from tests.gpu.conftest import assert_the_whole_prompt_comes_back
+from tests.gpu.conftest import (
+    assert_the_whole_prompt_comes_back,
+    nvlink_kib,
+    on_gpus,
+    two_places,
+    visible,
+)
 
 pytestmark = [pytest.mark.gpu, pytest.mark.engine, pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -59,11 +67,6 @@ class Up:
         return counter(self.units[unit]["ports"]["system"], name)
 
 
-def two_places() -> str:
-    """`0,1`, or `0,0` where there is one GPU."""
-    return "0,1" if len(gpus.list_gpus()) > 1 else "0,0"
-
-
 @pytest.fixture(scope="module")
 def up(cli: Cli, tmp_path_factory: pytest.TempPathFactory) -> Up:
     used = gpus.memory_used()
@@ -82,12 +85,44 @@ def up(cli: Cli, tmp_path_factory: pytest.TempPathFactory) -> Up:
 def test_it_comes_up_decode_first_each_where_it_belongs(up: Up) -> None:
     assert up.result.code == 0, up.result.err
     assert 0 < up.result.err.index("decode-0: ready") < up.result.err.index("prefill-0: importing")
-    asked = [int(gpu) for gpu in two_places().split(",")]
+    asked = [visible()[int(gpu)] for gpu in two_places().split(",")]
     assert [up.units[name]["gpus"] for name in ("decode-0", "prefill-0")] == [[gpu] for gpu in asked]
     body = up.cli.status()
     print(json.dumps(body, indent=1))
     for number, gpu in enumerate(sorted(set(asked))):
         assert body["gpus"][number]["memory_used_mib"] > up.used_before[gpu] + 1000
+
+
+@pytest.mark.skipif(two_places() == "0,0", reason="needs two GPUs")
+def test_nvml_finds_each_worker_on_its_gpu_alone(up: Up) -> None:
+    decode, prefill = visible()[:2]
+    assert on_gpus(up.cli) == {"decode-0": {decode}, "prefill-0": {prefill}}
+
+
+@pytest.mark.skipif(two_places() == "0,0", reason="needs two GPUs")
+def test_the_kv_cache_goes_over_nvlink_where_there_is_one(up: Up) -> None:
+    """What NVLink has carried, as the driver counts it, is at least what NIXL has transferred."""
+    decode, prefill = visible()[:2]
+    names = ("vllm:nixl_xfer_time_seconds_sum", "vllm:nixl_bytes_transferred_sum")
+    for number in range(3):  # the connection, and the first transfers
+        chat(up.endpoint, MODEL, LONG.replace("sea", f"sea {number}"), max_tokens=2)
+    link = nvlink_kib(decode), nvlink_kib(prefill)
+    before = [up.counter("decode-0", name) for name in names]
+    for number in range(10):
+        chat(up.endpoint, MODEL, LONG.replace("sky", f"sky {number}"), max_tokens=2)
+    time.sleep(2)
+    seconds, size = (up.counter("decode-0", name) - was for name, was in zip(names, before, strict=True))
+    sent = [
+        None if now is None or was is None else (now - was) * 1024
+        for now, was in zip((nvlink_kib(decode), nvlink_kib(prefill)), link, strict=True)
+    ]
+    topology = subprocess.run(["nvidia-smi", "topo", "-m"], capture_output=True, text=True, check=False)
+    print(topology.stdout)
+    print(f"{size:.0f} bytes in {seconds:.3f} s of transfers: {size / seconds / 1e9:.2f} GB/s")
+    print(f"NVLink, bytes sent by decode's GPU and by prefill's: {sent}")
+    assert size > 100e6
+    if None not in sent and "NV" in topology.stdout.splitlines()[1]:
+        assert sum(filter(None, sent)) >= size
 
 
 def test_decode_transfers_and_prefill_caches_in_the_engine(up: Up) -> None:
@@ -149,7 +184,8 @@ def test_down_gives_the_memory_of_every_gpu_back(up: Up) -> None:
     assert down.code == 0, down.err
     assert up.cli.ours() == {}
     # The driver's own bookkeeping moves by some MiB.
-    wait_for(lambda: all(mib <= up.used_before[i] + 64 for i, mib in gpus.memory_used().items()), 30)
+    wait_for(lambda: all(gpus.memory_used()[i] <= up.used_before[i] + 64 for i in visible()), 30)
+    print(f"MiB in use before: {up.used_before}, after: {gpus.memory_used()}")
 
 
 def test_the_kv_router_hears_of_a_prefix_and_two_that_share_a_gpu_start_together(

@@ -12,6 +12,7 @@ import pytest
 from dynamoctl.host import gpus
 
 from tests.e2e.conftest import Cli, chat, free_port, wait_for
+from tests.gpu.conftest import visible
 
 pytestmark = [pytest.mark.gpu, pytest.mark.engine, pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -28,7 +29,7 @@ def words(port: int) -> tuple[str, ...]:
 
 
 def used() -> int:
-    return gpus.memory_used()[gpus.list_gpus()[0].index]
+    return gpus.memory_used()[visible()[0]]
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from dynamoctl.errors import SpecError
 from dynamoctl.facts import ModelFacts
 from dynamoctl.planner import kv_cache
 
@@ -86,3 +87,12 @@ def test_a_plan_says_how_many_tokens_lmcache_holds(
 
 def test_a_model_that_is_not_here_yet_has_no_number() -> None:
     assert plan(1).lmcache_tokens is None
+
+
+def test_heads_that_the_ranks_cannot_share_are_an_error_before_anything_starts() -> None:
+    nine = ModelFacts("/m", "small", folder="/m", config={**QWEN3_06B, "num_attention_heads": 9})
+    assert plan(3, tp=3, model_facts=nine).unit("worker-0").gpus == (0, 1, 2)
+    with pytest.raises(SpecError, match="9 attention heads, which 2 ranks cannot share") as caught:
+        plan(2, tp=2, model_facts=nine)
+    assert caught.value.hint == "take --tp 1, 3 or 9"
+    assert plan(2, tp=2, model_facts=ModelFacts("/m", "unknown")).unit("worker-0").gpus == (0, 1)

@@ -138,6 +138,16 @@ def test_the_users_environment_wins_over_the_caches_own_settings() -> None:
 # ---- workers --------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("NCCL_NVLS_ENABLE", "0"), ("TORCH_SYMM_MEM_DISABLE_MULTICAST", "1"), ("NVSHMEM_DISABLE_NVLS", "1")],
+)
+def test_no_worker_on_gpus_takes_memory_of_the_nvlink_fabric(variable: str, value: str) -> None:
+    made = plan(8, mode="disagg", decode=2, prefill=2, tp=2)
+    assert {worker.env.get(variable) for worker in made.workers} == {value}
+    assert plan(1, env={variable: "mine"}).unit("worker-0").env[variable] == "mine"
+
+
 def test_each_worker_has_a_status_server_and_its_gate_asks_it(shape: DeploymentPlan) -> None:
     """The server is off without DYN_SYSTEM_PORT, and crashes above 32767."""
     for unit in shape.workers:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
+import psutil
 import pytest
 from dynamoctl.host import gpus
 from dynamoctl.host.processes import MARK, environment_of
@@ -46,6 +48,18 @@ def nvlink_kib(gpu: int) -> int | None:
         except nvml.NVMLError:
             return None
         return int(value.value.ullVal) if value.nvmlReturn == 0 else None
+
+
+def open_sockets(cli: Cli) -> list[str]:
+    """`unit address:port` of each listening socket that other machines could reach."""
+    found = set()
+    for pid in cli.ours():
+        with contextlib.suppress(psutil.Error):
+            for one in psutil.Process(pid).net_connections("tcp"):
+                if one.status == psutil.CONN_LISTEN and not one.laddr.ip.startswith("127."):
+                    unit = (environment_of(pid, MARK) or "").rpartition("/")[2]
+                    found.add(f"{unit} {one.laddr.ip}:{one.laddr.port}")
+    return sorted(found)
 
 
 def prove(cli: Cli) -> None:

@@ -19,6 +19,7 @@ from tests.gpu.conftest import (
     assert_the_whole_prompt_comes_back,
     nvlink_kib,
     on_gpus,
+    open_sockets,
     two_places,
     visible,
 )
@@ -88,7 +89,7 @@ def test_it_comes_up_decode_first_each_where_it_belongs(up: Up) -> None:
     asked = [visible()[int(gpu)] for gpu in two_places().split(",")]
     assert [up.units[name]["gpus"] for name in ("decode-0", "prefill-0")] == [[gpu] for gpu in asked]
     body = up.cli.status()
-    print(json.dumps(body, indent=1))
+    print(json.dumps(body, indent=1), open_sockets(up.cli))
     for number, gpu in enumerate(sorted(set(asked))):
         assert body["gpus"][number]["memory_used_mib"] > up.used_before[gpu] + 1000
 
@@ -205,6 +206,7 @@ def test_the_kv_router_hears_of_a_prefix_and_two_that_share_a_gpu_start_together
         chat(endpoint, MODEL, LONG, max_tokens=2)
     # A share of the prompt for each request; only events from the workers tell the router what they hold.
     hits = counter(port, "dynamo_component_router_kv_hit_rate_sum")
+    print(open_sockets(cli))
     print(f"dynamo_component_router_kv_hit_rate_sum: {hits}")
     assert hits >= 1
     assert cli("down").code == 0

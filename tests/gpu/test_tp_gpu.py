@@ -15,7 +15,7 @@ import pytest
 from dynamoctl.host import gpus
 
 from tests.e2e.conftest import Cli, chat, counter, free_port, wait_for
-from tests.gpu.conftest import on_gpus, visible
+from tests.gpu.conftest import on_gpus, open_sockets, visible
 
 pytestmark = [
     pytest.mark.gpu,
@@ -73,6 +73,7 @@ def test_two_ranks_answer_and_lmcache_has_its_size_in_each(cli: Cli, shape: Path
     )  # fmt: skip
     print(up.err)
     assert up.code == 0, up.err
+    print(open_sockets(cli))
     assert on_gpus(cli) == {"worker-0": {first, second}}
 
     hits = "vllm:external_prefix_cache_hits_total"

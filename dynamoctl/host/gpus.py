@@ -34,6 +34,14 @@ def _text(value: str | bytes) -> str:
     return value.decode() if isinstance(value, bytes) else value
 
 
+def _memory(nvml: Any, handle: Any) -> Any:
+    """Bytes in all and in use; the first version counts as used what the driver keeps for itself."""
+    try:
+        return nvml.nvmlDeviceGetMemoryInfo(handle, nvml.nvmlMemory_v2)
+    except nvml.NVMLError:  # a driver before 510
+        return nvml.nvmlDeviceGetMemoryInfo(handle)
+
+
 def list_gpus() -> tuple[Gpu, ...]:
     """Every GPU of the host, whatever CUDA_VISIBLE_DEVICES says; empty without a driver."""
     with session() as nvml:
@@ -47,7 +55,7 @@ def list_gpus() -> tuple[Gpu, ...]:
                     index,
                     _text(nvml.nvmlDeviceGetUUID(handle)),
                     _text(nvml.nvmlDeviceGetName(handle)),
-                    nvml.nvmlDeviceGetMemoryInfo(handle).total // _MIB,
+                    _memory(nvml, handle).total // _MIB,
                 )
             )
         return tuple(found)
@@ -75,6 +83,6 @@ def memory_used() -> dict[int, int]:
         if nvml is None:
             return {}
         return {
-            index: nvml.nvmlDeviceGetMemoryInfo(nvml.nvmlDeviceGetHandleByIndex(index)).used // _MIB
+            index: _memory(nvml, nvml.nvmlDeviceGetHandleByIndex(index)).used // _MIB
             for index in range(nvml.nvmlDeviceGetCount())
         }

@@ -14,6 +14,11 @@ from dynamoctl.spec import DeploymentSpec
 # vLLM 0.26 takes one; the others are for a neighbour in the way.
 _ENGINE_PORTS = 4
 
+# The KV router needs to hear what each worker's cache holds; off by default in vLLM. The events have the
+# prompts' tokens, and vLLM listens for them on every interface unless the address is a Unix socket: here in
+# the worker's own working folder, where nobody else may go.
+_KV_EVENTS = {"enable_kv_cache_events": True, "publisher": "zmq", "endpoint": "ipc://kv-events"}
+
 # Taken out of every unit's environment, each for its reason:
 UNSET = (
     "DYN_CONNECTOR",  # an error for dynamo.vllm if it is set at all
@@ -130,6 +135,8 @@ def worker(
         # Where vLLM looks for ports of its own (torch's store). Without it each engine takes any that is
         # free at that moment and binds it seconds later: two that start together have met on one.
         "VLLM_PORT": str(own_ports["engine"]),
+        # Else the ranks of an engine listen at the address that the host's name leads to.
+        "GLOO_SOCKET_IFNAME": "lo",
         # The gate asks a loading worker again and again; each 503 would be logged as an error.
         "DYN_LOG": "info,tower_http::trace=off",
         # `down` removes the registration at once; the grace period is for clients of a worker that
@@ -148,8 +155,7 @@ def worker(
         env |= connectors.packed_kv_environment(facts.versions)
     events: tuple[str, ...] = ()
     if spec.router_mode == "kv":
-        own_ports["kv_events"] = ports.take()
-        events = _kv_events(own_ports["kv_events"])
+        events = ("--kv-events-config", _compact(_KV_EVENTS))
     own_arguments = {"decode": spec.decode_args, "prefill": spec.prefill_args}.get(place.role, ())
     user_arguments = (*spec.engine_args, *own_arguments)
     if device == "cpu":
@@ -224,8 +230,6 @@ def _cpu_profile(place: Placement, ranks: int) -> tuple[tuple[str, ...], dict[st
     env = {
         "TORCHDYNAMO_DISABLE": "1",
         "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
-        # Else it listens at the address that the host's name leads to.
-        "GLOO_SOCKET_IFNAME": "lo",
         # A CUDA build of torch that finds a GPU would take it.
         "CUDA_VISIBLE_DEVICES": "",
     }
@@ -244,18 +248,13 @@ def _gpu_environment(place: Placement) -> dict[str, str]:
         "CUDA_VISIBLE_DEVICES": ",".join(str(gpu) for gpu in place.gpus),
         # CUDA's own order is by speed; NVML's and the user's is by bus.
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        "NCCL_SOCKET_IFNAME": "lo",  # as Gloo's
         # No NVLink multicast in NCCL, PyTorch and NVSHMEM: it takes memory of the whole NVLink fabric, which
         # others may share, and an engine that is killed can leave it held. Collectives go over plain NVLink.
         "NCCL_NVLS_ENABLE": "0",
         "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1",
         "NVSHMEM_DISABLE_NVLS": "1",
     }
-
-
-def _kv_events(port: int) -> tuple[str, ...]:
-    """The KV router needs to hear what each worker's cache holds; off by default in vLLM."""
-    config = {"enable_kv_cache_events": True, "publisher": "zmq", "endpoint": f"tcp://*:{port}"}
-    return ("--kv-events-config", _compact(config))
 
 
 def _compact(value: Connector) -> str:

@@ -95,6 +95,9 @@ def side_channel_environment(port: int) -> dict[str, str]:
         "VLLM_NIXL_SIDE_CHANNEL_HOST": "127.0.0.1",
         "VLLM_NIXL_SIDE_CHANNEL_PORT": str(port),
         vllm_plugin.SHARE_COMPILE_CACHE: "1",
+        # UCX listens on every interface, and lets a peer read and write what it has been told of. On one
+        # host the blocks go by CUDA IPC or shared memory, and the network device is for the handshake.
+        "UCX_NET_DEVICES": "lo",
     }
 
 
@@ -106,8 +109,7 @@ def cpu_transfer_environment(device: Device, versions: Mapping[str, str]) -> dic
     """
     if device != "cpu" or not versions.get("nixl", "").startswith("1.3."):
         return {}
-    # UCX listens on every interface, and lets a peer read and write what it has been told of.
-    return {vllm_plugin.VARIABLE: "1", "UCX_NET_DEVICES": "lo"}
+    return {vllm_plugin.VARIABLE: "1"}
 
 
 def server_environment(versions: Mapping[str, str]) -> dict[str, str]:

@@ -181,13 +181,15 @@ def cli(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
     before = outside()
     one = Cli(tmp_path_factory.mktemp("home"))
     yield one
-    # Each test, or the module's deployment, has been taken down by now.
-    matrix.settle(request.node.nodeid, len(one.ours()), bytes_left(one.home, before))
+    # Each test, or the module's deployment, has been taken down by now. Where one has not, the next module
+    # must not suffer from it.
+    living, size = one.ours(), bytes_left(one.home, before)
     down = one("down", "--all")
     left = one.ours()
-    for pid in left:  # the next module must not suffer from this one's failure
+    for pid in left:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+    matrix.settle(request.node.nodeid, len(living), size)
     assert down.code == 0, down.err
     assert left == {}
     assert outside() - before == set()

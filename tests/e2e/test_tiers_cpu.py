@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import Cli, chat, free_port, wait_for
+from .conftest import Cli, chat, counter, free_port, wait_for
 from .stores import Redis
 
 pytestmark = [pytest.mark.e2e, pytest.mark.engine, pytest.mark.timeout(900)]
@@ -24,10 +24,10 @@ CHUNKS = 4  # whole ones of 256 tokens in SEA; `up` itself leaves one more
 PASSWORD = "a-password-of-redis"
 
 
-def up(cli: Cli, mode: str, *words: str) -> str:
+def up(cli: Cli, mode: str, *words: str, engine: tuple[str, ...] = ENGINE) -> str:
     """Bring it up; give back its endpoint."""
     port = free_port()
-    done = cli("up", mode, "--device", "cpu", "--port", str(port), *words, *ENGINE, patience_s=500)
+    done = cli("up", mode, "--device", "cpu", "--port", str(port), *words, *engine, patience_s=500)
     assert done.code == 0, done.err
     return f"http://127.0.0.1:{port}"
 
@@ -67,7 +67,10 @@ def test_a_disk_keeps_what_was_computed_over_a_down_and_an_up(cli: Cli, tmp_path
 def test_what_an_aggregated_worker_computed_hits_on_a_prefill_worker_by_way_of_redis(
     cli: Cli, redis: Redis
 ) -> None:
-    """And Redis may die and come back: requests go on, `status` says so."""
+    """And Redis may die and come back: requests go on, `status` says so.
+
+    The second deployment's router hears by KV events what its workers' own caches hold.
+    """
     tier = ("--lmcache-remote", redis.url)
     endpoint = up(cli, "agg", *tier)
     before = hits(cli)
@@ -76,10 +79,15 @@ def test_what_an_aggregated_worker_computed_hits_on_a_prefill_worker_by_way_of_r
     wait_for(lambda: redis.keys() > CHUNKS)
     down(cli)
 
-    endpoint = up(cli, "disagg", "--start", "overlapped", *tier)
+    endpoint = up(cli, "disagg", "--start", "overlapped", "--router-mode", "kv", *tier, engine=())
     before = hits(cli)
     assert chat(endpoint, MODEL, SEA, max_tokens=4) == first
     assert hits(cli) - before >= 512
+    known, rate = cli.units()["frontend"]["ports"]["http"], "dynamo_component_router_kv_hit_rate_sum"
+    before_again = counter(known, rate)
+    assert chat(endpoint, MODEL, SEA, max_tokens=4) == first
+    # Nearly the whole prompt, as the router sees it; more where decode is asked for its share too.
+    assert counter(known, rate) - before_again >= 0.8
 
     redis.kill()
     degraded = wait_for(lambda: said(cli, "degraded"))

@@ -102,7 +102,7 @@ def test_nvml_finds_each_worker_on_its_gpu_alone(up: Up) -> None:
 
 @pytest.mark.skipif(two_places() == "0,0", reason="needs two GPUs")
 def test_the_kv_cache_goes_over_nvlink_where_there_is_one(up: Up) -> None:
-    """What NVLink has carried, as the driver counts it, is at least what NIXL has transferred."""
+    """What NVLink has carried, as the driver counts it (in KiB), is what NIXL has transferred."""
     decode, prefill = visible()[:2]
     names = ("vllm:nixl_xfer_time_seconds_sum", "vllm:nixl_bytes_transferred_sum")
     for number in range(3):  # the connection, and the first transfers
@@ -123,7 +123,7 @@ def test_the_kv_cache_goes_over_nvlink_where_there_is_one(up: Up) -> None:
     print(f"NVLink, bytes sent by decode's GPU and by prefill's: {sent}")
     assert size > 100e6
     if None not in sent and "NV" in topology.stdout.splitlines()[1]:
-        assert sum(filter(None, sent)) >= size
+        assert sum(filter(None, sent)) >= 0.99 * size
 
 
 def test_decode_transfers_and_prefill_caches_in_the_engine(up: Up) -> None:

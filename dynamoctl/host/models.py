@@ -169,11 +169,24 @@ def _require_hub(model: str) -> None:
 
 
 def _hub_snapshot(model: str) -> Path | None:
-    """The newest snapshot of a hub model in the local cache that has a config.json."""
+    """The newest snapshot of a hub model in the local cache that has a config.json.
+
+    Raises:
+        PreflightError: the cache is there and cannot be read.
+    """
     home = Path(os.environ.get("HF_HOME") or "~/.cache/huggingface").expanduser()
     cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
     folder = cache / f"models--{model.replace('/', '--')}" / "snapshots"
-    found = sorted(folder.glob("*/config.json"), key=lambda file: file.stat().st_mtime)
+    try:
+        if not folder.is_dir():
+            return None
+        configs = [snapshot / "config.json" for snapshot in folder.iterdir()]
+        found = sorted((file for file in configs if file.is_file()), key=lambda file: file.stat().st_mtime)
+    except OSError as error:
+        raise PreflightError(
+            f"the cache of the hub's models, {cache}, cannot be read: {error.strerror}",
+            "make it readable for this user, or set HF_HOME to a folder that is",
+        ) from None
     return found[-1].parent if found else None
 
 

@@ -15,7 +15,8 @@ from dynamoctl.state import DeploymentState, Folder
 from dynamoctl.supervisor import process, removal
 
 _POLL_S = 0.2
-# A supervisor that stops its units one after another, each with its full grace, needs less.
+# A supervisor that stops its units one after another, each with its full grace, needs less, but for what
+# requests in flight get.
 _SUPERVISOR_PATIENCE_S = 180.0
 # It writes its first state when it has been imported.
 _FIRST_STATE_PATIENCE_S = 30.0
@@ -58,7 +59,7 @@ def down(name: str, on_state: Callable[[DeploymentState], None]) -> Down:
     listeners = ports.listeners(_ports(state)) if was_running else set()
     if state.supervisor is not None and state.supervisor_lives:
         process.send(state.supervisor, signal.SIGTERM)
-        deadline = time.monotonic() + _SUPERVISOR_PATIENCE_S
+        deadline = time.monotonic() + _SUPERVISOR_PATIENCE_S + _drain_s(folder)
         while is_running(state.supervisor):
             on_state(_latest(folder, state))
             if time.monotonic() > deadline:
@@ -104,6 +105,13 @@ def _start_id(folder: Folder) -> str:
         if mark and processes.works_in(pid, folder.path / "run"):
             return mark.partition("/")[0]
     return ""
+
+
+def _drain_s(folder: Folder) -> float:
+    """Seconds for requests in flight: first of the prefill workers, then of the others."""
+    with contextlib.suppress(DynamoctlError, KeyError, TypeError, ValueError):
+        return 2 * float((folder.read_plan() or {})["plan"]["drain_s"])
+    return 0.0
 
 
 def _about_to_start(folder: Folder) -> DeploymentState | None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
+from dynamoctl.errors import SpecError
 from dynamoctl.facts import HostFacts, ModelFacts
-from dynamoctl.planner import connectors, lmcache, memory, tiers
+from dynamoctl.planner import connectors, lmcache, memory, secrets, tiers
 from dynamoctl.planner.connectors import CacheMode, Connector, Device
 from dynamoctl.planner.plan import Gate, Unit
 from dynamoctl.planner.topology import Placement, Ports
@@ -158,6 +160,7 @@ def worker(
         events = ("--kv-events-config", _compact(_KV_EVENTS))
     own_arguments = {"decode": spec.decode_args, "prefill": spec.prefill_args}.get(place.role, ())
     user_arguments = (*spec.engine_args, *own_arguments)
+    _refuse_secrets(user_arguments)
     if device == "cpu":
         profile, profile_env = _cpu_profile(place, spec.tp)
     else:
@@ -187,6 +190,23 @@ def worker(
         after=after,
         gate=Gate("http", own_ports["system"], "/health"),
     )  # fmt: skip
+
+
+def _refuse_secrets(arguments: tuple[str, ...]) -> None:
+    """Every user of the machine can read a process's command line.
+
+    Raises:
+        SpecError: a token or password is given as an argument.
+    """
+    for word, after in pairwise((*arguments, "")):
+        name, equals, _ = word.partition("=")
+        has_value = bool(equals) or bool(after and not after.startswith("-"))
+        if name.startswith("--") and secrets.is_secret_name(name.replace("-", "_")) and has_value:
+            raise SpecError(
+                f"engine arguments: the value of {name} would be in the worker's command line, for everybody"
+                " to read",
+                "set it in the environment or in [env], as HF_TOKEN",
+            )
 
 
 def _mocker(

@@ -329,21 +329,24 @@ def elsewhere(home: Path, options: str) -> Iterator[Elsewhere]:
         one.holder.communicate()
 
 
-@pytest.mark.fault("the state folder cannot be written", "exit 3 and what to do; nothing is started")
-def test_a_home_that_cannot_be_written(cli: Cli, tmp_path: Path) -> None:
-    with elsewhere(tmp_path / "home", "ro") as one:
+@pytest.mark.parametrize(
+    ("options", "before", "says"),
+    [
+        pytest.param(
+            options, before, says, marks=pytest.mark.fault(fault, "exit 3 and what to do; nothing is started")
+        )
+        for options, before, says, fault in (
+            ("ro", "true", "DYNAMOCTL_HOME", "the state folder cannot be written"),
+            ("size=64k", 'cat /dev/zero > "$0/full"', "No space left", "the disk is full before a start"),
+        )
+    ],
+)
+def test_a_home_that_can_take_nothing(cli: Cli, tmp_path: Path, options: str, before: str, says: str) -> None:
+    with elsewhere(tmp_path / "home", options) as one:
+        one.shell(before)
         refused = one(*words("default"))
         assert refused.code == 3, refused.err
-        assert "DYNAMOCTL_HOME" in refused.err
-
-
-@pytest.mark.fault("the disk is full before a start", "exit 3 and what to do; nothing is started")
-def test_a_full_disk_before_a_start(cli: Cli, tmp_path: Path) -> None:
-    with elsewhere(tmp_path / "home", "size=64k") as one:
-        one.shell('cat /dev/zero > "$0/full"')
-        refused = one(*words("default"))
-        assert refused.code == 3, refused.err
-        assert "No space left" in refused.err
+        assert says in refused.err
 
 
 @pytest.mark.fault("the disk runs full while it serves", "goes on and restarts what dies; `down` removes all")

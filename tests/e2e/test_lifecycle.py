@@ -7,7 +7,10 @@ import os
 import signal
 import socket
 import sys
+import threading
+import urllib.request
 from collections.abc import Iterator
+from http.client import HTTPException
 from pathlib import Path
 
 import pytest
@@ -45,6 +48,61 @@ def test_a_worker_that_dies_is_restarted_and_the_deployment_is_ready_again(cli: 
     assert after["worker-0"]["pid"] != before["worker-0"]
     assert after["frontend"]["pid"] == before["frontend"]
     assert cli("down", "-n", "restart").code == 0
+
+
+class Stream(threading.Thread):
+    """A streamed chat: how many chunks came, the reason to finish, what broke it."""
+
+    def __init__(self, endpoint: str, model: str, max_tokens: int) -> None:
+        super().__init__(daemon=True)
+        self.endpoint, self.chunks, self.reason, self.error = endpoint, 0, "", ""
+        self.body = {
+            "model": model,
+            "messages": [{"role": "user", "content": "Hello"}],
+            "max_tokens": max_tokens,
+            "ignore_eos": True,
+            "stream": True,
+        }
+
+    def run(self) -> None:
+        url = f"{self.endpoint}/v1/chat/completions"
+        request = urllib.request.Request(
+            url, json.dumps(self.body).encode(), {"Content-Type": "application/json"}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=120) as answer:
+                for line in answer:
+                    if line.startswith(b"event: error"):
+                        self.error = "an error event"
+                    elif line.startswith(b"data: {"):
+                        choices = json.loads(line.removeprefix(b"data: ")).get("choices") or []
+                        self.chunks += len(choices)
+                        self.reason = next((c["finish_reason"] or "" for c in choices), self.reason)
+        except (OSError, HTTPException) as error:
+            self.error = type(error).__name__
+
+
+@pytest.mark.fault("`down` while a request is in flight", "it gets `--drain` seconds, then an error")
+@pytest.mark.parametrize(("drain", "max_tokens", "ends"), [(60, 40, True), (1, 2000, False)])
+def test_a_request_in_flight_gets_its_time_and_then_an_error(
+    cli: Cli, drain: int, max_tokens: int, ends: bool
+) -> None:
+    # 0.1 s for a token, or little more: the short answer takes some seconds, the long one some minutes.
+    assert up(cli, "drain", "--drain", str(drain), "--", "--speedup-ratio", "0.1").code == 0
+    body = cli.status("drain")
+    stream = Stream(body["endpoint"], body["model"], max_tokens)
+    stream.start()
+    wait_for(lambda: stream.chunks > 1, 60)
+    assert stream.chunks < max_tokens / 2
+    assert cli("down", "-n", "drain").code == 0
+    stream.join(30)
+    assert not stream.is_alive()
+    print(stream.chunks, stream.reason, stream.error)
+    if ends:
+        assert (stream.reason, stream.error) == ("length", "")
+    else:
+        assert stream.chunks < max_tokens
+        assert stream.error
 
 
 @pytest.mark.fault(

@@ -49,37 +49,32 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
     one.kill()
 
 
-def test_a_disk_keeps_what_was_computed_over_a_down_and_an_up(cli: Cli, tmp_path: Path) -> None:
-    tier = ("--lmcache-disk", str(tmp_path / "kv"), "--lmcache-disk-gb", "1GiB")
-    endpoint = up(cli, "agg", *tier)
+def test_what_was_computed_once_comes_back_from_the_disk_and_from_redis(
+    cli: Cli, redis: Redis, tmp_path: Path
+) -> None:
+    """The first deployment keeps it in both. After `down`, one with the disk alone finds it there, and then
+    the prefill worker of one with Redis alone.
+
+    And Redis may die and come back: requests go on, `status` says so. The last deployment's router hears by
+    KV events what its workers' own caches hold.
+    """
+    disk = ("--lmcache-disk", str(tmp_path / "kv"), "--lmcache-disk-gb", "1GiB")
+    remote = ("--lmcache-remote", redis.url)
+    endpoint = up(cli, "agg", *disk, *remote)
     before = hits(cli)
     first = chat(endpoint, MODEL, SEA, max_tokens=4)
     assert hits(cli) == before
     wait_for(lambda: len(list((tmp_path / "kv").iterdir())) > CHUNKS)
+    wait_for(lambda: redis.keys() > CHUNKS)
     down(cli)
-    endpoint = up(cli, "agg", *tier)
+
+    endpoint = up(cli, "agg", *disk)
     before = hits(cli)
     assert chat(endpoint, MODEL, SEA, max_tokens=4) == first
     assert hits(cli) - before >= 512
     down(cli)
 
-
-def test_what_an_aggregated_worker_computed_hits_on_a_prefill_worker_by_way_of_redis(
-    cli: Cli, redis: Redis
-) -> None:
-    """And Redis may die and come back: requests go on, `status` says so.
-
-    The second deployment's router hears by KV events what its workers' own caches hold.
-    """
-    tier = ("--lmcache-remote", redis.url)
-    endpoint = up(cli, "agg", *tier)
-    before = hits(cli)
-    first = chat(endpoint, MODEL, SEA, max_tokens=4)
-    assert hits(cli) == before
-    wait_for(lambda: redis.keys() > CHUNKS)
-    down(cli)
-
-    endpoint = up(cli, "disagg", "--start", "overlapped", "--router-mode", "kv", *tier, engine=())
+    endpoint = up(cli, "disagg", "--start", "overlapped", "--router-mode", "kv", *remote, engine=())
     before = hits(cli)
     assert chat(endpoint, MODEL, SEA, max_tokens=4) == first
     assert hits(cli) - before >= 512

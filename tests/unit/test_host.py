@@ -7,6 +7,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from dynamoctl.errors import PreflightError
 from dynamoctl.host import facts, models, processes
 
 MIB = 1024 * 1024
@@ -90,6 +91,22 @@ def test_the_hubs_links_are_followed_and_a_part_that_is_not_fetched_does_not_cou
     (snapshot / "1.safetensors").symlink_to(folder / "blobs" / "fetched")
     (snapshot / "2.safetensors").symlink_to(folder / "blobs" / "missing")
     assert models.locate("Qwen/Qwen3-0.6B").weights_gib == 1.0
+
+
+def test_a_cache_of_the_hubs_models_that_cannot_be_read_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As another user's. Root may read all, so that it cannot be brought about in earnest here."""
+    (tmp_path / "models--Qwen--Qwen3-0.6B" / "snapshots").mkdir(parents=True)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(PreflightError, match=r"cannot be read: Permission denied") as caught:
+        models.locate("Qwen/Qwen3-0.6B")
+    assert "HF_HOME" in caught.value.hint
 
 
 def test_the_built_in_models_size_is_known_before_it_is_made(

@@ -189,7 +189,8 @@ def reliability() -> str:
     beside = [
         (
             fault,
-            "yes" if row["serves"] else "no",
+            # A start that is broken off is not meant to serve.
+            "-" if fault.startswith("Ctrl-C") else "yes" if row["serves"] else "no",
             str(row["orphans"]),
             f"{row['bytes']:,}",
             ours[fault]["does"],

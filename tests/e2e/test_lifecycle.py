@@ -72,10 +72,10 @@ class Stream(threading.Thread):
         try:
             with urllib.request.urlopen(request, timeout=120) as answer:
                 for line in answer:
-                    if line.startswith(b"event: error"):
-                        self.error = "an error event"
-                    elif line.startswith(b"data: {"):
-                        choices = json.loads(line.removeprefix(b"data: ")).get("choices") or []
+                    if line.startswith(b"data: {"):
+                        event = json.loads(line.removeprefix(b"data: "))
+                        choices = event.get("choices") or []
+                        self.error = event.get("error", {}).get("message", self.error)
                         self.chunks += len(choices)
                         self.reason = next((c["finish_reason"] or "" for c in choices), self.reason)
         except (OSError, HTTPException) as error:

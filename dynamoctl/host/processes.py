@@ -8,6 +8,7 @@ ticks since boot, and the boot it belongs to (proc(5): /proc/PID/stat field 22,
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -166,13 +167,17 @@ def is_resource_tracker(pid: int) -> bool:
 
 
 def files_of(pids: Iterable[int]) -> set[str]:
-    """The files that outlive these processes if they are killed: shared memory and sockets.
+    """The files that outlive these processes if they are killed: shared memory, sockets, metrics.
 
-    Files under /dev/shm that they have mapped, and the paths of Unix sockets that they have bound.
+    Files under /dev/shm that they have mapped, the paths of Unix sockets that they have bound, and the
+    temporary folder that a worker of Dynamo's makes for its metrics and hands on to its engine's processes.
     """
     paths: set[str] = set()
     bound = _bound_sockets()
     for pid in pids:
+        metrics = Path(environment_of(pid, "PROMETHEUS_MULTIPROC_DIR") or "/")
+        if metrics.parent == Path(tempfile.gettempdir()):
+            paths.add(str(metrics))
         try:
             maps = Path(f"/proc/{pid}/maps").read_text(encoding="utf-8", errors="replace")
         except OSError:

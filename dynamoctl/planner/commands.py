@@ -61,6 +61,8 @@ def common_environment(spec: DeploymentSpec, model: ModelFacts, store: str) -> d
         "PYTHONUNBUFFERED": "1",
         # vLLM's process titles would wipe /proc/PID/environ, by which leftovers are known.
         "SPT_NOENV": "1",
+        # Dynamo would write SGLang's logging configuration to a temporary file at every start, and leave it.
+        "DYN_SKIP_SGLANG_LOG_FORMATTING": "1",
         "LMCACHE_TRACK_USAGE": "false",
         "LMCACHE_DISABLE_BANNER": "1",
         **spec.env,

@@ -158,10 +158,12 @@ def shared_memory() -> set[str]:
 
 
 def outside() -> set[str]:
-    """What engines leave outside a deployment's folder when they are killed: shared memory, sockets."""
+    """What units leave outside a deployment's folder: shared memory, sockets, temporary files, metrics."""
     temporary = Path(tempfile.gettempdir())
-    sockets = {str(path) for path in temporary.iterdir() if path.is_socket()}
-    return sockets | {f"/dev/shm/{name}" for name in shared_memory()}
+    found = {str(path) for path in temporary.iterdir() if path.is_socket()}
+    found |= {str(path) for path in temporary.glob("tmp*") if path.is_file()}
+    found |= {str(path) for path in temporary.glob("vllm_prometheus_*")}
+    return found | {f"/dev/shm/{name}" for name in shared_memory()}
 
 
 def bytes_left(home: Path, before: set[str]) -> int:

@@ -6,13 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from dynamoctl.host.processes import MARK, identify, is_resource_tracker, members
+from dynamoctl.host.processes import MARK, files_of, identify, is_resource_tracker, members
 from dynamoctl.supervisor import removal
 
 SHARED = Path("/dev/shm")
@@ -71,3 +72,26 @@ def test_a_tracker_that_does_not_end_is_killed_too(
     assert removal.kill_members(mark, identify(process.pid), set()) == []
     assert time.monotonic() - began >= 0.2
     assert members(mark) == []
+
+
+def test_the_folder_for_metrics_of_a_killed_worker_goes_but_not_one_that_is_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker makes it, and its engine's processes have it in their environment."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    folder = tmp_path / "vllm_prometheus_abc"
+    folder.mkdir()
+    (folder / "counter.db").write_text("1")
+    variable = "PROMETHEUS_MULTIPROC_DIR"
+    engine = subprocess.Popen(["sleep", "600"], env={**os.environ, variable: str(folder)})
+    foreign = subprocess.Popen(["sleep", "600"], env={**os.environ, variable: "/var/of-the-users-own"})
+    try:
+        found = files_of([engine.pid, foreign.pid])
+        assert found == {str(folder)}
+        assert removal.remove_files(found) == [str(folder)]
+    finally:
+        for one in (engine, foreign):
+            one.kill()
+            one.wait()
+    assert removal.remove_files(found) == []
+    assert not folder.exists()

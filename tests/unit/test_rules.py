@@ -105,6 +105,10 @@ def test_process_titles_must_not_wipe_the_environment_by_which_leftovers_are_kno
     assert values(shape, "SPT_NOENV") == {"1"}
 
 
+def test_dynamo_leaves_no_temporary_file_of_sglangs_behind(shape: DeploymentPlan) -> None:
+    assert values(shape, "DYN_SKIP_SGLANG_LOG_FORMATTING") == {"1"}
+
+
 def test_usage_reports_are_off_and_only_the_exact_word_false_turns_them_off(
     shape: DeploymentPlan,
 ) -> None:

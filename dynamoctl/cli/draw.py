@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from dynamoctl.cli.output import console
-from dynamoctl.words import duration
+from dynamoctl.words import count, duration
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from dynamoctl.operations.examine import Looked
     from dynamoctl.planner.plan import DeploymentPlan
     from dynamoctl.state import DeploymentState
 
@@ -27,6 +29,8 @@ _STYLE = {
     "unsupervised": "bold red",
     "stopped": "dim",
     "pending": "dim",
+    "warning": "yellow",
+    "error": "bold red",
 }
 
 
@@ -38,14 +42,14 @@ _WIDE = 240
 class _Display:
     """Live on a terminal, plain lines elsewhere, nothing where `quiet`."""
 
-    def __init__(self, quiet: bool) -> None:
+    def __init__(self, quiet: bool, transient: bool = False) -> None:
         from rich.live import Live
 
         self.console = console()
         self.quiet = quiet
         self.live: Live | None = None
         if not quiet and self.console.is_terminal:
-            self.live = Live(console=self.console, refresh_per_second=8, transient=False)
+            self.live = Live(console=self.console, refresh_per_second=8, transient=transient)
 
     def __enter__(self) -> Any:
         if self.live is not None:
@@ -209,6 +213,48 @@ def draw_status(body: dict[str, Any]) -> None:
 
 def _gib(mib: int | None) -> str:
     return f"{mib / 1024:.1f} GiB" if mib is not None else "-"
+
+
+class Looking(_Display):
+    """What `doctor` looks at while it does; nothing of it stays."""
+
+    def __init__(self, quiet: bool) -> None:
+        super().__init__(quiet, transient=True)
+
+    def check(self, name: str) -> None:
+        """It looks at this next."""
+        if self.live is not None:
+            from rich.spinner import Spinner
+
+            self.live.update(Spinner("dots", f" looking at: {name}", style="yellow"))
+
+
+def draw_findings(found: Sequence[Looked]) -> None:
+    """What `doctor` has found, to stdout: a line for each, and why it matters and the mend below."""
+    from rich.console import Console
+    from rich.text import Text
+
+    out = Console(highlight=False, soft_wrap=True)
+    wide = max(len(one.check) for one in found)
+    indent = " " * (9 + wide + 2)
+    for one in found:
+        level = one.finding.level
+        out.print(
+            Text.assemble(
+                (f"{level:<9}", _STYLE[level]), (f"{one.check:<{wide}}  ", "bold"), one.finding.what
+            )
+        )
+        if one.finding.why:
+            out.print(Text(f"{indent}why: {one.finding.why}"))
+        for line in one.finding.mend.splitlines():
+            out.print(Text(f"{indent}do:  {line}"))
+    counts = [sum(one.finding.level == level for one in found) for level in ("error", "warning")]
+    out.print()
+    if counts[0]:
+        out.print(Text(f"`up` would refuse: {count(counts[0], 'error')}", style="bold red"))
+    else:
+        also = f", with {count(counts[1], 'warning')}" if counts[1] else ""
+        out.print(Text(f"`up` would start here{also}", style="green"))
 
 
 class LogPrinter:

@@ -3,176 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from dynamoctl.cli.options import Json
-from dynamoctl.errors import SpecError
-
-_ENGINE = "Engine"
-_CACHE = "LMCache"
-_PLACE = "Workers"
+from dynamoctl.cli.plan_flags import Flags, takes_plan
 
 
+@takes_plan
 def command(
-    mode: Annotated[
-        Literal["agg", "disagg"] | None,
-        typer.Argument(help="agg: prefill and decode in one worker; disagg: in workers of their own."),
-    ] = None,
-    engine_args: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[-- VLLM ARGUMENTS]", help="Handed to every vLLM worker untouched."),
-    ] = None,
-    name: Annotated[
-        str | None, typer.Option("--name", "-n", help="The deployment's name.", show_default="default")
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            "-m",
-            help="A folder, a hub id, or smollm2-135m-instruct, which is built in.",
-            show_default="Qwen/Qwen3-0.6B on GPUs, smollm2-135m-instruct on a CPU",
-        ),
-    ] = None,
-    served_model_name: Annotated[
-        str | None, typer.Option(help="The name that clients use.", show_default="the model's own")
-    ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            "--config", "-c", help="A TOML file; flags win over it.", show_default="./dynamoctl.toml if there"
-        ),
-    ] = None,
-    gpus: Annotated[
-        str | None,
-        typer.Option(
-            "--gpus",
-            "-g",
-            help="Indices or UUIDs, as in 0,1; one named twice is shared.",
-            rich_help_panel=_PLACE,
-        ),
-    ] = None,
-    device: Annotated[
-        Literal["auto", "cuda", "cpu"] | None,
-        typer.Option(help="Where workers run.", show_default="GPUs if there", rich_help_panel=_PLACE),
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(help="Replicas (agg).", show_default="1", rich_help_panel=_PLACE)
-    ] = None,
-    decode: Annotated[
-        int | None, typer.Option(help="Decode replicas (disagg).", show_default="1", rich_help_panel=_PLACE)
-    ] = None,
-    prefill: Annotated[
-        int | None, typer.Option(help="Prefill replicas (disagg).", show_default="1", rich_help_panel=_PLACE)
-    ] = None,
-    tp: Annotated[
-        int | None,
-        typer.Option(
-            "--tp", help="Tensor parallelism: GPUs of one worker.", show_default="1", rich_help_panel=_PLACE
-        ),
-    ] = None,
-    start: Annotated[
-        Literal["ordered", "overlapped"] | None,
-        typer.Option(
-            help="Start prefill when decode is ready, or all together.",
-            show_default="ordered",
-            rich_help_panel=_PLACE,
-        ),
-    ] = None,
-    lmcache: Annotated[
-        bool | None,
-        typer.Option(
-            "--lmcache/--no-lmcache",
-            help="Keep and reuse the KV cache.",
-            show_default="on",
-            rich_help_panel=_CACHE,
-        ),
-    ] = None,
-    lmcache_mode: Annotated[
-        Literal["auto", "inproc", "mp"] | None,
-        typer.Option(
-            help="In the engine, or a server beside it.",
-            show_default="inproc on GPUs, mp on a CPU",
-            rich_help_panel=_CACHE,
-        ),
-    ] = None,
-    lmcache_chunk_size: Annotated[
-        int | None, typer.Option(help="Tokens per chunk.", show_default="256", rich_help_panel=_CACHE)
-    ] = None,
-    lmcache_cpu_gb: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SIZE",
-            help="CPU memory, per rank (mp: per host): 20 (GiB), 20GiB, 20GB, or auto.",
-            show_default="20, on a CPU 1; in all at most half of what is free",
-            rich_help_panel=_CACHE,
-        ),
-    ] = None,
-    lmcache_disk: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FOLDER", help="Keep it on a local disk too.", show_default="none", rich_help_panel=_CACHE
-        ),
-    ] = None,
-    lmcache_disk_gb: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SIZE",
-            help="What it may take there, per rank (mp: per host).",
-            show_default="none",
-            rich_help_panel=_CACHE,
-        ),
-    ] = None,
-    lmcache_remote: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URL",
-            help="Keep it in a store that others share, as in redis://host:6379.",
-            show_default="none",
-            rich_help_panel=_CACHE,
-        ),
-    ] = None,
-    lmcache_gds: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Keep it on a disk that GPUs reach directly (GPUDirect Storage).",
-            show_default="none",
-            rich_help_panel=_CACHE,
-        ),
-    ] = None,
-    engine: Annotated[
-        Literal["vllm", "mocker"] | None,
-        typer.Option(
-            help="mocker: Dynamo's own, no weights, made-up text.",
-            show_default="vllm",
-            rich_help_panel=_ENGINE,
-        ),
-    ] = None,
-    router_mode: Annotated[
-        str | None,
-        typer.Option(
-            help="How the frontend picks a worker.", show_default="round-robin", rich_help_panel=_ENGINE
-        ),
-    ] = None,
-    host: Annotated[
-        str | None, typer.Option(help="Where the frontend listens.", show_default="127.0.0.1")
-    ] = None,
-    port: Annotated[
-        int | None, typer.Option("--port", "-p", help="Its HTTP port.", show_default="8000")
-    ] = None,
-    timeout: Annotated[
-        float | None, typer.Option(help="Seconds until it must be ready.", show_default="1800")
-    ] = None,
-    drain: Annotated[
-        float | None,
-        typer.Option(
-            help="Seconds that requests in flight get when it is taken down, then an error.",
-            show_default="5",
-        ),
-    ] = None,
+    flags: Flags,
+    config: Path | None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and start nothing.")] = False,
     keep: Annotated[bool, typer.Option("--keep", help="If it fails, leave what was started.")] = False,
     json: Json = False,
@@ -182,37 +24,6 @@ def command(
     It lives on after this terminal closes. Environment that is read: ENABLE_LMCACHE, LMCACHE_*,
     CUDA_VISIBLE_DEVICES, HF_*.
     """
-    if engine_args and not engine_args[0].startswith("-"):
-        raise SpecError(f"unexpected argument '{engine_args[0]}'", "arguments for vLLM go last, after --")
-    flags: dict[str, Any] = {
-        "name": name,
-        "mode": mode,
-        "model": model,
-        "served_model_name": served_model_name,
-        "gpus": gpus,
-        "device": device,
-        "workers": workers,
-        "decode": decode,
-        "prefill": prefill,
-        "tp": tp,
-        "start": start,
-        "lmcache.enabled": lmcache,
-        "lmcache.mode": lmcache_mode,
-        "lmcache.chunk_size": lmcache_chunk_size,
-        "lmcache.cpu_gb": lmcache_cpu_gb,
-        "lmcache.disk": lmcache_disk,
-        "lmcache.disk_gb": lmcache_disk_gb,
-        "lmcache.remote": lmcache_remote,
-        "lmcache.gds": lmcache_gds,
-        "engine": engine,
-        "router_mode": router_mode,
-        "host": host,
-        "port": port,
-        "timeout_s": timeout,
-        "drain_s": drain,
-        "engine_args": tuple(engine_args) if engine_args else None,
-    }
-
     from dynamoctl.operations.planning import plan_for_here
 
     planned = plan_for_here(flags, config)

@@ -86,3 +86,11 @@ def memory_used() -> dict[int, int]:
             index: _memory(nvml, nvml.nvmlDeviceGetHandleByIndex(index)).used // _MIB
             for index in range(nvml.nvmlDeviceGetCount())
         }
+
+
+def driver() -> tuple[str, int | None]:
+    """The driver's version, and CUDA's (13000 for 13.0); empty and None without one."""
+    with session() as nvml:
+        if nvml is None:
+            return "", None
+        return _text(nvml.nvmlSystemGetDriverVersion()), int(nvml.nvmlSystemGetCudaDriverVersion_v2())

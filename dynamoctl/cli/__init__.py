@@ -64,7 +64,9 @@ def run(argv: list[str]) -> int:
     except DynamoctlError as error:
         return output.fail(command, error, as_json)
     except typer.TyperException as error:
-        known = [name for name in ("up", "doctor", "status", "logs", "down", "cache") if name == command]
+        known = [
+            one.name for one in (*app.registered_commands, *app.registered_groups) if one.name == command
+        ]
         usage = SpecError(
             error.format_message().rstrip("."), f"see: {' '.join(['dynamoctl', *known])} --help"
         )

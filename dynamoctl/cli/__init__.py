@@ -64,12 +64,9 @@ def run(argv: list[str]) -> int:
     except DynamoctlError as error:
         return output.fail(command, error, as_json)
     except typer.TyperException as error:
-        known = [
-            one.name for one in (*app.registered_commands, *app.registered_groups) if one.name == command
-        ]
-        usage = SpecError(
-            error.format_message().rstrip("."), f"see: {' '.join(['dynamoctl', *known])} --help"
-        )
+        known = {one.name for one in app.registered_commands} | {one.name for one in app.registered_groups}
+        asked = ["dynamoctl", command] if command in known else ["dynamoctl"]
+        usage = SpecError(error.format_message().rstrip("."), f"see: {' '.join(asked)} --help")
         return output.fail(command, usage, as_json)
     except (KeyboardInterrupt, typer.Abort):
         code = 128 + received[-1] if received else 130

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from functools import wraps
 from inspect import Signature, signature
@@ -155,6 +156,24 @@ def _flags(
             rich_help_panel=_ENGINE,
         ),
     ] = None,
+    decode_args: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ARGUMENTS",
+            help="More for decode workers alone, in one word: '--max-num-seqs 64'.",
+            show_default="none",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = None,
+    prefill_args: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ARGUMENTS",
+            help="More for prefill workers alone.",
+            show_default="none",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = None,
     router_mode: Annotated[
         str | None,
         typer.Option(
@@ -208,8 +227,20 @@ def _flags(
         "timeout_s": timeout,
         "drain_s": drain,
         "engine_args": tuple(engine_args) if engine_args else None,
+        "decode_args": _words("--decode-args", decode_args),
+        "prefill_args": _words("--prefill-args", prefill_args),
         "config": config,
     }
+
+
+def _words(flag: str, given: str | None) -> tuple[str, ...] | None:
+    """A flag's arguments, split as a shell does."""
+    if given is None:
+        return None
+    try:
+        return tuple(shlex.split(given))
+    except ValueError as error:
+        raise SpecError(f"{flag}: {str(error).lower()}", "quote it as for a shell") from None
 
 
 def takes_plan(command: Callable[..., None]) -> Callable[..., None]:

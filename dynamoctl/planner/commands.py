@@ -21,6 +21,19 @@ _ENGINE_PORTS = 4
 # the worker's own working folder, where nobody else may go.
 _KV_EVENTS = {"enable_kv_cache_events": True, "publisher": "zmq", "endpoint": "ipc://kv-events"}
 
+# Arguments of the engine that the planner decides, and how to say what is wanted: ports, GPUs, memory and
+# the names under which workers find each other follow from them.
+_OWNED = {
+    "--model": "name it before the --, as in: dynamoctl up agg --model NAME",
+    "--served-model-name": "give --served-model-name before the --",
+    "--tensor-parallel-size": "give --tp before the --",
+    "-tp": "give --tp before the --",
+    "--disaggregation-mode": "`up agg` and `up disagg` give each worker its own",
+    "--kv-transfer-config": "it follows from the mode and from --lmcache-mode or --no-lmcache",
+    "--kv-events-config": "--router-mode kv, before the --, turns KV events on",
+    "--connector": "Dynamo no longer takes it; it follows from the mode and from LMCache's flags",
+}
+
 # Taken out of every unit's environment, each for its reason:
 UNSET = (
     "DYN_CONNECTOR",  # an error for dynamo.vllm if it is set at all
@@ -162,7 +175,7 @@ def worker(
         events = ("--kv-events-config", _compact(_KV_EVENTS))
     own_arguments = {"decode": spec.decode_args, "prefill": spec.prefill_args}.get(place.role, ())
     user_arguments = (*spec.engine_args, *own_arguments)
-    _refuse_secrets(user_arguments)
+    _check_arguments(user_arguments)
     if device == "cpu":
         profile, profile_env = _cpu_profile(place, spec.tp)
     else:
@@ -194,14 +207,16 @@ def worker(
     )  # fmt: skip
 
 
-def _refuse_secrets(arguments: tuple[str, ...]) -> None:
-    """Every user of the machine can read a process's command line.
+def _check_arguments(arguments: tuple[str, ...]) -> None:
+    """The user's own arguments win over the planner's, but for those on which the rest of the plan stands.
 
     Raises:
-        SpecError: a token or password is given as an argument.
+        SpecError: a token or password is among them, which every user of the machine could read; or what the
+            planner decides.
     """
     for word, after in pairwise((*arguments, "")):
         name, equals, _ = word.partition("=")
+        name = name.replace("_", "-")
         has_value = bool(equals) or bool(after and not after.startswith("-"))
         if name.startswith("--") and secrets.is_secret_name(name.replace("-", "_")) and has_value:
             raise SpecError(
@@ -209,6 +224,8 @@ def _refuse_secrets(arguments: tuple[str, ...]) -> None:
                 " to read",
                 "set it in the environment or in [env], as HF_TOKEN",
             )
+        if name in _OWNED:
+            raise SpecError(f"engine arguments: {name} is decided by the plan", _OWNED[name])
 
 
 def _mocker(

@@ -60,6 +60,16 @@ def test_enable_lmcache_0_equals_no_lmcache(
     assert plan_of(capsys, "agg", *device)["text"] == by_flag["text"]
 
 
+def test_each_role_may_have_arguments_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--gpus", "0,1", "--decode-args", "--max-num-seqs 64", "--prefill-args=--max-num-seqs '8'")
+    units = {unit["name"]: unit for unit in plan_of(capsys, "disagg", *words)["units"]}
+    assert units["decode-0"]["argv"][-2:] == ["--max-num-seqs", "64"]
+    assert units["prefill-0"]["argv"][-2:] == ["--max-num-seqs", "8"]
+    assert run(["up", "agg", "--dry-run", "--decode-args", "--seed 2"]) == 2
+    assert run(["up", "disagg", "--dry-run", "--decode-args", "--seed '2"]) == 2
+    assert "--decode-args: no closing quotation" in capsys.readouterr().err
+
+
 def test_a_plan_for_named_gpus_needs_no_gpu(capsys: pytest.CaptureFixture[str]) -> None:
     body = plan_of(capsys, "disagg", "--gpus", "6,7")
     gpus = {unit["name"]: unit["gpus"] for unit in body["units"]}

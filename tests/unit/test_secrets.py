@@ -32,6 +32,8 @@ def test_a_secret_in_the_engines_arguments_is_refused_and_not_repeated(arguments
     assert "hunter2" not in f"{caught.value} {caught.value.hint}"
 
 
-@pytest.mark.parametrize("arguments", [("--hf-token",), ("--max-num-batched-tokens", "512")])
+@pytest.mark.parametrize(
+    "arguments", [("--hf-token",), ("--max-num-batched-tokens", "512"), ("--max-model-len=2048",)]
+)
 def test_arguments_without_a_secret_are_passed_on(arguments: tuple[str, ...]) -> None:
     assert plan(1, engine_args=arguments).unit("worker-0").argv[-len(arguments) :] == arguments

@@ -27,6 +27,7 @@ from dynamoctl import cli, errors, lmcache_keys, spec
 from dynamoctl.cli import doctor, down, logs, up
 from dynamoctl.host.processes import identify
 from dynamoctl.observe import Memory, Snapshot
+from dynamoctl.operations.chat import Reply
 from dynamoctl.operations.status import _body
 from dynamoctl.planner.plan import DeploymentPlan, Gate, Role, Unit
 from dynamoctl.state import DeploymentState, UnitState
@@ -108,6 +109,16 @@ DOCTOR_WORDS = {
     "what": "what was found",
     "why": "what would go wrong; may be empty",
     "mend": "what to do; empty where all is right",
+}
+CHAT_WORDS = {
+    "name": "the deployment",
+    "model": "the model that answered",
+    "text": "the answer",
+    "prompt_tokens": "tokens of the question and of all before it",
+    "completion_tokens": "tokens of the answer",
+    "ttft_s": "seconds to its first piece",
+    "seconds": "seconds to its end",
+    "finish_reason": "`stop`, or `length` where `--max-tokens` cut it off",
 }
 LOG_WORDS = {"unit": "who wrote the line", "line": "the line"}
 PLAN_WORDS = {
@@ -435,6 +446,9 @@ def json_forms() -> str:
             "Schema `dynamoctl/doctor/v1`: `name`, `mode`, `device` and `model` of the plan, and `findings`,"
             " a list of these. Where `up` would refuse, there is an `error` beside them, the first.\n",
             _key_table(_keys_of_literal(doctor, "check"), DOCTOR_WORDS),
+            "### `chat --json`\n",
+            "Schema `dynamoctl/chat/v1`.\n",
+            _key_table(["name", "model", *(one.name for one in dataclasses.fields(Reply))], CHAT_WORDS),
             "### `logs --json`\n",
             "Schema `dynamoctl/logs/v1`: `name`, and `lines`, a list of:\n",
             _key_table(_keys_of_literal(logs, "line"), LOG_WORDS),

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from dynamoctl.cli import cache, doctor, down, logs, output, status, up
+from dynamoctl.cli import cache, chat, doctor, down, logs, output, status, up
 from dynamoctl.errors import DynamoctlError, SpecError
 
 app = typer.Typer(
@@ -40,6 +40,7 @@ def _root(
 app.command("up", no_args_is_help=True)(up.command)
 app.command("doctor")(doctor.command)
 app.command("status")(status.command)
+app.command("chat")(chat.command)
 app.command("logs")(logs.command)
 app.command("down")(down.command)
 app.add_typer(cache.app, name="cache")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import shlex
 import signal
 import socket
@@ -70,6 +71,58 @@ def test_the_curl_line_that_up_prints_gets_the_right_answer(up: Up) -> None:
     done = subprocess.run(shlex.split(line), capture_output=True, text=True, timeout=120, check=True)
     answer = json.loads(done.stdout)["choices"][0]["message"]["content"]
     assert "Paris" in answer
+
+
+def test_chat_asks_one_question(up: Up) -> None:
+    words = ("chat", "What is the capital of France?", "--temperature", "0", "--max-tokens", "32")
+    said = up.cli(*words)
+    assert said.code == 0, said.err
+    assert "Paris" in said.out
+    body = up.cli(*words, "--json").json
+    assert (body["schema"], body["model"]) == ("dynamoctl/chat/v1", MODEL)
+    assert body["text"] == said.out.removesuffix("\n")
+    assert 0 < body["ttft_s"] < body["seconds"]
+    assert 0 < body["completion_tokens"] <= 32
+    assert body["finish_reason"] in ("stop", "length")
+    assert up.cli("chat").code == 2  # nothing comes from a pipe that is empty
+
+
+def test_chat_goes_on_in_a_terminal(up: Up) -> None:
+    """And knows what was said before."""
+    leader, follower = os.openpty()
+    talking = subprocess.Popen(
+        [sys.executable, "-m", "dynamoctl", "chat", "--temperature", "0", "--max-tokens", "24"],
+        env=up.cli.env(TERM="dumb"),
+        stdin=follower,
+        stdout=follower,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    os.close(follower)
+    said = ""
+
+    def hears(what: str) -> bool:
+        nonlocal said
+        while select.select([leader], [], [], 0)[0]:
+            said += os.read(leader, 4096).decode()
+        return what in said
+
+    try:
+        for question in ("What is the capital of France?", "Say it again."):
+            wait_for(lambda: hears("> "))
+            said = ""
+            os.write(leader, f"{question}\n".encode())
+            wait_for(lambda: hears("Paris"))
+        wait_for(lambda: hears("> "))
+        os.write(leader, b"\n")
+        _, err = talking.communicate(timeout=60)
+    finally:
+        talking.kill()
+        os.close(leader)
+    assert talking.returncode == 0
+    assert f"{MODEL} at {up.endpoint}" in err
+    assert err.count("tokens in") == 2
 
 
 def test_status_says_ready(up: Up) -> None:

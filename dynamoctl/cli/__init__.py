@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from typing import Annotated
@@ -49,9 +50,15 @@ app.add_typer(cache.app, name="cache")
 def run(argv: list[str]) -> int:
     """Run one command line; every failure becomes a message and its exit code."""
     received: list[int] = []
+    on_terminal = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
 
     def interrupt(number: int, _frame: object) -> None:
         received.append(number)
+        if number == signal.SIGHUP:
+            # The terminal has gone: what is written to it from now on, on the way out too, would fail.
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            for descriptor in on_terminal:
+                os.dup2(nowhere, descriptor)
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)

@@ -301,12 +301,23 @@ def _until(process: subprocess.Popen[str], words: str) -> str:
     return ""
 
 
-@pytest.mark.fault("SIGKILL to vLLM's EngineCore", "restarts the worker; ready again")
-def test_an_engine_core_that_is_killed_comes_back_with_its_worker(up: Up) -> None:
+@pytest.mark.parametrize(
+    ("title", "restarts"),
+    [
+        pytest.param(title, restarts, marks=pytest.mark.fault(what, "restarts the worker; ready again"))
+        for title, restarts, what in (
+            ("EngineCore", 1, "SIGKILL to vLLM's EngineCore"),
+            ("VLLM::Worker", 2, "SIGKILL to an engine worker of vLLM's"),
+        )
+    ],
+)
+def test_a_process_of_the_engines_that_is_killed_comes_back_with_its_worker(
+    up: Up, title: str, restarts: int
+) -> None:
     before = {unit["name"]: unit["pid"] for unit in up.cli.status()["units"]}
-    (engine,) = [pid for pid, line in up.cli.ours().items() if "EngineCore" in line]
+    (engine,) = [pid for pid, line in up.cli.ours().items() if title in line]
     os.kill(engine, signal.SIGKILL)
-    wait_for(lambda: up.cli.status()["units"][-1]["restarts"] == 1)
+    wait_for(lambda: up.cli.status()["units"][-1]["restarts"] == restarts)
     wait_for(lambda: up.cli.status()["state"] == "ready")
     assert "Paris" in chat(up.endpoint, MODEL, "What is the capital of France?")
     after = {unit["name"]: unit["pid"] for unit in up.cli.status()["units"]}
@@ -354,21 +365,45 @@ def test_a_model_whose_config_is_broken_fails_at_once_with_its_last_lines(cli: C
     assert {unit["name"]: unit["state"] for unit in body["units"]}["worker-0"] == "failed"
 
 
+# vLLM's compilation, which dynamoctl turns off on a CPU, and which takes a minute and more there.
+COMPILING = """
+[env]
+TORCHDYNAMO_DISABLE = "0"
+VLLM_CACHE_ROOT = "{folder}/vllm"
+TORCHINDUCTOR_CACHE_DIR = "{folder}/inductor"
+"""
+
+
 @pytest.mark.parametrize(
-    ("number", "phases"),
+    ("number", "phases", "engine"),
     [
-        pytest.param(number, phases, marks=pytest.mark.fault(what, f"takes it down; exit {128 + number}"))
-        for number, phases, what in (
-            (signal.SIGINT, ("starting the engine", "loading weights"), "Ctrl-C to `up` while vLLM loads"),
-            (signal.SIGTERM, ("warming up",), "SIGTERM to `up` while vLLM warms up"),
+        pytest.param(
+            number, phases, engine, marks=pytest.mark.fault(what, f"takes it down; exit {128 + number}")
+        )
+        for number, phases, engine, what in (
+            (
+                signal.SIGINT,
+                ("starting the engine", "loading weights"),
+                (),
+                "Ctrl-C to `up` while vLLM loads",
+            ),
+            (
+                signal.SIGTERM,
+                ("compiling", "warming up"),
+                ("--", "--no-enforce-eager"),
+                "SIGTERM to `up` while vLLM compiles",
+            ),
         )
     ],
 )
 def test_up_that_is_broken_off_in_the_engine_leaves_nothing(
-    cli: Cli, number: signal.Signals, phases: tuple[str, ...]
+    cli: Cli, tmp_path: Path, number: signal.Signals, phases: tuple[str, ...], engine: tuple[str, ...]
 ) -> None:
-    name = f"broken-off-{int(number)}"
-    starting = cli.start("up", "agg", "-n", name, "--port", str(free_port()))
+    name, config = f"broken-off-{int(number)}", tmp_path / "d.toml"
+    config.write_text(COMPILING.format(folder=tmp_path) if engine else "")
+    starting = cli.start(
+        "up", "agg", "-n", name, "--port", str(free_port()), "--config", str(config), *engine
+    )  # fmt: skip
     wait_for(lambda: any(unit["phase"] in phases for unit in cli.status(name)["units"]))
     starting.send_signal(number)
     starting.communicate(timeout=120)

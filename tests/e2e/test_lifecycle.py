@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import urllib.request
@@ -117,6 +118,29 @@ def test_up_that_is_broken_off_leaves_nothing(cli: Cli, number: signal.Signals) 
     starting.communicate(timeout=60)
     assert starting.returncode == 128 + number
     assert cli.ours() == {}
+
+
+@pytest.mark.fault("the terminal of `up` is closed", "takes down what was started; exit 129")
+def test_up_whose_terminal_is_closed_leaves_nothing(cli: Cli) -> None:
+    leader, follower = os.openpty()
+    starting = subprocess.Popen(
+        [
+            # A terminal of its own; and if the tests run below nohup, SIGHUP is ignored unless it is told.
+            "setsid", "--ctty", "env", "--default-signal=HUP",
+            sys.executable, "-m", "dynamoctl",
+            "up", "agg", "--engine", "mocker", "-n", "closed", "--port", str(free_port()),
+        ],
+        env=cli.env(TERM="xterm"),
+        stdin=follower,
+        stdout=follower,
+        stderr=follower,
+    )  # fmt: skip
+    os.close(follower)
+    wait_for(lambda: any("dynamo.frontend" in line for line in cli.ours().values()), 60)
+    os.close(leader)
+    assert starting.wait(60) == 128 + signal.SIGHUP
+    assert cli.ours() == {}
+    assert cli.status("closed")["state"] == "stopped"
 
 
 @pytest.mark.fault(

@@ -9,6 +9,7 @@ import httpx2
 from dynamoctl import cache_probe, probes
 from dynamoctl.cache_probe import Probe
 from dynamoctl.errors import DynamoctlError, NotReadyError, SpecError
+from dynamoctl.operations.serving import serving
 from dynamoctl.planner.plan import DeploymentPlan
 from dynamoctl.state import Folder
 
@@ -75,13 +76,8 @@ def clear(name: str) -> list[str]:
 
 
 def _running(name: str) -> DeploymentPlan:
-    folder = Folder(name)
-    state = folder.read_state()
-    if state is None or not state.supervisor_lives:
-        raise SpecError(f"'{name}' is not running", "bring it up first, or name another with -n")
-    if state.state not in ("ready", "degraded"):
-        raise NotReadyError(f"'{name}' is {state.state}", f"see: dynamoctl status -n {name}")
-    plan = DeploymentPlan.from_json((folder.read_plan() or {})["plan"])
+    serving(name)
+    plan = DeploymentPlan.from_json((Folder(name).read_plan() or {})["plan"])
     if plan.lmcache is None:
         raise SpecError(f"'{name}' has no LMCache", "bring it up without --no-lmcache")
     return plan

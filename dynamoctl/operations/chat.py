@@ -11,8 +11,8 @@ from typing import Any
 import httpx2
 
 from dynamoctl import probes
-from dynamoctl.errors import DynamoctlError, NotReadyError, SpecError
-from dynamoctl.state import Folder
+from dynamoctl.errors import DynamoctlError, NotReadyError
+from dynamoctl.operations.serving import serving
 
 
 @dataclass(frozen=True)
@@ -114,10 +114,6 @@ def begin(name: str, system: str | None, max_tokens: int, temperature: float) ->
         SpecError: nothing of this name runs.
         NotReadyError: it does not serve now.
     """
-    state = Folder(name).read_state()
-    if state is None or not state.supervisor_lives:
-        raise SpecError(f"'{name}' is not running", "bring it up first, or name another with -n")
-    if state.state not in ("ready", "degraded"):
-        raise NotReadyError(f"'{name}' is {state.state}", f"see: dynamoctl status -n {name}")
+    state = serving(name)
     told = [{"role": "system", "content": system}] if system else []
     return Conversation(state.endpoint, state.model, max_tokens, temperature, told)

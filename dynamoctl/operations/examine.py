@@ -6,9 +6,10 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from dynamoctl import doctor
 from dynamoctl.errors import DynamoctlError
@@ -65,8 +66,7 @@ def examine(planned: Planned, on_check: Callable[[str], None]) -> list[Looked]:
         words = "" if findings else _right(name, planned)
         found += [Looked(name, one) for one in (*findings, *([Finding("ok", words)] if words else []))]
     missing = any(one.check == "packages" and one.finding.level == "error" for one in found)
-    programs: Iterator[tuple[str, Callable[[], Finding]]] = iter(() if missing else _programs(plan))
-    for name, start in programs:
+    for name, start in [] if missing else _programs(plan):
         on_check(name)
         found.append(Looked(name, start()))
     on_check("leftovers")
@@ -144,7 +144,9 @@ def _programs(plan: DeploymentPlan) -> list[tuple[str, Callable[[], Finding]]]:
     return programs
 
 
-def _run(script: str, right: str, wrong: str, mend: str, why: str, level: str) -> Finding:
+def _run(
+    script: str, right: str, wrong: str, mend: str, why: str, level: Literal["error", "warning"]
+) -> Finding:
     with tempfile.TemporaryDirectory() as folder:
         code, lines = process.run_script(
             [sys.executable, "-c", script], os.environ, Path(folder), lambda _line: None
@@ -152,7 +154,7 @@ def _run(script: str, right: str, wrong: str, mend: str, why: str, level: str) -
     if code == 0:
         return Finding("ok", right)
     said = lines[-1].strip() if lines else process.how_it_ended(code)
-    return Finding("error" if level == "error" else "warning", f"{wrong}: {said}", mend, why)
+    return Finding(level, f"{wrong}: {said}", mend, why)
 
 
 def _leftovers() -> list[Finding]:

@@ -57,6 +57,11 @@ class Redis:
         with self.client as client:
             return int(client.dbsize())
 
+    def swap(self) -> None:
+        """Take away what it holds, or give it back: those that are connected see another database."""
+        with self.client as client:
+            client.execute_command("SWAPDB", 0, 1)
+
     def kill(self) -> None:
         if self.process is not None and self.process.poll() is None:
             os.kill(self.process.pid, signal.SIGKILL)

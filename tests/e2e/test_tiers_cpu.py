@@ -37,6 +37,12 @@ def down(cli: Cli) -> None:
     assert done.code == 0, done.err
 
 
+def empty(cli: Cli) -> None:
+    """Nothing in LMCache's CPU memory, nor in the engines' own caches; what is on disk and in Redis stays."""
+    done = cli("cache", "clear")
+    assert done.code == 0, done.err
+
+
 def hits(cli: Cli) -> int:
     return int(cli.status()["cache"]["hit_tokens"])
 
@@ -52,32 +58,45 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
 def test_what_was_computed_once_comes_back_from_the_disk_and_from_redis(
     cli: Cli, redis: Redis, tmp_path: Path
 ) -> None:
-    """The first deployment keeps it in both. After `down`, one with the disk alone finds it there, and then
-    the prefill worker of one with Redis alone.
+    """An aggregated worker keeps it in both and finds it in each; after `down` a prefill worker does.
 
     And Redis may die and come back: requests go on, `status` says so. The last deployment's router hears by
     KV events what its workers' own caches hold.
     """
-    disk = ("--lmcache-disk", str(tmp_path / "kv"), "--lmcache-disk-gb", "1GiB")
-    remote = ("--lmcache-remote", redis.url)
-    endpoint = up(cli, "agg", *disk, *remote)
+    kept, aside = tmp_path / "kv", tmp_path / "aside"
+    tiers = ("--lmcache-disk", str(kept), "--lmcache-disk-gb", "1GiB", "--lmcache-remote", redis.url)
+
+    def found_in_each() -> None:
+        """The prompt's KV cache is in no memory here. Once the disk alone has it, and once Redis."""
+        redis.swap()
+        assert redis.keys() == 0
+        found()
+        empty(cli)
+        redis.swap()
+        kept.rename(aside)
+        kept.mkdir()
+        found()
+
+    def found() -> None:
+        before = hits(cli)
+        assert chat(endpoint, MODEL, SEA, max_tokens=4) == first
+        assert hits(cli) - before >= 256 * CHUNKS
+
+    endpoint = up(cli, "agg", *tiers)
     before = hits(cli)
     first = chat(endpoint, MODEL, SEA, max_tokens=4)
     assert hits(cli) == before
-    wait_for(lambda: len(list((tmp_path / "kv").iterdir())) > CHUNKS)
+    wait_for(lambda: len(list(kept.iterdir())) > CHUNKS)
     wait_for(lambda: redis.keys() > CHUNKS)
+    empty(cli)
+    found_in_each()
     down(cli)
 
-    endpoint = up(cli, "agg", *disk)
-    before = hits(cli)
-    assert chat(endpoint, MODEL, SEA, max_tokens=4) == first
-    assert hits(cli) - before >= 512
-    down(cli)
-
-    endpoint = up(cli, "disagg", "--start", "overlapped", "--router-mode", "kv", *remote, engine=())
-    before = hits(cli)
-    assert chat(endpoint, MODEL, SEA, max_tokens=4) == first
-    assert hits(cli) - before >= 512
+    for file in aside.iterdir():
+        file.replace(kept / file.name)
+    aside.rmdir()
+    endpoint = up(cli, "disagg", "--start", "overlapped", "--router-mode", "kv", *tiers, engine=())
+    found_in_each()
     known, rate = cli.units()["frontend"]["ports"]["http"], "dynamo_component_router_kv_hit_rate_sum"
     before_again = counter(known, rate)
     assert chat(endpoint, MODEL, SEA, max_tokens=4) == first

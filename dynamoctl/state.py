@@ -8,6 +8,8 @@
         store/          Dynamo's file discovery, fresh at every start
         control.sock    where the supervisor answers `status`
         lock            held by whoever changes the deployment
+    HOME/prometheus/
+        NAME.json       what Prometheus scrapes of it; only while it is up
 
 HOME is $DYNAMOCTL_HOME or the user's state folder. This module is read by `status`, so it imports
 nothing slow.
@@ -20,7 +22,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +31,8 @@ from dynamoctl.errors import DynamoctlError, PreflightError
 from dynamoctl.host.processes import Identity, is_running
 
 VERSION = 1
+# The folder, in HOME, of what Prometheus reads.
+TARGETS = "prometheus"
 
 # `supervisor.lifecycle` says what may follow what.
 UnitStateName = Literal["pending", "starting", "ready", "stopping", "stopped", "failed", "backoff"]
@@ -123,6 +127,14 @@ class Folder:
         """The supervisor's control socket."""
         return self.path / "control.sock"
 
+    @property
+    def targets_file(self) -> Path:
+        """What Prometheus scrapes of it (`file_sd`).
+
+        All deployments' are in one folder: in Prometheus's `files` only the last part may be a pattern.
+        """
+        return self.path.parent.parent / TARGETS / f"{self.name}.json"
+
     def log(self, unit: str) -> Path:
         """A unit's log; `supervisor` has one too."""
         return self.path / "logs" / f"{unit}.log"
@@ -164,6 +176,20 @@ class Folder:
         """Write `state.json`."""
         self._write_json(self.state_file, asdict(state))
 
+    def write_targets(self, groups: list[dict[str, Any]]) -> None:
+        """Write what Prometheus scrapes. The folder is made the user's alone, who may open it to Prometheus.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        self.targets_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_whole(self.targets_file, json.dumps(groups, indent=1))
+
+    def remove_targets(self) -> None:
+        """Tell Prometheus that there is nothing to scrape any more."""
+        with suppress(OSError):
+            self.targets_file.unlink()
+
     def exists(self) -> bool:
         """Whether there is such a folder.
 
@@ -193,14 +219,9 @@ class Folder:
             self.path.chmod(0o700)
 
     def _write_json(self, path: Path, body: dict[str, Any]) -> None:
-        """Whole or not at all: a reader never sees half a file."""
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             self.make()
-            # A plan may hold secrets of the environment.
-            temporary.touch(mode=0o600)
-            temporary.write_text(json.dumps(body, indent=1), encoding="utf-8")
-            temporary.replace(path)
+            write_whole(path, json.dumps(body, indent=1), 0o600)  # a plan may hold secrets
         except OSError as error:
             raise PreflightError(
                 f"cannot write {path}: {error.strerror}",
@@ -240,6 +261,26 @@ class Folder:
             os.close(descriptor)
 
 
+def write_whole(path: Path, text: str, mode: int = 0o666) -> None:
+    """Write a file whole or not at all: a reader never sees half of it.
+
+    Args:
+        mode: of the new file, less the umask.
+
+    Raises:
+        OSError: it cannot be written; what was there is there still.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.touch(mode)
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+
+
 def home() -> Path:
     """Where dynamoctl keeps its state: $DYNAMOCTL_HOME, or the user's state folder."""
     own = os.environ.get("DYNAMOCTL_HOME")
@@ -248,6 +289,11 @@ def home() -> Path:
     import platformdirs
 
     return platformdirs.user_state_path("dynamoctl")
+
+
+def targets_folder() -> Path:
+    """Where Prometheus finds what to scrape: a file for each deployment that is up."""
+    return home() / TARGETS
 
 
 def deployments() -> list[str]:

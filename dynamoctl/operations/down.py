@@ -145,6 +145,7 @@ def _sweep(
     """
     shared = set(state.files)
     left: list[str] = []
+    folder.remove_targets()
     if members(f"{state.start_id}/"):
         for unit in (u for roles in removal.STOP_ORDER for u in state.units if u.role in roles):
             if unit.identity is not None and is_running(unit.identity):

@@ -146,6 +146,7 @@ def _start(planned: Planned, folder: Folder, keep: bool, on_progress: OnProgress
     folder.store.mkdir(parents=True)
     _set_logs_aside(folder)
     folder.state_file.unlink(missing_ok=True)
+    folder.remove_targets()  # of a start that nobody took down: it is up again when this one is ready
     start_id = uuid.uuid4().hex
     folder.write_plan(
         {

@@ -28,6 +28,7 @@ from dynamoctl.errors import (
     NotReadyError,
     PreflightError,
 )
+from dynamoctl.export import prometheus
 from dynamoctl.host import models, ports
 from dynamoctl.host.facts import memory_gib
 from dynamoctl.host.processes import (
@@ -117,6 +118,8 @@ class Supervisor:
         self.files: set[str] = set()
         self.sockets = ""  # the folder of vLLM's
         self.unsaved = False  # whether the state could not be written the last time
+        self.published = False  # whether Prometheus has been told of it
+        self.unpublished = ""  # why not
         self.listed = True  # whether the frontend lists the model, once all of it is up
         self.registrations = Registrations(self.folder.store)
 
@@ -679,6 +682,7 @@ class Supervisor:
     async def _take_down(self) -> list[str]:
         """Stop every unit in reverse order; give back what is left."""
         left: list[str] = []
+        self.folder.remove_targets()  # first: what goes now is not what an alert is for
         for roles in removal.STOP_ORDER:
             going = [m for m in self.members if m.unit.role in roles]
             for names in await asyncio.gather(*(self._stop_unit(m) for m in going)):
@@ -777,6 +781,7 @@ class Supervisor:
 
     def _save(self) -> None:
         """On a full disk the deployment goes on, and what `status` reads is old until there is room."""
+        self._publish()
         try:
             self.folder.write_state(self.state)
         except PreflightError as error:
@@ -785,6 +790,19 @@ class Supervisor:
             self.unsaved = True
         else:
             self.unsaved = False
+
+    def _publish(self) -> None:
+        """Tell Prometheus what to scrape, from the first time that it is ready until it is taken down."""
+        if self.published or self.state.state not in ("ready", "degraded"):
+            return
+        try:
+            self.folder.write_targets(prometheus.targets(self.plan))
+            self.published = True
+        except OSError as error:
+            why = f"cannot write {self.folder.targets_file}: {error.strerror}"
+            if why != self.unpublished:
+                _say(why)
+            self.unpublished = why
 
 
 async def _within(seconds: float, event: asyncio.Event) -> bool:

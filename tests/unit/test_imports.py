@@ -94,7 +94,7 @@ def test_only_one_module_spawns_and_signals(file: Path) -> None:
         assert spawns(file) == set()
 
 
-@pytest.mark.parametrize("start", ["dynamoctl.planner", "dynamoctl.spec"])
+@pytest.mark.parametrize("start", ["dynamoctl.planner", "dynamoctl.spec", "dynamoctl.export"])
 def test_the_planner_is_handed_facts(start: str) -> None:
     """Nothing that it imports, by whatever way, looks at the host."""
     forbidden = ("host", "state", "probes", "supervisor", "operations", "observe", "doctor", "cli")

@@ -389,7 +389,7 @@ class World:
         self.away_until = [-math.inf] * len(self.plan.lmcache_tiers)
         self.seen_away = [-math.inf] * len(self.plan.lmcache_tiers)
         self.full_until = self.starved_until = -math.inf
-        self.unsaved = False
+        self.unsaved = self.published = False
         self.transfers = 0
         self.state = "starting"
         self.changed, self.first_ready = loop.now, math.inf
@@ -565,6 +565,8 @@ class World:
             self.breaks(rule, f"{self.state} after a quiet time: {self.units}")
         elif any(not self._is_up(one) for one in self.leaders.values()) or not (away or self._lists()):
             self.breaks("quiet", f"{self.state}, and it is not so")
+        if self.was_up and not self.published:
+            self.breaks("published", f"{self.state}, and Prometheus does not know of it")
         if self.unsaved and self.full_until < self.loop.now - 2 * _KEEP_S:
             rule = "kept unsaved" if self.life.keep and not self.was_up else "quiet"
             self.breaks(rule, "there is room again, and the state is not saved")
@@ -779,6 +781,16 @@ class World:
         if self.unsaved:
             raise PreflightError("no space left on device")
 
+    def write_targets(self, groups: list[dict[str, Any]]) -> None:
+        if self.full_until > self.loop.now:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        if self.stopping or len(groups) != len(self.plan.units):
+            self.breaks("published", f"{groups} while it stops or without a unit")
+        self.published = True
+
+    def remove_targets(self) -> None:
+        self.published = False
+
     def remove_folders(self, *folders: PurePosixPath) -> list[str]:
         alive = [one.unit for one in self.processes if one.lives]
         if PurePosixPath("/nowhere/store") in folders and alive:
@@ -867,6 +879,9 @@ def _folder(world: World) -> SimpleNamespace:
         work=lambda unit: here / "run" / unit,
         read_plan=lambda: {**body, "start_id": "start", "keep": world.life.keep},
         write_state=world.write_state,
+        targets_file=here / "targets.json",
+        write_targets=world.write_targets,
+        remove_targets=world.remove_targets,
     )
 
 
@@ -1006,6 +1021,8 @@ def _check_end(world: World, supervisor: run.Supervisor, code: int) -> None:
         world.breaks("end", f"stopped, with exit code {code}")
     if state.state == "failed" and (state.error is None or not code == state.error["code"] > 0):
         world.breaks("end", f"failed, with exit code {code} and {state.error}")
+    if world.published:
+        world.breaks("end", "Prometheus is still told of it")
     if code == 0 and not world.told_to_stop:
         world.breaks("end", "it ended without a stop and without a failure")
     for unit in state.units:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from dynamoctl.cli import cache, chat, doctor, down, logs, output, status, up
+from dynamoctl.cli import cache, chat, doctor, down, export, logs, output, status, up
 from dynamoctl.errors import DynamoctlError, SpecError
 
 app = typer.Typer(
@@ -45,6 +45,7 @@ app.command("chat")(chat.command)
 app.command("logs")(logs.command)
 app.command("down")(down.command)
 app.add_typer(cache.app, name="cache")
+app.add_typer(export.app, name="export")
 
 
 def run(argv: list[str]) -> int:

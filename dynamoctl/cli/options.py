@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 
-def _complete_name() -> list[str]:
+def complete_name() -> list[str]:
+    """The deployments, for the shell's completion."""
     from dynamoctl.state import deployments
 
     return deployments()
@@ -15,6 +16,6 @@ def _complete_name() -> list[str]:
 
 Name = Annotated[
     str,
-    typer.Option("--name", "-n", metavar="NAME", help="The deployment.", autocompletion=_complete_name),
+    typer.Option("--name", "-n", metavar="NAME", help="The deployment.", autocompletion=complete_name),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]

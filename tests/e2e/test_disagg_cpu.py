@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from .conftest import Cli, Result, chat, free_port, shared_memory
+from . import prometheus
+from .conftest import Cli, Result, chat, free_port, shared_memory, wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.engine, pytest.mark.timeout(900)]
 
@@ -105,6 +106,30 @@ def test_status_shows_roles_and_memory(up: Up) -> None:
     shown = up.cli("status").out
     for words in ("decode-0", "prefill-0", "GiB", "KV transfers:", "0 failed"):
         assert words in shown
+
+
+def test_every_expression_of_the_dashboard_has_values(up: Up, tmp_path: Path) -> None:
+    """A real Prometheus scrapes the frontend, LMCache's server and both workers."""
+    expressions = prometheus.expressions(up.cli)
+    # No request has failed, and the engines' own prefix caches are off.
+    without = {"Errors per second A", "Cache hit rate B"}
+    assert without < expressions.keys()
+    with prometheus.running(prometheus.exported(up.cli, tmp_path), tmp_path) as one:
+        wait_for(lambda: set(one.targets().values()) == {"up"}, 60)
+        assert len(one.targets()) == 4
+
+        def silent() -> set[str]:
+            """Those without a value, when something has been asked that LMCache has."""
+            chat(up.endpoint, MODEL, LONG, max_tokens=4)
+            return {name for name, expr in expressions.items() if not one.vector(expr)}
+
+        def hit_rate() -> float:
+            return float(one.vector(expressions["Cache hit rate A"])[0]["value"][1])
+
+        wait_for(lambda: silent() <= without and hit_rate() > 0, 120)
+        assert hit_rate() <= 1
+        units = {series["metric"]["unit"] for series in one.vector(expressions["Transfers per second A"])}
+        assert "decode-0" in units
 
 
 def test_down_leaves_nothing(up: Up) -> None:

@@ -24,7 +24,8 @@ from typing import Any
 
 import typer.main
 from dynamoctl import cli, errors, lmcache_keys, spec
-from dynamoctl.cli import doctor, down, logs, up
+from dynamoctl.cli import doctor, down, export, logs, up
+from dynamoctl.export import grafana
 from dynamoctl.host.processes import identify
 from dynamoctl.observe import Memory, Snapshot
 from dynamoctl.operations.chat import Reply
@@ -38,6 +39,7 @@ DOCS = Path(__file__).parent
 REFERENCE = DOCS / "reference.md"
 CONFIG = DOCS / "config.md"
 RELIABILITY = DOCS / "reliability.md"
+OBSERVABILITY = DOCS / "observability.md"
 FAULTS = DOCS / "faults.json"
 EXAMPLE = DOCS.parent / "examples" / "agg.toml"
 WIDTH = 100
@@ -120,6 +122,12 @@ CHAT_WORDS = {
     "seconds": "seconds to its end",
     "finish_reason": "`stop`, or `length` where `--max-tokens` cut it off",
 }
+EXPORT_WORDS = {
+    "program": "`prometheus` or `grafana`",
+    "format": "`targets` or `config` (`prometheus`), `dashboard` (`grafana`)",
+    "content": "what is exported: a list of target groups, the text of a `prometheus.yml`, a dashboard",
+    "path": "the file of `--output`; null without",
+}
 LOG_WORDS = {"unit": "who wrote the line", "line": "the line"}
 PLAN_WORDS = {
     "name": "The deployment.",
@@ -177,7 +185,13 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if it is out of date")
     options = parser.parse_args()
     current = True
-    for page, new in ((REFERENCE, reference()), (CONFIG, config_page()), (RELIABILITY, reliability())):
+    pages = {
+        REFERENCE: reference(),
+        CONFIG: config_page(),
+        RELIABILITY: reliability(),
+        OBSERVABILITY: observability(),
+    }
+    for page, new in pages.items():
         old = page.read_text(encoding="utf-8") if page.exists() else ""
         if old == new:
             continue
@@ -228,6 +242,20 @@ def reliability() -> str:
         "orphans / bytes",
     )
     return _between(page, "beside", _table(head, beside) if beside else "")
+
+
+def observability() -> str:
+    """docs/observability.md with what the dashboard shows, and of which metrics."""
+    parts = []
+    for title, panels in grafana.ROWS:
+        rows = [(panel.title, panel.means, ", ".join(_metrics(panel))) for panel in panels]
+        parts += [f"### {title}\n", _table(("panel", "what it says", "metrics"), rows)]
+    return _with(OBSERVABILITY, "panels", "\n" + "\n".join(parts) + "\n")
+
+
+def _metrics(panel: grafana.Panel) -> list[str]:
+    names = (name for one in panel.queries for name in re.findall(r"([a-z_:0-9]+)\{", one.expr))
+    return [f"`{name}`" for name in dict.fromkeys(names)]
 
 
 def _with(page: Path, name: str, text: str) -> str:
@@ -449,6 +477,9 @@ def json_forms() -> str:
             "### `chat --json`\n",
             "Schema `dynamoctl/chat/v1`.\n",
             _key_table(["name", "model", *(one.name for one in dataclasses.fields(Reply))], CHAT_WORDS),
+            "### `export --json`\n",
+            "Schema `dynamoctl/export/v1`.\n",
+            _key_table(_keys_of_literal(export, "program"), EXPORT_WORDS),
             "### `logs --json`\n",
             "Schema `dynamoctl/logs/v1`: `name`, and `lines`, a list of:\n",
             _key_table(_keys_of_literal(logs, "line"), LOG_WORDS),

@@ -5,9 +5,13 @@ The planner does no I/O. The same spec and the same facts give the same plan, on
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
+
+_CUDA_NAME = re.compile(r"[0-9]+|(GPU|MIG)-.+")
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,23 @@ class Gpu:
     def is_named(self, name: int | str) -> bool:
         """Whether an entry of CUDA_VISIBLE_DEVICES means it: its index, its UUID, or how that begins."""
         return self.index == name or (isinstance(name, str) and self.uuid.startswith(name))
+
+
+def shown(visible: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """What CUDA_VISIBLE_DEVICES shows. CUDA stops at the first entry that names no GPU (-1 for none)."""
+    return None if visible is None else tuple(takewhile(_CUDA_NAME.fullmatch, visible))
+
+
+def usable(gpus: tuple[Gpu, ...], visible: tuple[str, ...] | None) -> tuple[Gpu | None, ...]:
+    """The GPUs as `--gpus` counts them: within CUDA_VISIBLE_DEVICES, where that is set.
+
+    None for one that NVML does not list, as a MIG instance.
+    """
+    entries = shown(visible)
+    if entries is None:
+        return gpus
+    names = [int(entry) if entry.isdigit() else entry for entry in entries if gpus]
+    return tuple(next((gpu for gpu in gpus if gpu.is_named(name)), None) for name in names)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from dynamoctl.cli.options import Json, complete_name
+from dynamoctl.cli import completers
+from dynamoctl.cli.options import Json
 
 app = typer.Typer(help="Hand what runs to other programs.", no_args_is_help=True)
 
@@ -27,7 +28,7 @@ def prometheus(
             metavar="NAME",
             help="The deployment; without it: default, and all in a config.",
             show_default=False,
-            autocompletion=complete_name,
+            autocompletion=completers.deployments,
         ),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every deployment.")] = False,

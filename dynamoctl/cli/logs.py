@@ -6,18 +6,13 @@ from typing import Annotated
 
 import typer
 
+from dynamoctl.cli import completers
 from dynamoctl.cli.options import Json, Name
-
-
-def _complete_unit(ctx: typer.Context) -> list[str]:
-    from dynamoctl.operations.logs import units
-
-    return units(ctx.params.get("name") or "default")
 
 
 def command(
     unit: Annotated[
-        str | None, typer.Argument(help="One unit, as status names it.", autocompletion=_complete_unit)
+        str | None, typer.Argument(help="One unit, as status names it.", autocompletion=completers.units)
     ] = None,
     name: Name = "default",
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as the logs grow.")] = False,

@@ -6,16 +6,12 @@ from typing import Annotated
 
 import typer
 
-
-def complete_name() -> list[str]:
-    """The deployments, for the shell's completion."""
-    from dynamoctl.state import deployments
-
-    return deployments()
-
+from dynamoctl.cli import completers
 
 Name = Annotated[
     str,
-    typer.Option("--name", "-n", metavar="NAME", help="The deployment.", autocompletion=complete_name),
+    typer.Option(
+        "--name", "-n", metavar="NAME", help="The deployment.", autocompletion=completers.deployments
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]

@@ -1,19 +1,26 @@
-"""The flags that make a plan. Every command that plans takes them all: `up`, `doctor`."""
+"""The flags that make a plan. Every command that plans takes them all: `up`, `doctor`, `init`."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
 from functools import wraps
-from inspect import Signature, signature
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, cast, get_args
 
 import typer
+from typer.models import OptionInfo
 
+from dynamoctl.cli import completers
 from dynamoctl.errors import SpecError
 
 Flags = dict[str, Any]
+
+# As `spec.RouterMode`, whose import is slow; a test holds them together.
+RouterMode = Literal[
+    "round-robin", "random", "power-of-two", "kv", "direct", "least-loaded", "device-aware-weighted"
+]
 
 _ENGINE = "Engine"
 _CACHE = "LMCache"
@@ -30,7 +37,14 @@ def _flags(
         typer.Argument(metavar="[-- VLLM ARGUMENTS]", help="Handed to every vLLM worker untouched."),
     ] = None,
     name: Annotated[
-        str | None, typer.Option("--name", "-n", help="The deployment's name.", show_default="default")
+        str | None,
+        typer.Option(
+            "--name",
+            "-n",
+            help="The deployment's name.",
+            show_default="default",
+            autocompletion=completers.deployments,
+        ),
     ] = None,
     model: Annotated[
         str | None,
@@ -39,6 +53,7 @@ def _flags(
             "-m",
             help="A folder, a hub id, or smollm2-135m-instruct, which is built in.",
             show_default="Qwen/Qwen3-0.6B on GPUs, smollm2-135m-instruct on a CPU",
+            autocompletion=completers.models,
         ),
     ] = None,
     served_model_name: Annotated[
@@ -47,7 +62,11 @@ def _flags(
     config: Annotated[
         Path | None,
         typer.Option(
-            "--config", "-c", help="A TOML file; flags win over it.", show_default="./dynamoctl.toml if there"
+            "--config",
+            "-c",
+            help="A TOML file; flags win over it.",
+            show_default="./dynamoctl.toml if there",
+            autocompletion=completers.toml_files,
         ),
     ] = None,
     gpus: Annotated[
@@ -56,6 +75,7 @@ def _flags(
             "--gpus",
             "-g",
             help="Indices or UUIDs, as in 0,1; one named twice is shared.",
+            autocompletion=completers.gpus,
             rich_help_panel=_PLACE,
         ),
     ] = None,
@@ -175,9 +195,12 @@ def _flags(
         ),
     ] = None,
     router_mode: Annotated[
-        str | None,
+        RouterMode | None,
         typer.Option(
-            help="How the frontend picks a worker.", show_default="round-robin", rich_help_panel=_ENGINE
+            metavar="MODE",  # the names would take the whole width
+            help=f"How the frontend picks a worker: {', '.join(get_args(RouterMode))}.",
+            show_default="round-robin",
+            rich_help_panel=_ENGINE,
         ),
     ] = None,
     host: Annotated[
@@ -250,17 +273,43 @@ def takes_plan(command: Callable[..., None]) -> Callable[..., None]:
         command: gets what was given as its first argument, the config file's path as its second, and its own
             options by name.
     """
-    shared = signature(_flags, eval_str=True).parameters
-    own = list(signature(command, eval_str=True).parameters.values())[2:]
+    return _with_flags(command, without=())
+
+
+def takes_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command these flags before its own, but not `--config`.
+
+    Args:
+        command: gets what was given as its first argument, and its own options by name.
+    """
+    return _with_flags(command, without=("config",))
+
+
+def _with_flags(command: Callable[..., None], without: tuple[str, ...]) -> Callable[..., None]:
+    shared = {
+        name: one for name, one in signature(_flags, eval_str=True).parameters.items() if name not in without
+    }
+    taken = 1 if without else 2
+    own = list(signature(command, eval_str=True).parameters.values())[taken:]
 
     @wraps(command)
     def run(**given: Any) -> None:
         flags = _flags(**{name: given.pop(name) for name in shared})
         config = flags.pop("config")
-        command(flags, config, **given)
+        command(flags, *(() if without else (config,)), **given)
 
     # Typer reads the options from here.
     parameters = [*shared.values(), *own]
+    for one in parameters:
+        _show_default(one)
     cast("Any", run).__signature__ = Signature(parameters)
     run.__annotations__ = {one.name: one.annotation for one in parameters}
     return run
+
+
+def _show_default(parameter: Parameter) -> None:
+    """Move a default in words into the help: typer itself shows it in brackets, as in `(8000)`."""
+    for info in parameter.annotation.__metadata__:
+        if isinstance(info, OptionInfo) and isinstance(info.show_default, str):
+            info.help = rf"{info.help} [dim]\[default: {info.show_default}][/dim]"
+            info.show_default = False

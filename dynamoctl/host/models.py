@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import util
 from pathlib import Path
 from typing import Any
@@ -168,14 +169,33 @@ def _require_hub(model: str) -> None:
         )
 
 
+def here() -> list[str]:
+    """The models that are known to need no download: the built-in one, and those in the hub's local cache."""
+    found = []
+    with suppress(PreflightError):
+        if _complete(builtin_folder()) or builtin_gguf():
+            found.append(BUILTIN)
+    with suppress(PreflightError, OSError):
+        names = (folder.name.removeprefix("models--") for folder in _hub_cache().glob("models--*--*"))
+        for name in sorted(one.replace("--", "/", 1) for one in names):
+            snapshot = _hub_snapshot(name)
+            if snapshot and weight_files(snapshot):
+                found.append(name)
+    return found
+
+
+def _hub_cache() -> Path:
+    home = Path(os.environ.get("HF_HOME") or "~/.cache/huggingface").expanduser()
+    return Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
+
+
 def _hub_snapshot(model: str) -> Path | None:
     """The newest snapshot of a hub model in the local cache that has a config.json.
 
     Raises:
         PreflightError: the cache is there and cannot be read.
     """
-    home = Path(os.environ.get("HF_HOME") or "~/.cache/huggingface").expanduser()
-    cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
+    cache = _hub_cache()
     folder = cache / f"models--{model.replace('/', '--')}" / "snapshots"
     try:
         if not folder.is_dir():

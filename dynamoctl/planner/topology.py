@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import takewhile
 
 from dynamoctl.errors import PreflightError, SpecError
-from dynamoctl.facts import HostFacts
+from dynamoctl.facts import HostFacts, shown
 from dynamoctl.planner.connectors import Device
 from dynamoctl.planner.plan import Role
 from dynamoctl.spec import DeploymentSpec
@@ -42,7 +40,7 @@ def device(spec: DeploymentSpec, facts: HostFacts) -> Device:
         return "cpu"
     if spec.device == "cuda" or spec.gpus:
         return "cuda"
-    return "cuda" if facts.gpus and _shown(facts) != () else "cpu"
+    return "cuda" if facts.gpus and shown(facts.visible_gpus) != () else "cpu"
 
 
 def place(spec: DeploymentSpec, facts: HostFacts) -> list[Placement]:
@@ -65,28 +63,20 @@ def _names(spec: DeploymentSpec) -> list[tuple[str, Role]]:
     return decode + [(f"prefill-{i}", "prefill") for i in range(spec.prefill)]
 
 
-def _shown(facts: HostFacts) -> tuple[str, ...] | None:
-    """What CUDA_VISIBLE_DEVICES shows. CUDA stops at the first entry that names no GPU (-1 for none)."""
-    if facts.visible_gpus is None:
-        return None
-    names = re.compile(r"[0-9]+|(GPU|MIG)-.+")
-    return tuple(takewhile(names.fullmatch, facts.visible_gpus))
-
-
 def _visible(spec: DeploymentSpec, facts: HostFacts) -> list[int | str]:
     """The named GPUs as CUDA_VISIBLE_DEVICES wants them.
 
     An index counts within the caller's own CUDA_VISIBLE_DEVICES, as it does for CUDA itself.
     """
     named = spec.gpus or tuple(str(i) for i in range(spec.ranks))
-    shown = _shown(facts)
-    if shown is None:
+    entries = shown(facts.visible_gpus)
+    if entries is None:
         return [_entry(gpu) for gpu in named]
-    may_use = {_one_name(_entry(gpu), facts) for gpu in shown}
+    may_use = {_one_name(_entry(gpu), facts) for gpu in entries}
     result: list[int | str] = []
     for gpu in named:
         if gpu.isdigit():
-            there = int(gpu) < len(shown)
+            there = int(gpu) < len(entries)
         else:
             # A MIG instance is not among the facts: CUDA itself will say.
             one = _one_name(gpu, facts)
@@ -94,10 +84,10 @@ def _visible(spec: DeploymentSpec, facts: HostFacts) -> list[int | str]:
         if not there:
             raise PreflightError(
                 f"GPU {gpu} is not there: CUDA_VISIBLE_DEVICES={','.join(facts.visible_gpus or ())}"
-                f" shows {len(shown)}",
+                f" shows {len(entries)}",
                 "name others, or one twice to share it, or unset CUDA_VISIBLE_DEVICES",
             )
-        result.append(_entry(shown[int(gpu)]) if gpu.isdigit() else gpu)
+        result.append(_entry(entries[int(gpu)]) if gpu.isdigit() else gpu)
     return result
 
 

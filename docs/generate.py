@@ -1,4 +1,6 @@
-"""Write docs/reference.md and parts of other pages from the program itself, so that they cannot drift.
+"""Write what the program itself says into the documentation, so that it cannot drift.
+
+That is docs/reference.md, docs/dynamoctl.schema.json and parts of other pages.
 
 python docs/generate.py            write it
 python docs/generate.py --check    exit 1 with the difference if it is out of date
@@ -18,13 +20,13 @@ import subprocess
 import sys
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import typer.main
-from dynamoctl import cli, errors, lmcache_keys, spec
-from dynamoctl.cli import doctor, down, export, logs, up
+from dynamoctl import cli, config_schema, errors, lmcache_keys, spec
+from dynamoctl.cli import doctor, down, export, init, logs, up
 from dynamoctl.export import grafana
 from dynamoctl.host.processes import identify
 from dynamoctl.observe import Memory, Snapshot
@@ -33,6 +35,7 @@ from dynamoctl.operations.status import _body
 from dynamoctl.planner.plan import DeploymentPlan, Gate, Role, Unit
 from dynamoctl.state import DeploymentState, UnitState
 from dynamoctl.supervisor import lifecycle
+from dynamoctl.words import attributes
 from pydantic import BaseModel
 
 DOCS = Path(__file__).parent
@@ -40,6 +43,7 @@ REFERENCE = DOCS / "reference.md"
 CONFIG = DOCS / "config.md"
 RELIABILITY = DOCS / "reliability.md"
 OBSERVABILITY = DOCS / "observability.md"
+SCHEMA = DOCS / config_schema.SCHEMA_NAME
 FAULTS = DOCS / "faults.json"
 EXAMPLE = DOCS.parent / "examples" / "agg.toml"
 WIDTH = 100
@@ -99,6 +103,20 @@ UP_WORDS = {
     "seconds": "from the start of the supervisor to the proving completion",
     "warnings": "what should be known but did not stop it",
 }
+INIT_WORDS = {
+    "path": "the file that was written, from the root",
+    "mode": "`agg` or `disagg`",
+    "device": "`cuda` or `cpu`",
+    "model": "the name that clients use",
+    "next": "the command to run next",
+    "notes": "a list of what should be known of the choices",
+    "cores": "the CPU cores that may be used",
+    "memory_total_gib": "the host's memory, GiB",
+    "memory_available_gib": "what of it is free, GiB",
+    "gpus": "the GPUs that may be used, each with `gpu` (as `--gpus` counts them, a string), `name` and"
+    " `memory_total_mib`; the last two are null for a MIG instance",
+    "models": "the models that need no download",
+}
 DOWN_WORDS = {
     "name": "the deployment",
     "was_running": "whether there was anything to take down",
@@ -139,14 +157,6 @@ PLAN_WORDS = {
     "argv": "Its command line.",
     "gate": "What makes it ready; below.",
 }
-SPEC_WORDS = {
-    "name": "The deployment's name: lower-case letters, digits and inner hyphens, at most 32.",
-    "lmcache": "See the table `[lmcache]`.",
-    "prefill_args": "Arguments for the prefill workers alone (mode `disagg`).",
-    "decode_args": "Arguments for the decode workers alone (mode `disagg`).",
-    "env": "Environment for every unit.",
-}
-
 PREFACE = """\
 <!-- Written by docs/generate.py from the program: change the program, not this file. -->
 
@@ -190,6 +200,7 @@ def main() -> int:
         CONFIG: config_page(),
         RELIABILITY: reliability(),
         OBSERVABILITY: observability(),
+        SCHEMA: config_schema.text(),
     }
     for page, new in pages.items():
         old = page.read_text(encoding="utf-8") if page.exists() else ""
@@ -296,7 +307,7 @@ def _help(*words: str) -> str:
     environ |= {"COLUMNS": str(WIDTH), "TERMINAL_WIDTH": str(WIDTH), "NO_COLOR": "1", "LC_ALL": "C.UTF-8"}
     done = subprocess.run(
         [sys.executable, "-m", "dynamoctl", *words, "--help"],
-        env={**environ, "PYTHONUTF8": "1"},
+        env={**environ, "PYTHONUTF8": "1", "PYTHONPATH": str(DOCS.parent)},
         cwd=DOCS,  # no dynamoctl.toml, and not where the package is
         check=True,
         capture_output=True,
@@ -353,33 +364,30 @@ def configuration() -> str:
 
 
 def _model_table(model: type[BaseModel], prefix: str) -> str:
-    said = _attributes(model)
-    options = _options()
+    said = config_schema.meanings(model)
+    flags = _flags()
     rows = []
     for name, field in model.model_fields.items():
-        flag, help_text = options.get(prefix + name, options.get(prefix + name.removesuffix("_s"), ("", "")))
+        flag = flags.get(prefix + name) or flags.get(prefix + name.removesuffix("_s"), "")
         if name == "enabled":
-            flag, help_text = options["lmcache"]
+            flag = flags["lmcache"]
         elif name == "lmcache":
-            flag, help_text = "", ""
-        words = said.get(name) or SPEC_WORDS.get(name) or help_text
-        if not words:
+            flag = ""
+        if not said[name]:
             raise SystemExit(f"docs/generate.py: nothing says what {model.__name__}.{name} is")
-        words = words.replace("None:", "Unset:").replace(", or None.", ".")
         kind = _kind(field.annotation, field.metadata)
-        rows.append((f"`{name}`", kind, _default(field.get_default(call_default_factory=True)), flag, words))
+        default = _default(field.get_default(call_default_factory=True))
+        rows.append((f"`{name}`", kind, default, flag, said[name]))
     return _table(("key", "type", "default", "flag", "meaning"), rows)
 
 
-def _options() -> dict[str, tuple[str, str]]:
-    """`up`'s parameters: name -> (flags, help)."""
+def _flags() -> dict[str, str]:
+    """`up`'s parameters: name -> flags."""
     command = typer.main.get_command(cli.app).commands["up"]  # type: ignore[attr-defined]
     found = {}
     for parameter in command.params:
-        flags = [*parameter.opts, *parameter.secondary_opts]
-        long = [f"`{flag}`" for flag in flags if flag.startswith("--")]
-        words = (getattr(parameter, "help", "") or "").strip()
-        found[parameter.name] = (", ".join(long) or "argument", words)
+        long = [f"`{flag}`" for flag in (*parameter.opts, *parameter.secondary_opts) if flag.startswith("--")]
+        found[parameter.name] = ", ".join(long) or "argument"
     return found
 
 
@@ -459,6 +467,9 @@ def json_forms() -> str:
             "### `up --json`\n",
             "Schema `dynamoctl/up/v1`.\n",
             _key_table(_keys_of_literal(up, "already_up"), UP_WORDS),
+            "### `init --json`\n",
+            "Schema `dynamoctl/init/v1`.\n",
+            _key_table(_keys_of_literal(init, "next"), INIT_WORDS),
             "### `status --json`\n",
             "Schema `dynamoctl/status/v1`. With `--all`: `deployments`, a list of these.\n",
             _key_table(body, STATUS_WORDS),
@@ -519,7 +530,7 @@ def _key_table(keys: Iterable[str], words: Mapping[str, str]) -> str:
 
 
 def _dataclass_table(kind: type, more: Mapping[str, tuple[str, str]] | None = None) -> str:
-    said = _attributes(kind)
+    said = attributes(kind)
     rows = []
     for field in dataclasses.fields(kind):
         words = said.get(field.name) or PLAN_WORDS.get(field.name, "")
@@ -598,31 +609,6 @@ def lmcache_settings() -> str:
 
 
 # ---- small things -------------------------------------------------------------------------------
-
-
-def _attributes(kind: type) -> dict[str, str]:
-    """The `Attributes:` of a docstring: name -> what it says. `a, b: words` is said of both."""
-    text = inspect.getdoc(kind) or ""
-    _, _, section = text.partition("Attributes:\n")
-    found: dict[str, str] = {}
-    for names, words in _entries(section):
-        for name in names.split(", "):
-            found[name] = words[0].upper() + words[1:]
-    return found
-
-
-def _entries(section: str) -> Iterator[tuple[str, str]]:
-    names, words = "", ""
-    for line in section.splitlines():
-        begin = re.match(r"    (\w[\w, ]*): (.*)", line)
-        if begin:
-            if names:
-                yield names, words
-            names, words = begin[1], begin[2]
-        elif line.startswith("        "):
-            words += " " + line.strip()
-    if names:
-        yield names, words
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:

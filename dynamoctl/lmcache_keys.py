@@ -92,6 +92,8 @@ PROCESS_PREFIXES = (
 )
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([mgt])(i?)b?)?", re.IGNORECASE | re.ASCII)
+# The same for a JSON schema, of sizes above 0 (ECMA 262: no flags).
+SIZE_PATTERN = r"^\s*([0-9]*[1-9][0-9]*(\.[0-9]+)?|0+\.[0-9]*[1-9][0-9]*)\s*([mMgGtT]([iI]?[bB]?))?\s*$"
 _POWER = {"m": 2, "g": 3, "t": 4}
 # Sizes that may have a unit: they are converted. LMCache itself takes a number, and means GiB.
 SIZES = frozenset({"max_local_cpu_size", "max_local_disk_size", "reserve_local_cpu_size"})

@@ -19,6 +19,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -38,7 +39,7 @@ LMCacheMode = Literal["auto", "inproc", "mp"]
 CONFIG_NAME = "dynamoctl.toml"
 
 # LMCache's variables that the plan itself counts with.
-_OWN_FIELDS = {
+OWN_FIELDS = {
     "LMCACHE_CHUNK_SIZE": "chunk_size",
     "LMCACHE_MAX_LOCAL_CPU_SIZE": "cpu_gb",
     "LMCACHE_LOCAL_DISK": "disk",
@@ -51,6 +52,40 @@ _MOST_GIB = 1048576
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
 _GPU = re.compile(r"[0-9]{1,3}|(GPU|MIG)-[0-9A-Za-z/-]+")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+# What the validators below take, as JSON schema, which pydantic cannot read out of code. A test holds the two
+# against each other; `config_schema` has the whole.
+_SIZE_SCHEMA: dict[str, Any] = {
+    "anyOf": [
+        {"type": "number", "exclusiveMinimum": 0, "maximum": _MOST_GIB},
+        {"type": "string", "pattern": lmcache_keys.SIZE_PATTERN},
+    ]
+}
+_AUTO_SIZE_SCHEMA = {"anyOf": [*_SIZE_SCHEMA["anyOf"], {"const": "auto"}]}
+_FOLDER_SCHEMA = {"type": "string", "not": {"pattern": r"^\s*(file://)?\s*$"}}
+_ONE_GPU = rf"\s*({_GPU.pattern})\s*"
+_GPU_INDEX = {"type": "integer", "minimum": 0, "maximum": 999}
+_GPUS_SCHEMA = {
+    "anyOf": [
+        {"type": "array", "items": {"anyOf": [_GPU_INDEX, {"type": "string", "pattern": f"^{_ONE_GPU}$"}]}},
+        {"type": "string", "pattern": f"^{_ONE_GPU}(,{_ONE_GPU})*$"},
+        _GPU_INDEX,
+    ]
+}
+_STORE_SCHEMA = {"type": "string", "pattern": rf"^\s*({'|'.join(stores.KINDS)})://"}
+_ADAPTERS_SCHEMA = {
+    "type": "array",
+    "items": {
+        "type": "object",
+        "required": ["type"],
+        "properties": {"type": {"enum": list(stores.L2_ADAPTERS)}},
+    },
+}
+_VARIABLES_SCHEMA = {
+    "type": "object",
+    "additionalProperties": {"type": "string"},
+    "propertyNames": {"pattern": f"^{_VARIABLE.pattern}$", "not": {"enum": list(OWN_FIELDS)}},
+}
 
 
 def parse_gpus(value: object) -> object:
@@ -111,18 +146,25 @@ def _variables(env: dict[str, str]) -> dict[str, str]:
     for name in env:
         if not _VARIABLE.fullmatch(name):
             raise ValueError(f"'{name}' cannot be the name of an environment variable")
-        if name in _OWN_FIELDS:
-            raise ValueError(f"{name} has a key of its own: set lmcache.{_OWN_FIELDS[name]}")
+        if name in OWN_FIELDS:
+            raise ValueError(f"{name} has a key of its own: set lmcache.{OWN_FIELDS[name]}")
     return {**env, **lmcache_keys.check_environment(env)}
 
 
 Text = Annotated[str, AfterValidator(_no_nul)]
 Name = Annotated[str, Field(min_length=1), AfterValidator(_no_nul)]
-Environment = Annotated[dict[str, Text], AfterValidator(_variables)]
+Environment = Annotated[dict[str, Text], AfterValidator(_variables), WithJsonSchema(_VARIABLES_SCHEMA)]
 # Strict: `workers = true` is no number of workers.
-Size = Annotated[float, Field(strict=True), BeforeValidator(parse_size)]
-AutoSize = Annotated[Annotated[float, Field(strict=True)] | Literal["auto"], BeforeValidator(parse_size)]
-Folder = Annotated[str, BeforeValidator(parse_folder), AfterValidator(_no_nul)]
+Size = Annotated[float, Field(strict=True), BeforeValidator(parse_size), WithJsonSchema(_SIZE_SCHEMA)]
+AutoSize = Annotated[
+    Annotated[float, Field(strict=True)] | Literal["auto"],
+    BeforeValidator(parse_size),
+    WithJsonSchema(_AUTO_SIZE_SCHEMA),
+]
+Folder = Annotated[
+    str, BeforeValidator(parse_folder), AfterValidator(_no_nul), WithJsonSchema(_FOLDER_SCHEMA)
+]
+StoreUrl = Annotated[Name, AfterValidator(_store), WithJsonSchema(_STORE_SCHEMA)]
 Replicas = Annotated[int, Field(strict=True, ge=1, le=64)]
 
 
@@ -134,7 +176,7 @@ class LMCacheSpec(_Model):
     """The KV cache that outlives a request.
 
     Attributes:
-        enabled: off with `--no-lmcache` or `ENABLE_LMCACHE=0`.
+        enabled: keep and reuse the KV cache; off with `--no-lmcache` or `ENABLE_LMCACHE=0`.
         mode: `inproc` (in the engine), `mp` (a cache server beside it), `auto`: `inproc` on GPUs,
             `mp` on a CPU, where the in-process connector cannot work.
         chunk_size: tokens per chunk; a shorter prompt never hits.
@@ -152,13 +194,15 @@ class LMCacheSpec(_Model):
     enabled: Annotated[bool, Field(strict=True)] = True
     mode: LMCacheMode = "auto"
     chunk_size: Annotated[int, Field(strict=True, ge=1, le=65536)] = 256
-    cpu_gb: AutoSize | None = None
-    disk: Folder | None = None
-    disk_gb: Size | None = None
-    remote: Annotated[Name, AfterValidator(_store)] | None = None
-    gds: Folder | None = None
-    l2: tuple[dict[str, Any], ...] = ()
-    env: Environment = Field(default_factory=dict)
+    cpu_gb: Annotated[AutoSize | None, Field(examples=[20])] = None
+    disk: Annotated[Folder | None, Field(examples=["/var/cache/lmcache"])] = None
+    disk_gb: Annotated[Size | None, Field(examples=[100])] = None
+    remote: Annotated[StoreUrl | None, Field(examples=[kind.example for kind in stores.KINDS.values()])] = (
+        None
+    )
+    gds: Annotated[Folder | None, Field(examples=["/mnt/nvme/lmcache"])] = None
+    l2: Annotated[tuple[dict[str, Any], ...], WithJsonSchema(_ADAPTERS_SCHEMA)] = ()
+    env: Environment = Field(default_factory=dict, examples=[{"LMCACHE_LOG_LEVEL": "INFO"}])
 
     @field_validator("l2")
     @classmethod
@@ -197,23 +241,39 @@ class DeploymentSpec(_Model):
     """One deployment as the user wants it; frozen, comparable, written into its plan.
 
     Attributes:
+        name: the deployment's name: lower-case letters, digits and inner hyphens, at most 32.
+        mode: `agg`: prefill and decode in one worker; `disagg`: in workers of their own.
+        model: a folder, a hub id, or smollm2-135m-instruct, which is built in. None: Qwen/Qwen3-0.6B on
+            GPUs, smollm2-135m-instruct on a CPU.
+        served_model_name: the name that clients use. None: the model's own.
+        device: where workers run. `auto`: on GPUs if there are any, else on the CPU.
+        engine: `mocker`: Dynamo's own stand-in for vLLM; no weights, made-up text.
         gpus: GPU indices (as the caller's CUDA_VISIBLE_DEVICES counts them) or UUIDs, in the order
             in which workers take them; empty: chosen.
         workers: aggregated replicas (mode `agg`).
-        decode, prefill: replicas of each role (mode `disagg`).
+        decode: decode replicas (mode `disagg`).
+        prefill: prefill replicas (mode `disagg`).
         tp: tensor parallelism: GPUs (ranks) of one worker.
+        host: where the frontend listens.
+        port: its HTTP port.
+        router_mode: how the frontend picks a worker.
+        start: `ordered`: prefill when decode is ready; `overlapped`: all together.
         timeout_s: the one deadline for the whole start, seconds.
         drain_s: what requests in flight get when a worker is stopped, seconds.
+        lmcache: see the table `[lmcache]`.
         engine_args: arguments for every vLLM worker, handed on untouched.
+        prefill_args: arguments for the prefill workers alone (mode `disagg`).
+        decode_args: arguments for the decode workers alone (mode `disagg`).
+        env: environment for every unit.
     """
 
-    name: str = "default"
+    name: Annotated[str, WithJsonSchema({"type": "string", "pattern": f"^{_NAME.pattern}$"})] = "default"
     mode: Mode = "agg"
     model: Name | None = None
-    served_model_name: Name | None = None
+    served_model_name: Annotated[Name | None, Field(examples=["my-model"])] = None
     device: Device = "auto"
     engine: Engine = "vllm"
-    gpus: Annotated[tuple[str, ...], BeforeValidator(parse_gpus)] = ()
+    gpus: Annotated[tuple[str, ...], BeforeValidator(parse_gpus), WithJsonSchema(_GPUS_SCHEMA)] = ()
     workers: Replicas = 1
     decode: Replicas = 1
     prefill: Replicas = 1
@@ -228,7 +288,7 @@ class DeploymentSpec(_Model):
     engine_args: tuple[Text, ...] = ()
     prefill_args: tuple[Text, ...] = ()
     decode_args: tuple[Text, ...] = ()
-    env: Environment = Field(default_factory=dict)
+    env: Environment = Field(default_factory=dict, examples=[{"HF_HOME": "/data/huggingface"}])
 
     @field_validator("name")
     @classmethod
@@ -322,7 +382,7 @@ def load(
         else:
             table[field] = value
             origins["lmcache", field] = _FROM_ENVIRONMENT
-            sources[f"lmcache.{field}"] = next((n for n, f in _OWN_FIELDS.items() if f == field), field)
+            sources[f"lmcache.{field}"] = next((n for n, f in OWN_FIELDS.items() if f == field), field)
     for field, value in flags.items():
         if value is None:
             continue
@@ -353,7 +413,7 @@ def _settings_of_lmcache(values: dict[str, Any], environ: Mapping[str, str], con
     if not isinstance(env, dict):
         return {}
     for key in [key for key in table if lmcache_file.is_key(key) and key not in LMCacheSpec.model_fields]:
-        value, field = table.pop(key), _OWN_FIELDS.get(lmcache_file.variable(key))
+        value, field = table.pop(key), OWN_FIELDS.get(lmcache_file.variable(key))
         if field is None:
             env.setdefault(lmcache_file.variable(key), lmcache_file.as_text(value))
         elif field in table:
@@ -363,7 +423,7 @@ def _settings_of_lmcache(values: dict[str, Any], environ: Mapping[str, str], con
     sources = {f"lmcache.{key}": config for key in table if key != "env"} | dict.fromkeys(env, config)
     path = environ.get("LMCACHE_CONFIG_FILE") or env.pop("LMCACHE_CONFIG_FILE", "")
     for name, value in lmcache_file.read(path).items() if path else ():
-        field = _OWN_FIELDS.get(name)
+        field = OWN_FIELDS.get(name)
         if field is None:
             target, key, label = env, name, name
         else:
@@ -410,7 +470,7 @@ def _lmcache_from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
         found["enabled"] = switch("ENABLE_LMCACHE", environ["ENABLE_LMCACHE"])
     settings = lmcache_keys.check_environment(environ)
     settings.pop("LMCACHE_CONFIG_FILE", None)  # read already
-    for name, field in _OWN_FIELDS.items():
+    for name, field in OWN_FIELDS.items():
         if name in settings:
             value = settings.pop(name)
             found[field] = int(value) if field == "chunk_size" else value

@@ -1,9 +1,9 @@
-"""Words for people: the nearest known name, durations, counts."""
+"""Words for people: the nearest known name, durations, counts, what a docstring says of its attributes."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -28,3 +28,29 @@ def duration(seconds: float) -> str:
 def count(number: int, noun: str) -> str:
     """`1 worker`, `2 workers`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def attributes(kind: type) -> dict[str, str]:
+    """The `Attributes:` of a class's docstring: name -> what it says. `a, b: words` is said of both."""
+    import inspect
+
+    _, _, section = (inspect.getdoc(kind) or "").partition("Attributes:\n")
+    return {
+        name: words[0].upper() + words[1:] for names, words in _entries(section) for name in names.split(", ")
+    }
+
+
+def _entries(section: str) -> Iterator[tuple[str, str]]:
+    import re
+
+    names, words = "", ""
+    for line in section.splitlines():
+        begin = re.match(r"    (\w[\w, ]*): (.*)", line)
+        if begin:
+            if names:
+                yield names, words
+            names, words = begin[1], begin[2]
+        elif line.startswith("        "):
+            words += " " + line.strip()
+    if names:
+        yield names, words

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from dynamoctl.cli import cache, chat, doctor, down, export, logs, output, status, up
+from dynamoctl.cli import cache, chat, doctor, down, export, init, logs, output, status, up
 from dynamoctl.errors import DynamoctlError, SpecError
 
 app = typer.Typer(
@@ -39,6 +39,7 @@ def _root(
 
 
 app.command("up", no_args_is_help=True)(up.command)
+app.command("init")(init.command)
 app.command("doctor")(doctor.command)
 app.command("status")(status.command)
 app.command("chat")(chat.command)

@@ -49,8 +49,21 @@ def plan_for_here(flags: Mapping[str, Any], config: Path | None) -> Planned:
         PreflightError: not on this host.
     """
     spec, sources = load(flags, os.environ, find_config(config))
-    folder = Folder(spec.name)
-    seen = facts.gather(folder.path, reserved_ports=_planned_ports(but=spec.name))
+    return plan(spec, look(spec.name), sources)
+
+
+def look(name: str) -> HostFacts:
+    """One look at the host, for a deployment of this name."""
+    return facts.gather(Folder(name).path, reserved_ports=_planned_ports(but=name))
+
+
+def plan(spec: DeploymentSpec, seen: HostFacts, sources: Mapping[str, str] | None = None) -> Planned:
+    """Plan what the user wants.
+
+    Raises:
+        SpecError: it makes no deployment.
+        PreflightError: not on this host.
+    """
     device = topology.device(spec, seen)
     model = models.locate(spec.model or models.default_model(device), spec.served_model_name)
     spec = spec.model_copy(update={"device": device, "model": model.path})

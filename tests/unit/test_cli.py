@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
-from dynamoctl.cli import run
+from dynamoctl.cli import plan_flags, run
+from dynamoctl.spec import ROUTER_MODES
 
 
 @pytest.fixture(autouse=True)
@@ -157,3 +159,19 @@ def test_nothing_running_is_no_failure(capsys: pytest.CaptureFixture[str]) -> No
 def test_logs_of_what_never_ran_are_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["logs"]) == 2
     assert "never started" in capsys.readouterr().err
+
+
+def test_help_shows_defaults_and_choices_as_they_are_typed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERMINAL_WIDTH", "200")
+    for command in ("up", "doctor", "init"):
+        assert run([command, "--help"]) == 0
+        shown = capsys.readouterr().out
+        assert "Its HTTP port. [default: 8000]" in shown
+        assert "[default: (" not in shown
+        assert all(mode in shown for mode in ROUTER_MODES)
+
+
+def test_the_router_modes_of_the_flag_are_those_of_the_spec() -> None:
+    assert get_args(plan_flags.RouterMode) == ROUTER_MODES

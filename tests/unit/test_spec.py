@@ -156,37 +156,37 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, name: str) -> None:
     assert refusal(config=tmp_path / name).message.startswith("cannot read ")
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("workers = 'two'", "workers: input should be a valid integer, not 'two'"),
-        ("workers = '2'", "workers: input should be a valid integer, not '2'"),
-        ("workers = true", "workers: input should be a valid integer, not True"),
-        ("workers = 0", "workers: input should be greater than or equal to 1, not 0"),
-        ("port = 70000", "port: input should be less than or equal to 65535, not 70000"),
-        ("timeout_s = inf", "timeout_s: input should be a finite number, not inf"),
-        ("timeout_s = 0", "timeout_s: input should be greater than 0, not 0"),
-        ("model = 1", "model: input should be a valid string, not 1"),
-        ("model = ''", "model: string should have at least 1 character, not ''"),
-        ("host = ''", "host: string should have at least 1 character, not ''"),
-        ("engine_args = '--a'", "engine_args: a list is wanted, not '--a'"),
-        ("gpus = 1.5", "gpus: a list is wanted, not 1.5"),
-        ("mode = 'both'", "mode: 'both' is not one of 'agg' or 'disagg'"),
-        ("device = 'gpu'", "device: 'gpu' is not one of 'auto', 'cuda' or 'cpu'"),
-        ("env = 1", "env: a table is wanted, as in [env], not 1"),
-        ("lmcache = 1", "lmcache: a table is wanted, as in [lmcache], not 1"),
-        ("lmcache = false", "lmcache: a table is wanted, as in [lmcache], not False"),
-        ("[lmcache]\nenv = 1", "lmcache.env: a table is wanted, as in [lmcache.env], not 1"),
-        ("[lmcache]\nenabled = 1", "lmcache.enabled: input should be a valid boolean, not 1"),
-        (
-            "[lmcache]\nchunk_size = 0",
-            "lmcache.chunk_size: input should be greater than or equal to 1, not 0",
-        ),
-        ("[lmcache]\nmode = 'x'", "lmcache.mode: 'x' is not one of 'auto', 'inproc' or 'mp'"),
-        ("engine_args = ['a\\u0000']", "engine_args.0: a NUL character cannot be handed to a process"),
-        ("[env]\n'A=B' = '1'", "env: 'A=B' cannot be the name of an environment variable"),
-    ],
-)
+WRONG_IN_THE_FILE = [
+    ("workers = 'two'", "workers: input should be a valid integer, not 'two'"),
+    ("workers = '2'", "workers: input should be a valid integer, not '2'"),
+    ("workers = true", "workers: input should be a valid integer, not True"),
+    ("workers = 0", "workers: input should be greater than or equal to 1, not 0"),
+    ("port = 70000", "port: input should be less than or equal to 65535, not 70000"),
+    ("timeout_s = inf", "timeout_s: input should be a finite number, not inf"),
+    ("timeout_s = 0", "timeout_s: input should be greater than 0, not 0"),
+    ("model = 1", "model: input should be a valid string, not 1"),
+    ("model = ''", "model: string should have at least 1 character, not ''"),
+    ("host = ''", "host: string should have at least 1 character, not ''"),
+    ("engine_args = '--a'", "engine_args: a list is wanted, not '--a'"),
+    ("gpus = 1.5", "gpus: a list is wanted, not 1.5"),
+    ("mode = 'both'", "mode: 'both' is not one of 'agg' or 'disagg'"),
+    ("device = 'gpu'", "device: 'gpu' is not one of 'auto', 'cuda' or 'cpu'"),
+    ("env = 1", "env: a table is wanted, as in [env], not 1"),
+    ("lmcache = 1", "lmcache: a table is wanted, as in [lmcache], not 1"),
+    ("lmcache = false", "lmcache: a table is wanted, as in [lmcache], not False"),
+    ("[lmcache]\nenv = 1", "lmcache.env: a table is wanted, as in [lmcache.env], not 1"),
+    ("[lmcache]\nenabled = 1", "lmcache.enabled: input should be a valid boolean, not 1"),
+    (
+        "[lmcache]\nchunk_size = 0",
+        "lmcache.chunk_size: input should be greater than or equal to 1, not 0",
+    ),
+    ("[lmcache]\nmode = 'x'", "lmcache.mode: 'x' is not one of 'auto', 'inproc' or 'mp'"),
+    ("engine_args = ['a\\u0000']", "engine_args.0: a NUL character cannot be handed to a process"),
+    ("[env]\n'A=B' = '1'", "env: 'A=B' cannot be the name of an environment variable"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), WRONG_IN_THE_FILE)
 def test_a_wrong_value_in_the_file_is_named_with_the_file(toml: Toml, text: str, message: str) -> None:
     config = toml(text.replace("'a\\u0000'", '"a\\u0000"'))
     assert refusal(config=config).message == f"{message} (in {config})"

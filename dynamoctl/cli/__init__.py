@@ -23,16 +23,22 @@ app = typer.Typer(
 
 def _version(asked: bool) -> None:
     if asked:
-        from dynamoctl import __version__
+        from dynamoctl.operations.versions import stack
 
-        typer.echo(f"dynamoctl {__version__}")
+        print("\n".join(stack()))
         raise typer.Exit
 
 
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option(
+            "--version",
+            callback=_version,
+            is_eager=True,
+            help="Print the versions of it and of what it runs.",
+        ),
     ] = False,
 ) -> None:
     pass

@@ -88,6 +88,12 @@ def memory_used() -> dict[int, int]:
         }
 
 
+def number() -> int:
+    """How many GPUs the host has, whatever CUDA_VISIBLE_DEVICES says."""
+    with session() as nvml:
+        return 0 if nvml is None else int(nvml.nvmlDeviceGetCount())
+
+
 def driver() -> tuple[str, int | None]:
     """The driver's version, and CUDA's (13000 for 13.0); empty and None without one."""
     with session() as nvml:

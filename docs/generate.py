@@ -146,7 +146,14 @@ EXPORT_WORDS = {
     "content": "what is exported: a list of target groups, the text of a `prometheus.yml`, a dashboard",
     "path": "the file of `--output`; null without",
 }
-LOG_WORDS = {"unit": "who wrote the line", "line": "the line"}
+LOG_WORDS = {
+    "unit": "who wrote the line",
+    "line": "the line",
+    "time": "when it was written, UTC, as in `2026-11-25T12:34:56.500000Z`; that of the line before it where"
+    " it has none, and that of its log where no line has one",
+    "level": "`debug`, `info`, `warning`, `error` or `critical`; that of the line before it where it has"
+    " none; null where there is none",
+}
 PLAN_WORDS = {
     "name": "The deployment.",
     "mode": "One worker for prefill and decode, or workers of their own.",
@@ -492,7 +499,7 @@ def json_forms() -> str:
             "Schema `dynamoctl/export/v1`.\n",
             _key_table(_keys_of_literal(export, "program"), EXPORT_WORDS),
             "### `logs --json`\n",
-            "Schema `dynamoctl/logs/v1`: `name`, and `lines`, a list of:\n",
+            "Schema `dynamoctl/logs/v1`: `name`, and `lines`, in the order of their times, a list of:\n",
             _key_table(_keys_of_literal(logs, "line"), LOG_WORDS),
             "### `down --json`\n",
             "Schema `dynamoctl/down/v1`. With `--all`: `deployments`, a list of these.\n",

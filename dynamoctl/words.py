@@ -1,9 +1,15 @@
-"""Words for people: the nearest known name, durations, counts, what a docstring says of its attributes."""
+"""Words for people and of theirs: the nearest known name, durations, counts, moments, docstrings."""
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_AGO = re.compile(r"(\d+(?:\.\d+)?) ?(ms|[smhdw])")
+_CLOCK = re.compile(r"\d\d?:\d\d(?::\d\d)?")
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -41,8 +47,6 @@ def attributes(kind: type) -> dict[str, str]:
 
 
 def _entries(section: str) -> Iterator[tuple[str, str]]:
-    import re
-
     names, words = "", ""
     for line in section.splitlines():
         begin = re.match(r"    (\w[\w, ]*): (.*)", line)
@@ -54,3 +58,26 @@ def _entries(section: str) -> Iterator[tuple[str, str]]:
             words += " " + line.strip()
     if names:
         yield names, words
+
+
+def moment(text: str, now: float) -> float:
+    """When that is, seconds since the epoch: so long ago (`30s`, `1h30m`, `2d`), a time of the day (`12:34`:
+    the last one) or an ISO time (`2026-11-25T12:34`). Local time, where it does not say which.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    text = text.strip()
+    if re.fullmatch(rf"(?:{_AGO.pattern} ?)+", text):
+        return now - sum(float(number) * _UNITS[unit] for number, unit in _AGO.findall(text))
+    if _CLOCK.fullmatch(text):
+        clock = datetime.strptime(text, "%H:%M:%S" if text.count(":") > 1 else "%H:%M").time()
+        today = datetime.fromtimestamp(now)
+        last = datetime.combine(today, clock)
+        return (last if last <= today else last - timedelta(days=1)).timestamp()
+    return datetime.fromisoformat(text).timestamp()
+
+
+def iso(at: float) -> str:
+    """Seconds since the epoch as `2026-11-25T12:34:56.123456Z`."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from typing import Annotated
 
 import typer
@@ -87,9 +86,14 @@ def run(argv: list[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         code = 128 + received[-1] if received else 130
         return output.interrupted(command, code, as_json)
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit):
+        # Typer and rich make a SystemExit of a broken pipe, and of nothing else but shell completion.
+        if "_DYNAMOCTL_COMPLETE" in os.environ:
+            raise
         # Whoever read our output has gone (as in `dynamoctl logs | head`): nothing to say to them.
-        sys.stderr.close()
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        os.close(nowhere)
         return 0
     if result == 130 and received:
         return 128 + received[-1]

@@ -12,9 +12,10 @@ from dynamoctl.cli.output import console
 from dynamoctl.words import count, duration
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, RenderableType
 
     from dynamoctl.operations.examine import Looked
+    from dynamoctl.operations.logs import Line
     from dynamoctl.planner.plan import DeploymentPlan
     from dynamoctl.state import DeploymentState
 
@@ -262,23 +263,40 @@ def draw_findings(found: Sequence[Looked]) -> None:
 
 
 class LogPrinter:
-    """Log lines to stdout, each behind its unit's name where there are several."""
+    """Log lines to stdout, each behind its unit's name where there are several.
 
-    _COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "red")
+    Without a terminal, or with NO_COLOR, they are plain text; rich would take its time over it.
+    """
 
-    def __init__(self, several: bool) -> None:
+    # Red and yellow are for what is wrong.
+    _COLOURS = ("cyan", "magenta", "green", "blue", "bright_cyan", "bright_magenta", "bright_green")
+    _LEVELS = ((40, "bold red"), (30, "yellow"))
+
+    def __init__(
+        self, units: Sequence[str], several: bool, at_once: bool, out: Console | None = None
+    ) -> None:
         from rich.console import Console
 
+        self._at_once = at_once
         self._several = several
-        self._colour: dict[str, str] = {}
-        self._out = Console(highlight=False, soft_wrap=True)
+        self._units = list(units)
+        self._out = out or Console(highlight=False, soft_wrap=True)
 
-    def line(self, unit: str, line: str) -> None:
+    def line(self, line: Line) -> None:
         """Print one line."""
+        if line.unit not in self._units:
+            self._units.append(line.unit)
+        name = f"{line.unit:<{max(map(len, self._units))}}  " if self._several else ""
+        if self._out.color_system is None or self._out.no_color:
+            from dynamoctl.log_lines import plain
+
+            print(name + plain(line.text), file=self._out.file, flush=self._at_once)
+            return
         from rich.text import Text
 
-        text = Text.from_ansi(line)
-        if self._several:
-            colour = self._colour.setdefault(unit, self._COLOURS[len(self._colour) % len(self._COLOURS)])
-            text = Text.assemble((f"{unit:<10} ", colour), text)
-        self._out.print(text)
+        text = Text.from_ansi(line.text)
+        if line.word and line.level:
+            style = next((style for level, style in self._LEVELS if line.level >= level), "")
+            text.stylize(style, *line.word)
+        colour = self._COLOURS[self._units.index(line.unit) % len(self._COLOURS)]
+        self._out.print(Text.assemble((name, colour), text))

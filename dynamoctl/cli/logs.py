@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -16,22 +16,60 @@ def command(
     ] = None,
     name: Name = "default",
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as the logs grow.")] = False,
-    lines: Annotated[int, typer.Option("--lines", "-l", min=0, help="The last lines of each; 0: all.")] = 40,
+    lines: Annotated[
+        int | None,
+        typer.Option(
+            "--lines",
+            "-l",
+            min=0,
+            help="The last lines of each that are asked for; 0: all, of the start before too.",
+            show_default="40; with --since, --grep or --level: all",
+        ),
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="No older lines: 30s, 10m, 2h, 1d, a time of the day or an ISO time.",
+            show_default=False,
+        ),
+    ] = None,
+    grep: Annotated[
+        str | None,
+        typer.Option("--grep", "-g", metavar="REGEX", help="Lines in which it is found.", show_default=False),
+    ] = None,
+    ignore_case: Annotated[
+        bool, typer.Option("--ignore-case", "-i", help="Small letters and capitals are alike to --grep.")
+    ] = False,
+    level: Annotated[
+        Literal["debug", "info", "warning", "error", "critical"] | None,
+        typer.Option(help="Lines of this level and of worse ones.", show_default=False),
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Print the logs of one unit or of all."""
-    from dynamoctl.cli.draw import LogPrinter
-    from dynamoctl.errors import SpecError
-    from dynamoctl.operations.logs import read
+    """Print the logs of one unit, or of all by their times.
 
+    A line that has no time or level of its own, as in a traceback, has those of the line before it.
+    """
+    from dynamoctl.errors import SpecError
+    from dynamoctl.operations.logs import query, read, units
+
+    wanted = query(lines, since, grep, ignore_case, level)
     if json and follow:
         raise SpecError("--json prints one object, so it cannot follow", "leave out --follow or --json")
     if json:
         from dynamoctl.cli.output import emit, schema
+        from dynamoctl.log_lines import level_name
+        from dynamoctl.words import iso
 
-        entries = [{"unit": who, "line": line} for who, line in read(name, unit, lines, follow=False)]
+        entries = [
+            {"unit": one.unit, "line": one.text, "time": iso(one.at), "level": level_name(one.level)}
+            for one in read(name, unit, wanted, follow=False)
+        ]
         emit(schema("logs"), {"name": name, "lines": entries})
         return
-    printer = LogPrinter(several=unit is None)
-    for who, line in read(name, unit, lines, follow):
-        printer.line(who, line)
+    from dynamoctl.cli.draw import LogPrinter
+
+    printer = LogPrinter(units(name), several=unit is None, at_once=follow)
+    for line in read(name, unit, wanted, follow):
+        printer.line(line)

@@ -2,17 +2,111 @@
 
 from __future__ import annotations
 
-import os
+import heapq
+import re
 import time
-from collections.abc import Iterator
-from pathlib import Path
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from operator import itemgetter
 
+from dynamoctl import log_lines
 from dynamoctl.errors import SpecError
+from dynamoctl.operations.log_tail import Tail
 from dynamoctl.planner.secrets import redact
 from dynamoctl.state import Folder
-from dynamoctl.words import nearest
+from dynamoctl.words import moment, nearest
 
 _POLL_S = 0.3
+# How many lines of each log, if nothing is said.
+LINES = 40
+# Several processes write to one log, and some say whole seconds alone: its times are not quite in order.
+_DISORDER_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of a log.
+
+    Attributes:
+        unit: who wrote it.
+        text: as it stands there, without secrets.
+        at: when it was written, or the line that it belongs to, which is the one before it or, at the very
+            beginning, the next; seconds since the epoch. The log's own time where no line has any.
+        level: how bad it is, or the line that it belongs to; as Python's logging numbers it, or None.
+        word: where its own level stands in it without colours: begin and end; or None.
+    """
+
+    unit: str
+    text: str
+    at: float
+    level: int | None
+    word: tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class Query:
+    """Which lines are wanted.
+
+    Attributes:
+        lines: the last so many of each log; 0 for all, those of the start before too; None for 40, or for all
+            that fit where something else is asked for.
+        since: those that were written since; seconds since the epoch.
+        pattern: those in which this is found.
+        level: those of this level and of worse ones.
+    """
+
+    lines: int | None = None
+    since: float | None = None
+    pattern: re.Pattern[str] | None = None
+    level: int | None = None
+
+    @property
+    def filters(self) -> bool:
+        """Whether not every line is wanted."""
+        return (self.since, self.pattern, self.level) != (None, None, None)
+
+    @property
+    def last(self) -> int:
+        """How many lines of each log at most; 0 for all."""
+        return self.lines if self.lines is not None else 0 if self.filters else LINES
+
+    def wants(self, line: Line, live: bool) -> bool:
+        """Whether a line is wanted. One that comes in now is new, whatever it says of its time."""
+        if self.level is not None and (line.level or log_lines.LEVELS["info"]) < self.level:
+            return False
+        if self.since is not None and not live and line.at < self.since:
+            return False
+        return self.pattern is None or self.pattern.search(log_lines.plain(line.text)) is not None
+
+
+def query(
+    lines: int | None, since: str | None, grep: str | None, ignore_case: bool, level: str | None
+) -> Query:
+    """What was asked for, in the words of the command line.
+
+    Raises:
+        SpecError: a time or an expression that is none.
+    """
+    if ignore_case and grep is None:
+        raise SpecError("--ignore-case says how --grep looks, and there is no --grep", "add --grep REGEX")
+    at = pattern = None
+    if since is not None:
+        try:
+            at = moment(since, time.time())
+        except (ValueError, OverflowError):
+            raise SpecError(
+                f"--since: '{since}' is no time",
+                "as in 30s, 10m, 2h, 1d, 12:34, 2026-11-25T12:34 or 2026-11-25T12:34:56Z",
+            ) from None
+    if grep is not None:
+        try:
+            pattern = re.compile(grep, re.IGNORECASE if ignore_case else 0)
+        except re.error as error:
+            where = f" at position {error.pos}" if error.pos is not None else ""
+            mark = f"\n{' ' * error.pos}^" if error.pos is not None and "\n" not in grep else ""
+            raise SpecError(f"--grep: {error.msg}{where}", f"{grep}{mark}") from None
+    return Query(lines, at, pattern, log_lines.LEVELS[level] if level else None)
 
 
 def units(name: str) -> list[str]:
@@ -23,11 +117,8 @@ def units(name: str) -> list[str]:
     return sorted(log.stem for log in folder.log("supervisor").parent.glob("*.log"))
 
 
-def read(name: str, unit: str | None, lines: int, follow: bool) -> Iterator[tuple[str, str]]:
-    """The last lines of one unit's log, or of all, as (unit, line); with `follow` without an end.
-
-    Args:
-        lines: how many of each log; 0 for all.
+def read(name: str, unit: str | None, wanted: Query, follow: bool) -> Iterator[Line]:
+    """The lines of one unit's log, or of all by their times; with `follow` without an end.
 
     Raises:
         SpecError: no such deployment, or no such unit.
@@ -38,47 +129,99 @@ def read(name: str, unit: str | None, lines: int, follow: bool) -> Iterator[tupl
     if unit is not None and unit not in known:
         raise SpecError(f"'{name}' has no unit '{unit}'", nearest(unit, known))
     folder = Folder(name)
-    chosen = [unit] if unit else known
-    tails = {each: _Tail(folder.log(each)) for each in chosen}
-    for each, tail in tails.items():
-        for line in tail.last(lines):
-            yield each, redact(line)
-    while follow:
-        if unit is None:
-            for each in units(name):
-                tails.setdefault(each, _Tail(folder.log(each)))
-        quiet = True
-        for each, tail in tails.items():
-            for line in tail.more():
+    logs = {each: _Log(folder, each, wanted) for each in ([unit] if unit else known)}
+    try:
+        for log in logs.values():
+            log.begin()
+        yield from _by_time([log.last(whole=not follow) for log in logs.values()])
+        while follow:
+            for each in units(name) if unit is None else ():
+                if each not in logs:
+                    logs[each] = _Log(folder, each, wanted)
+                    logs[each].begin(new=True)
+            quiet = True
+            for line in _by_time([log.more() for log in logs.values()]):
                 quiet = False
-                yield each, redact(line)
-        if quiet:
-            time.sleep(_POLL_S)
+                yield line
+            if quiet:
+                time.sleep(_POLL_S)
+    finally:
+        for log in logs.values():
+            log.close()
 
 
-class _Tail:
-    """One log from where it was read last; a new start's log is read from its beginning."""
+class _Log:
+    """The lines of one unit's log that are wanted."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._at = 0
-        self._inode = 0
+    def __init__(self, folder: Folder, unit: str, wanted: Query) -> None:
+        self._unit = unit
+        self._wanted = wanted
+        self._tail = Tail(folder.log(unit))
+        self._carry = log_lines.Carry()
+        self.close = self._tail.close
 
-    def last(self, count: int) -> list[str]:
-        lines = list(self.more())
-        return lines[-count:] if count else lines
-
-    def more(self) -> Iterator[str]:
-        try:
-            with self._path.open("rb") as file:
-                found = os.fstat(file.fileno())
-                if found.st_ino != self._inode or found.st_size < self._at:
-                    self._inode, self._at = found.st_ino, 0
-                file.seek(self._at)
-                text = file.read()
-        except OSError:
+    def begin(self, new: bool = False) -> None:
+        """Find the place of the first line; it is that of the log where that is new."""
+        if new:
+            self._tail.begin()
             return
-        end = text.rfind(b"\n") + 1
-        self._at += end
-        for raw in text[:end].splitlines():
-            yield raw.decode(errors="replace")
+        wanted = self._wanted
+        self._tail.begin(
+            lines=0 if wanted.filters else wanted.last,
+            older=wanted.lines == 0 or wanted.since is not None,
+            is_before=self._is_before if wanted.since is not None else None,
+        )
+
+    def last(self, whole: bool) -> Iterable[Line]:
+        """What is there and wanted; with `whole` a last line without an end too."""
+        lines = self._wanted_of(self._dated(self._all(whole)), live=False)
+        return deque(lines, self._wanted.last) if self._wanted.last else lines
+
+    def more(self) -> Iterator[Line]:
+        """What has come since and is wanted."""
+        return self._wanted_of(map(self._line, self._tail.more()), live=True)
+
+    def _all(self, whole: bool) -> Iterator[Line]:
+        yield from map(self._line, self._tail.more())
+        if whole:
+            yield from map(self._line, self._tail.end())
+
+    def _line(self, raw: str) -> Line:
+        text = redact(raw)
+        said = self._carry.read(log_lines.plain(text), self._tail.latest)
+        at = self._tail.latest if self._carry.at is None else self._carry.at
+        return Line(self._unit, text, at, self._carry.level, said.word)
+
+    def _dated(self, lines: Iterable[Line]) -> Iterator[Line]:
+        """The same, where lines before the first that has a time have that one."""
+        first: list[Line] = []
+        for line in lines:
+            if self._carry.at is None:
+                first.append(line)
+                continue
+            yield from (replace(early, at=line.at) for early in first)
+            first.clear()
+            yield line
+        yield from first
+
+    def _wanted_of(self, lines: Iterable[Line], live: bool) -> Iterator[Line]:
+        return (line for line in lines if self._wanted.wants(line, live))
+
+    def _is_before(self, raw: bytes) -> bool:
+        assert self._wanted.since is not None
+        at = log_lines.read(log_lines.plain(raw.decode(errors="replace")), time.time()).at
+        return at is not None and at < self._wanted.since - _DISORDER_S
+
+
+def _by_time(logs: Iterable[Iterable[Line]]) -> Iterator[Line]:
+    """The lines of all by their times; those of one log stay in their order."""
+    for _, line in heapq.merge(*map(_timed, logs), key=itemgetter(0)):
+        yield line
+
+
+def _timed(lines: Iterable[Line]) -> Iterator[tuple[float, Line]]:
+    """Each line with its time, but never one before the last line's."""
+    latest = 0.0
+    for line in lines:
+        latest = max(latest, line.at)
+        yield latest, line

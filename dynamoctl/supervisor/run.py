@@ -48,7 +48,7 @@ from dynamoctl.supervisor import lifecycle, log_files, process, removal
 from dynamoctl.supervisor.phases import LogWatch, last_lines
 from dynamoctl.supervisor.read_ahead import read_ahead
 from dynamoctl.supervisor.registrations import Registrations
-from dynamoctl.words import duration
+from dynamoctl.words import duration, iso
 
 # How often a gate asks. Each attempt costs some milliseconds of a CPU that the engine wants.
 _GATE_INTERVAL_S = 0.4
@@ -521,7 +521,7 @@ class Supervisor:
                 await watch()
                 return
             except OSError as error:
-                _say(f"{watch.__name__}: {error}")
+                _say(f"{watch.__name__}: {error}", "WARN")
                 await asyncio.sleep(_WATCH_INTERVAL_S)
 
     async def _patiently(self, do: Callable[..., object], *arguments: object) -> None:
@@ -531,7 +531,7 @@ class Supervisor:
                 await asyncio.to_thread(do, *arguments)
                 return
             except OSError as error:
-                _say(f"{do.__name__}: {error}")
+                _say(f"{do.__name__}: {error}", "WARN")
                 await asyncio.sleep(_WATCH_INTERVAL_S)
 
     async def _keep_up(self) -> None:
@@ -676,7 +676,7 @@ class Supervisor:
             try:
                 return await self._take_down()
             except OSError as error:
-                _say(f"cannot take it down: {error}")
+                _say(f"cannot take it down: {error}", "WARN")
                 await asyncio.sleep(_WATCH_INTERVAL_S)
 
     async def _take_down(self) -> list[str]:
@@ -786,7 +786,7 @@ class Supervisor:
             self.folder.write_state(self.state)
         except PreflightError as error:
             if not self.unsaved:
-                _say(error.message)
+                _say(error.message, "WARN")
             self.unsaved = True
         else:
             self.unsaved = False
@@ -813,10 +813,10 @@ async def _within(seconds: float, event: asyncio.Event) -> bool:
     return event.is_set()
 
 
-def _say(text: str) -> None:
-    """To the supervisor's own log, unless the disk is full."""
+def _say(text: str, level: str = "ERROR") -> None:
+    """To the supervisor's own log, in the form of Dynamo's lines, unless the disk is full."""
     with contextlib.suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
+        print(f"{iso(time.time())} {level:>5} {text}", file=sys.stderr, flush=True)
 
 
 def _failure(error: Exception) -> DynamoctlError:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
-from dynamoctl.words import count, duration, nearest
+from dynamoctl.words import count, duration, iso, moment, nearest
 
 
 @pytest.mark.parametrize(
@@ -36,3 +38,44 @@ def test_where_none_is_near_a_few_are_listed() -> None:
 
 def test_where_none_is_near_many_are_not_listed() -> None:
     assert nearest("xyzzy", [f"word-{i}" for i in range(21)]) == ""
+
+
+NOW = datetime(2026, 11, 25, 10, 0, 0).timestamp()
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds_ago"),
+    [
+        ("30s", 30),
+        ("10m", 600),
+        ("2h", 7200),
+        ("1d", 86_400),
+        ("1h30m", 5400),
+        ("1.5h", 5400),
+        ("2 d", 172_800),
+        ("09:58", 120),
+        ("9:59:30", 30),
+        ("10:00", 0),
+        ("12:34", 86_400 - 2 * 3600 - 34 * 60),
+        ("2026-11-25", 36_000),
+        ("2026-11-25T09:00", 3600),
+        ("2026-11-25 09:59:59", 1),
+    ],
+)
+def test_a_moment(text: str, seconds_ago: float) -> None:
+    assert NOW - moment(text, NOW) == seconds_ago
+
+
+def test_a_moment_may_say_where_its_time_is() -> None:
+    assert moment("2026-11-25T12:34:56Z", NOW) == datetime(2026, 11, 25, 12, 34, 56, tzinfo=UTC).timestamp()
+    assert moment("2026-11-25T12:34+02:00", NOW) == datetime(2026, 11, 25, 10, 34, tzinfo=UTC).timestamp()
+
+
+@pytest.mark.parametrize("text", ["", "10", "5x", "yesterday", "25:00", "-5m", "m", "2026-13-01", "12:3"])
+def test_what_is_no_moment(text: str) -> None:
+    with pytest.raises(ValueError, match=r".*"):
+        moment(text, NOW)
+
+
+def test_a_moment_in_iso() -> None:
+    assert iso(moment("2026-11-25T12:34:56.5Z", NOW)) == "2026-11-25T12:34:56.500000Z"

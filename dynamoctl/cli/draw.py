@@ -13,13 +13,14 @@ from dynamoctl.words import count, duration
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+    from rich.text import Text
 
     from dynamoctl.operations.examine import Looked
     from dynamoctl.operations.logs import Line
     from dynamoctl.planner.plan import DeploymentPlan
     from dynamoctl.state import DeploymentState
 
-_STYLE = {
+STYLE = {
     "ready": "green",
     "ok": "green",
     "starting": "yellow",
@@ -36,7 +37,7 @@ _STYLE = {
 
 
 # Where no terminal sets the width, nothing of a table is cut off.
-_WIDE = 240
+WIDE = 240
 
 
 class _Display:
@@ -125,7 +126,7 @@ class UpDisplay(_Display):
                 mark,
                 unit.name,
                 f"GPU {place}" if place else "",
-                Text(words, style=_STYLE.get(words, "")),
+                Text(words, style=STYLE.get(words, "")),
                 duration(took) if took else "",
             )
         return table
@@ -160,17 +161,11 @@ def draw_status(body: dict[str, Any]) -> None:
     from rich.text import Text
 
     on_terminal = sys.stdout.isatty()
-    out = Console(highlight=False, soft_wrap=not on_terminal, width=None if on_terminal else _WIDE)
+    out = Console(highlight=False, soft_wrap=not on_terminal, width=None if on_terminal else WIDE)
     if not body["units"]:
         out.print(f"'{body['name']}' is not running", markup=False)
         return
-    head = Text.assemble(
-        (body["name"], "bold"),
-        "  ",
-        (body["state"], _STYLE.get(body["state"], "")),
-        f"  {body['mode']}  {body['model']}  {body['endpoint']}",
-    )
-    out.print(head)
+    out.print(head(body))
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     # What is the same for all, and as it should be, takes no room: the table fits 80 columns.
     on_gpus = any(unit["gpus"] for unit in body["units"])
@@ -185,17 +180,18 @@ def draw_status(body: dict[str, Any]) -> None:
         health = unit["health"] or "-"
         cells = {
             "UNIT": unit["name"],
-            "STATE": Text(words, style=_STYLE.get(unit["state"], "")),
+            "STATE": Text(words, style=STYLE.get(unit["state"], "")),
             "PID": str(unit["pid"] or "-"),
             "GPU": ",".join(str(gpu) for gpu in unit["gpus"]) or "-",
-            "GPU MEMORY": _gib(unit["gpu_memory_mib"]),
-            "MEMORY": _gib(unit["memory_mib"]),
+            "GPU MEMORY": gib(unit["gpu_memory_mib"]),
+            "MEMORY": gib(unit["memory_mib"]),
             "UPTIME": duration(unit["uptime_s"]) if unit["uptime_s"] is not None else "-",
             "RESTARTS": str(unit["restarts"]),
-            "HEALTH": Text(health, style=_STYLE.get(health, "" if health == "-" else "red")),
+            "HEALTH": Text(health, style=STYLE.get(health, "" if health == "-" else "red")),
         }
         table.add_row(*(cells[column] for column in columns))
     out.print(table)
+    _draw_load(out, body["load"] or {})
     if body["cache"]:
         cache = body["cache"]
         rate = f" ({cache['hit_rate']:.0%})" if cache["hit_rate"] is not None else ""
@@ -207,16 +203,51 @@ def draw_status(body: dict[str, Any]) -> None:
         )
     for gpu in body["gpus"]:
         used, total = (gpu[key] / 1024 for key in ("memory_used_mib", "memory_total_mib"))
-        out.print(f"GPU {gpu['gpu']}: {used:.1f} of {total:.1f} GiB in use", markup=False)
+        busy = f", busy {gpu['utilization']:.0%}" if gpu["utilization"] is not None else ""
+        out.print(f"GPU {gpu['gpu']}: {used:.1f} of {total:.1f} GiB in use{busy}", markup=False)
+    for line in troubles(body):
+        out.print(line)
+
+
+def _draw_load(out: Console, load: dict[str, int | None]) -> None:
+    running, waiting = load.get("requests_running"), load.get("requests_waiting")
+    now = f"{running or 0:,} running, {waiting or 0:,} waiting" if running is not None else ""
+    finished = load.get("requests_total")
+    since = ""
+    if finished is not None:
+        since = f"{finished:,} finished, {load['failed_requests_total'] or 0:,} of them failed"
+    if now or since:
+        out.print(f"requests: {', '.join(filter(None, (now, since)))}")
+    prompt, generated = load.get("prompt_tokens_total"), load.get("generation_tokens_total")
+    if prompt or generated:
+        out.print(f"tokens: {prompt or 0:,} in prompts, {generated or 0:,} generated")
+
+
+def head(body: dict[str, Any]) -> Text:
+    """What a deployment is, on a line."""
+    from rich.text import Text
+
+    return Text.assemble(
+        (body["name"], "bold"),
+        "  ",
+        (body["state"], STYLE.get(body["state"], "")),
+        f"  {body['mode']}  {body['model']}  {body['endpoint']}",
+    )
+
+
+def troubles(body: dict[str, Any]) -> list[Text]:
+    """Its error with the hint, and its warnings."""
+    from rich.text import Text
+
+    lines = []
     if body["error"]:
-        out.print(Text.assemble(("error: ", "bold red"), body["error"]["message"]))
-        for line in body["error"]["hint"].splitlines():
-            out.print(f"  {line}", markup=False)
-    for warning in body["warnings"]:
-        out.print(Text.assemble(("warning: ", "yellow"), warning))
+        lines.append(Text.assemble(("error: ", "bold red"), body["error"]["message"]))
+        lines += [Text(f"  {line}") for line in body["error"]["hint"].splitlines()]
+    return lines + [Text.assemble(("warning: ", "yellow"), warning) for warning in body["warnings"]]
 
 
-def _gib(mib: int | None) -> str:
+def gib(mib: int | None) -> str:
+    """MiB as people read them."""
     return f"{mib / 1024:.1f} GiB" if mib is not None else "-"
 
 
@@ -245,9 +276,7 @@ def draw_findings(found: Sequence[Looked]) -> None:
     for one in found:
         level = one.finding.level
         out.print(
-            Text.assemble(
-                (f"{level:<9}", _STYLE[level]), (f"{one.check:<{wide}}  ", "bold"), one.finding.what
-            )
+            Text.assemble((f"{level:<9}", STYLE[level]), (f"{one.check:<{wide}}  ", "bold"), one.finding.what)
         )
         if one.finding.why:
             out.print(Text(f"{indent}why: {one.finding.why}"))

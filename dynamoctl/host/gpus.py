@@ -94,6 +94,24 @@ def number() -> int:
         return 0 if nvml is None else int(nvml.nvmlDeviceGetCount())
 
 
+def utilization() -> dict[int, float]:
+    """GPU index -> the share of NVML's last sample (up to a second) in which a kernel ran, 0 to 1.
+
+    A GPU that does not say (in MIG mode) is missing.
+    """
+    with session() as nvml:
+        if nvml is None:
+            return {}
+        found = {}
+        for index in range(nvml.nvmlDeviceGetCount()):
+            try:
+                rates = nvml.nvmlDeviceGetUtilizationRates(nvml.nvmlDeviceGetHandleByIndex(index))
+            except nvml.NVMLError:
+                continue
+            found[index] = rates.gpu / 100
+        return found
+
+
 def driver() -> tuple[str, int | None]:
     """The driver's version, and CUDA's (13000 for 13.0); empty and None without one."""
     with session() as nvml:

@@ -7,6 +7,8 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from dynamoctl.host.processes import is_running, members
@@ -16,12 +18,32 @@ from dynamoctl.state import DeploymentState, Folder
 _PATIENCE_S = 15.0
 
 
+@dataclass(frozen=True)
+class Look:
+    """A deployment at one moment.
+
+    Attributes:
+        body: as `status --json` shows it, without the envelope.
+        state: what its supervisor wrote last; None where there is nothing.
+        answer: what its supervisor answered (`observe.Snapshot`); None where it was not asked or did not.
+    """
+
+    body: dict[str, Any]
+    state: DeploymentState | None = None
+    answer: dict[str, Any] | None = None
+
+
 def status(name: str) -> dict[str, Any]:
     """The body of `status --json` (schema `dynamoctl/status/v1`), without the envelope."""
+    return look(name).body
+
+
+def look(name: str) -> Look:
+    """See how a deployment is now."""
     folder = Folder(name)
     state = folder.read_state()
     if state is None:
-        return _nothing(name)
+        return Look(_nothing(name))
     lives = state.supervisor_lives
     shown = state.state
     warnings = [*state.warnings, *state.lost_stores]
@@ -35,7 +57,7 @@ def status(name: str) -> dict[str, Any]:
     seen = ask(folder) if lives and state.state in ("ready", "degraded", "failed") else None
     if lives and seen is None and state.state in ("ready", "degraded"):
         warnings.append("its supervisor does not answer: what is shown is what it last wrote")
-    return _body(state, shown, warnings, seen)
+    return Look(_body(state, shown, warnings, seen), state, seen)
 
 
 def _nothing(name: str) -> dict[str, Any]:
@@ -48,6 +70,7 @@ def _nothing(name: str) -> dict[str, Any]:
         "units": [],
         "cache": None,
         "transfers": None,
+        "load": None,
         "gpus": [],
         "error": None,
         "warnings": [],
@@ -59,6 +82,7 @@ def _body(
 ) -> dict[str, Any]:
     now = time.time()
     memory = (seen or {}).get("memory", {})
+    gauges = (seen or {}).get("gauges", {})
     units = []
     for unit in state.units:
         alive = unit.identity is not None and is_running(unit.identity)
@@ -76,6 +100,9 @@ def _body(
                 "health": health,
                 "restarts": unit.restarts,
                 "uptime_s": round(max(0.0, now - unit.started_at), 1) if alive else None,
+                "requests_running": _whole(gauges.get(unit.name, {}).get("requests_running")),
+                "requests_waiting": _whole(gauges.get(unit.name, {}).get("requests_waiting")),
+                "kv_cache_usage": _rounded(gauges.get(unit.name, {}).get("kv_cache_usage")),
             }
         )
     return {
@@ -87,13 +114,47 @@ def _body(
         "units": units,
         "cache": (seen or {}).get("cache"),
         "transfers": (seen or {}).get("transfers"),
+        "load": _load(seen) if seen and "counters" in seen else None,
         "gpus": [
-            {"gpu": gpu, "memory_used_mib": used, "memory_total_mib": total}
+            {
+                "gpu": gpu,
+                "memory_used_mib": used,
+                "memory_total_mib": total,
+                "utilization": memory.get("utilization", {}).get(gpu),
+            }
             for gpu, (used, total) in sorted(memory.get("gpus", {}).items(), key=_in_order)
         ],
         "error": state.error,
         "warnings": warnings,
     }
+
+
+def _load(seen: dict[str, Any]) -> dict[str, int | None]:
+    """What its workers do now, and what its frontend has counted; null where nobody says."""
+    gauges, counters = seen.get("gauges", {}).values(), seen.get("counters", {}).values()
+    now = ("requests_running", "requests_waiting")
+    counted = {
+        "requests_total": "requests",
+        "failed_requests_total": "failed_requests",
+        "prompt_tokens_total": "prompt_tokens",
+        "generation_tokens_total": "generation_tokens",
+    }
+    return {key: _sum(gauges, key) for key in now} | {
+        key: _sum(counters, name) for key, name in counted.items()
+    }
+
+
+def _sum(units: Iterable[dict[str, float]], name: str) -> int | None:
+    said = [one[name] for one in units if name in one]
+    return int(sum(said)) if said else None
+
+
+def _whole(number: float | None) -> int | None:
+    return None if number is None else int(number)
+
+
+def _rounded(number: float | None) -> float | None:
+    return None if number is None else round(number, 4)
 
 
 def _in_order(entry: tuple[str, Any]) -> tuple[int, str]:

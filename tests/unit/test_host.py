@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from dynamoctl.errors import PreflightError
-from dynamoctl.host import facts, models, processes
+from dynamoctl.host import facts, gpus, models, processes
 
 MIB = 1024 * 1024
 
@@ -168,3 +170,29 @@ def test_the_kernels_own_words_are_understood() -> None:
     assert 60 <= processes.resident_mib([os.getpid()]) - before <= 80
     assert before > 0
     assert block
+
+
+# ---- GPUs -----------------------------------------------------------------------------------
+
+
+def test_how_busy_each_gpu_is_where_nvml_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In MIG mode it does not."""
+
+    class MigError(Exception):
+        pass
+
+    def rates(handle: int) -> SimpleNamespace:
+        if handle == 1:
+            raise MigError
+        return SimpleNamespace(gpu=87, memory=3)
+
+    nvml = SimpleNamespace(
+        NVMLError=MigError,
+        nvmlDeviceGetCount=lambda: 2,
+        nvmlDeviceGetHandleByIndex=lambda index: index,
+        nvmlDeviceGetUtilizationRates=rates,
+    )
+    monkeypatch.setattr(gpus, "session", lambda: contextlib.nullcontext(nvml))
+    assert gpus.utilization() == {0: 0.87}
+    monkeypatch.setattr(gpus, "session", lambda: contextlib.nullcontext(None))
+    assert gpus.utilization() == {}

@@ -73,6 +73,89 @@ def test_where_no_kv_cache_is_moved_nobody_is_asked(fields: dict[str, Any]) -> N
     assert transfers(made, {unit.name: 5 for unit in made.units}) == (0, set())
 
 
+# ---- load -----------------------------------------------------------------------------------
+
+FRONTEND = """\
+# TYPE dynamo_frontend_requests_total counter
+dynamo_frontend_requests_total{endpoint="chat_completions",error_type="",model="m",status="success"} 7
+dynamo_frontend_requests_total{endpoint="completions",error_type="",model="m",status="success"} 1
+dynamo_frontend_requests_total{error_type="not_found",model="unknown_model",status="error"} 2
+dynamo_frontend_requests_started_total{model="m"} 99
+# TYPE dynamo_frontend_input_sequence_tokens histogram
+dynamo_frontend_input_sequence_tokens_sum{model="m"} 101
+dynamo_frontend_input_sequence_tokens_count{model="m"} 4
+dynamo_frontend_output_tokens_total{model="m"} 64
+# TYPE dynamo_frontend_time_to_first_token_seconds histogram
+dynamo_frontend_time_to_first_token_seconds_bucket{model="m",le="0.0047"} 3
+dynamo_frontend_time_to_first_token_seconds_bucket{model="m",le="+Inf"} 4
+dynamo_frontend_time_to_first_token_seconds_bucket{model="adapter",le="0.0047"} 1
+dynamo_frontend_time_to_first_token_seconds_bucket{model="adapter",le="+Inf"} 1
+"""
+WORKER = """\
+vllm:num_requests_running{engine="0"} 3.0
+vllm:num_requests_running{engine="1"} 2.0
+vllm:num_requests_waiting{engine="0"} NaN
+vllm:num_requests_waiting_by_reason{engine="0"} 9.0
+vllm:kv_cache_usage_perc{engine="0"} 0.2
+vllm:kv_cache_usage_perc{engine="1"} 0.4
+vllm:external_prefix_cache_hits_total{engine="0"} 256.0
+vllm:external_prefix_cache_queries_total{engine="0"} 1024.0
+vllm:nixl_xfer_time_seconds_count{engine="0"} 5.0
+vllm:nixl_bytes_transferred_sum{engine="0"} 5e6
+vllm:nixl_num_failed_transfers_total{engine="0"} 1.0
+vllm:nixl_num_failed_notifications_total{engine="0"} 2.0
+"""
+
+
+def snapshot(made: DeploymentPlan, pages: dict[str, str]) -> Snapshot:
+    """What is seen where units have these pages; others do not answer."""
+    names = {port: unit.name for unit in made.units for port in unit.ports.values()}
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        name = names[request.url.port or 80]
+        if name not in pages:
+            raise httpx2.ConnectError("refused")
+        if request.url.path == "/metrics":
+            return httpx2.Response(200, text=pages[name])
+        return httpx2.Response(200, json={"ready": True})
+
+    async def take() -> Snapshot:
+        async with httpx2.AsyncClient(transport=httpx2.MockTransport(answer)) as http:
+            return await observe.snapshot(http, made)
+
+    return asyncio.run(take())
+
+
+def test_the_frontend_is_asked_for_requests_tokens_and_latencies() -> None:
+    seen = snapshot(plan(), {"frontend": FRONTEND})
+    assert seen.counters == {
+        "frontend": {"requests": 10, "failed_requests": 2, "prompt_tokens": 101, "generation_tokens": 64}
+    }
+    assert seen.histograms == {"frontend": {"ttft": {"0.0047": 4, "+Inf": 5}}}
+    assert seen.health["frontend"] == "ok"
+
+
+def test_the_workers_are_asked_for_what_they_do_now() -> None:
+    """Of an engine's values that are summed, one that is no number is left out."""
+    seen = snapshot(plan(), {"worker-0": WORKER})
+    assert seen.gauges == {"worker-0": {"requests_running": 5, "kv_cache_usage": pytest.approx(0.3)}}
+    assert seen.cache == {"hit_tokens": 256, "requested_tokens": 1024, "hit_rate": 0.25}
+    assert seen.transfers == {"count": 5, "bytes": 5_000_000, "failed": 3}
+
+
+def test_what_a_decode_worker_gets_from_prefill_is_no_hit_of_lmcache() -> None:
+    seen = snapshot(plan(3, mode="disagg", decode=2), {"decode-0": WORKER, "prefill-0": WORKER})
+    assert seen.cache is not None
+    assert seen.cache["hit_tokens"] == 256
+    assert set(seen.counters["decode-0"]) == {"transfers", "transferred_bytes", "failed_transfers"}
+
+
+def test_without_lmcache_nothing_is_said_of_it() -> None:
+    seen = snapshot(plan(lmcache={"enabled": False}), {"worker-0": WORKER})
+    assert seen.cache is None
+    assert "hit_tokens" not in seen.counters["worker-0"]
+
+
 # ---- memory ---------------------------------------------------------------------------------
 
 
@@ -83,6 +166,7 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(observe.processes, "resident_mib", lambda pids: 10 * len(pids))
     monkeypatch.setattr(observe.gpus, "list_gpus", lambda: there)
     monkeypatch.setattr(observe.gpus, "memory_used", lambda: {0: 60000, 1: 700})
+    monkeypatch.setattr(observe.gpus, "utilization", lambda: {0: 0.87})
     monkeypatch.setattr(
         observe.gpus, "memory_by_process", lambda: {0: {1: 100, 2: 20, 3: 3, 999: 50000}, 1: {2: 400}}
     )
@@ -101,6 +185,7 @@ def test_a_unit_on_several_gpus_holds_their_sum_and_each_gpu_is_shown_as_the_pla
     seen = observe.memory({"worker-0": ([1, 2], (0, uuid(1)))})
     assert seen.gpu_units == {"worker-0": 520}
     assert seen.gpus == {"0": (60000, 81559), uuid(1): (700, 81559)}
+    assert seen.utilization == {"0": 0.87}  # the other does not say
 
 
 @pytest.mark.usefixtures("two_gpus")
@@ -116,7 +201,7 @@ def test_a_gpu_that_nvml_does_not_list_is_left_out() -> None:
 
 
 def test_nvml_is_not_asked_about_units_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("list_gpus", "memory_used", "memory_by_process"):
+    for name in ("list_gpus", "memory_used", "memory_by_process", "utilization"):
         monkeypatch.setattr(observe.gpus, name, lambda: pytest.fail("NVML was asked"))
     assert set(observe.memory({"worker-0": ([os.getpid()], ())}).units) == {"worker-0"}
 
@@ -141,6 +226,7 @@ ON_GPUS = Snapshot(
         {"worker-0": 3072, "worker-1": 5},
         {"worker-0": 36864, "worker-1": 6},
         {"1": (700, 81559), "0": (61440, 81559)},
+        {"0": 0.87},
     )
 )
 ON_CPU = Snapshot(memory=Memory({"worker-0": 3072}))
@@ -150,8 +236,8 @@ def test_status_says_what_each_unit_and_each_gpu_holds() -> None:
     shown = body(ON_GPUS, [0, 1])
     assert (shown["units"][0]["memory_mib"], shown["units"][0]["gpu_memory_mib"]) == (3072, 36864)
     assert shown["gpus"] == [
-        {"gpu": "0", "memory_used_mib": 61440, "memory_total_mib": 81559},
-        {"gpu": "1", "memory_used_mib": 700, "memory_total_mib": 81559},
+        {"gpu": "0", "memory_used_mib": 61440, "memory_total_mib": 81559, "utilization": 0.87},
+        {"gpu": "1", "memory_used_mib": 700, "memory_total_mib": 81559, "utilization": None},
     ]
 
 
@@ -168,7 +254,52 @@ def test_without_an_answer_of_the_supervisors_the_keys_are_there_all_the_same() 
 
 def test_an_older_supervisor_that_says_nothing_of_memory_is_understood() -> None:
     state = DeploymentState("default", "agg", "qwen", "", "", "ready", units=[UnitState("w", "agg", "ready")])
-    assert _body(state, "ready", [], {"health": {}})["gpus"] == []
+    shown = _body(state, "ready", [], {"health": {}})
+    assert (shown["gpus"], shown["load"]) == ([], None)
+
+
+def loaded() -> Snapshot:
+    return Snapshot(
+        counters={
+            "frontend": {
+                "requests": 10,
+                "failed_requests": 2,
+                "prompt_tokens": 10_001,
+                "generation_tokens": 64,
+            },
+            "worker-0": {},
+        },
+        gauges={"worker-0": {"requests_running": 3.0, "requests_waiting": 1.0, "kv_cache_usage": 0.123456}},
+    )
+
+
+def test_status_says_how_much_there_is_to_do() -> None:
+    shown = body(loaded(), [])
+    assert shown["load"] == {
+        "requests_running": 3,
+        "requests_waiting": 1,
+        "requests_total": 10,
+        "failed_requests_total": 2,
+        "prompt_tokens_total": 10_001,
+        "generation_tokens_total": 64,
+    }
+    worker, gone = shown["units"]
+    assert (worker["requests_running"], worker["requests_waiting"]) == (3, 1)
+    assert worker["kv_cache_usage"] == 0.1235
+    assert (gone["requests_running"], gone["kv_cache_usage"]) == (None, None)
+
+
+def test_where_nobody_says_what_there_is_to_do_it_is_not_said_to_be_nothing() -> None:
+    assert set(body(Snapshot(), [])["load"].values()) == {None}
+
+
+def test_requests_and_tokens_have_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    draw_status(body(loaded(), []))
+    lines = capsys.readouterr().out.splitlines()
+    assert "requests: 3 running, 1 waiting, 10 finished, 2 of them failed" in lines
+    assert "tokens: 10,001 in prompts, 64 generated" in lines
+    draw_status(body(Snapshot(), []))
+    assert "requests" not in capsys.readouterr().out
 
 
 def table(shown: str) -> dict[str, str]:
@@ -182,7 +313,8 @@ def test_the_table_shows_memory_and_the_gpus_in_gib(capsys: pytest.CaptureFixtur
     shown = capsys.readouterr().out
     row = table(shown)
     assert (row["GPU"], row["GPU MEMORY"], row["MEMORY"]) == ("0,1", "36.0 GiB", "3.0 GiB")
-    assert "GPU 0: 60.0 of 79.6 GiB in use" in shown.splitlines()
+    assert "GPU 0: 60.0 of 79.6 GiB in use, busy 87%" in shown.splitlines()
+    assert "GPU 1: 0.7 of 79.6 GiB in use" in shown.splitlines()
 
 
 def test_without_a_gpu_the_table_has_no_word_of_gpus(capsys: pytest.CaptureFixture[str]) -> None:

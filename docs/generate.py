@@ -32,7 +32,9 @@ from dynamoctl.host.processes import identify
 from dynamoctl.observe import Memory, Snapshot
 from dynamoctl.operations.chat import Reply
 from dynamoctl.operations.status import _body
+from dynamoctl.operations.watch import _rates
 from dynamoctl.planner.plan import DeploymentPlan, Gate, Role, Unit
+from dynamoctl.rates import Change
 from dynamoctl.state import DeploymentState, UnitState
 from dynamoctl.supervisor import lifecycle
 from dynamoctl.words import attributes
@@ -59,6 +61,7 @@ STATUS_WORDS = {
     "units": "one object for each unit, below",
     "cache": "LMCache's counters, below; null where LMCache is off or nothing was asked",
     "transfers": "NIXL's KV transfers, below; null where nothing was asked",
+    "load": "requests and tokens, below; null where nothing was asked",
     "gpus": "one object for each of its GPUs, below; empty where it has none or nothing was asked",
     "error": "why it failed: `code`, `message`, `hint`; or null",
     "warnings": "a list of what should be known but does not stop it",
@@ -77,6 +80,10 @@ UNIT_WORDS = {
     "health": "`ok`, or why not; null where it was not asked",
     "restarts": "how often it was restarted since `up`",
     "uptime_s": "seconds since it was started last; null where it does not run",
+    "requests_running": "requests that a worker's engine works on now; null where it is no worker or did not"
+    " answer",
+    "requests_waiting": "requests that wait in its engine now; null as above",
+    "kv_cache_usage": "how much of its KV cache is in use, 0 to 1; null as above",
 }
 CACHE_WORDS = {
     "hit_tokens": "tokens that LMCache had, since the start",
@@ -88,10 +95,41 @@ TRANSFER_WORDS = {
     "bytes": "what they moved",
     "failed": "transfers and notifications that failed",
 }
+LOAD_WORDS = {
+    "requests_running": "requests that the workers' engines work on now; in a disaggregated deployment, a"
+    " request is on a prefill worker first, then on a decode worker; null where no worker answered",
+    "requests_waiting": "requests that wait in an engine now; null where no worker answered",
+    "requests_total": "requests that the frontend has finished since it was started last, that by which `up`"
+    " proves the deployment too; null where the frontend did not answer",
+    "failed_requests_total": "how many of them ended with an error",
+    "prompt_tokens_total": "tokens of their prompts",
+    "generation_tokens_total": "tokens that were generated",
+}
+RATE_WORDS = {
+    "interval_s": "seconds since the look before",
+    "requests_per_s": "requests finished in a second since then; here and below null where nobody counts"
+    " such",
+    "failed_requests_per_s": "those that ended with an error",
+    "prompt_tokens_per_s": "tokens of prompts",
+    "generation_tokens_per_s": "tokens generated",
+    "cache_hit_rate": "the share of the tokens that LMCache was asked for since then and had, 0 to 1; null"
+    " where it was asked for none",
+    "transfers_per_s": "NIXL's KV transfers",
+    "transferred_bytes_per_s": "what they moved",
+    "latency_interval_s": "seconds over which the latencies below are: the last 30, or the last interval"
+    " where that is longer",
+    "ttft_p50_s": "time to first token as the frontend saw it, seconds: half of the requests were not slower;"
+    " from its histogram, so within one of its buckets it is a guess; null where there was none",
+    "ttft_p95_s": "the same for 95 of 100",
+    "inter_token_latency_p50_s": "time from one token to the next, seconds, likewise",
+    "inter_token_latency_p95_s": "the same for 95 of 100",
+}
 GPU_WORDS = {
     "gpu": "its index or UUID, as in the unit's `gpus`, always a string",
     "memory_used_mib": "what is in use there by anybody, MiB",
     "memory_total_mib": "what there is in all, MiB",
+    "utilization": "the share of the last moment (up to a second) in which a kernel ran there, 0 to 1; null"
+    " where NVML does not say (MIG)",
 }
 UP_WORDS = {
     "name": "the deployment",
@@ -340,7 +378,9 @@ def exit_codes() -> str:
         elif issubclass(kind, errors.DynamoctlError):
             rows.setdefault(kind.exit_code, []).append(_first_sentence(kind))
     rows[129] = ["Broken off by SIGHUP."]
-    rows[130] = ["Broken off by SIGINT (Ctrl-C). What `up` had started is taken down."]
+    rows[130] = [
+        "Broken off by SIGINT (Ctrl-C). What `up` had started is taken down. `status --watch` ends so with 0."
+    ]
     rows[143] = ["Broken off by SIGTERM. What `up` had started is taken down."]
     return "## Exit codes\n\n" + _table(
         ("code", "meaning"), ((str(code), " ".join(words)) for code, words in sorted(rows.items()))
@@ -486,8 +526,15 @@ def json_forms() -> str:
             _key_table(body["cache"], CACHE_WORDS),
             "`transfers`:\n",
             _key_table(body["transfers"], TRANSFER_WORDS),
+            "`load`:\n",
+            _key_table(body["load"], LOAD_WORDS),
             "A GPU:\n",
             _key_table(body["gpus"][0], GPU_WORDS),
+            "### `status --watch --json`\n",
+            "An object on a line at each look (JSON Lines), as above, and with `rates`: null at the first"
+            " look at a start, and where nothing was asked. With `--all`: `deployments`, a list of these."
+            " Ctrl-C ends it with exit code 0.\n",
+            _key_table(_rates(Change(), Change()), RATE_WORDS),
             "### `doctor --json`\n",
             "Schema `dynamoctl/doctor/v1`: `name`, `mode`, `device` and `model` of the plan, and `findings`,"
             " a list of these. Where `up` would refuse, there is an `error` beside them, the first.\n",

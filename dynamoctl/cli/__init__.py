@@ -95,6 +95,7 @@ def run(argv: list[str]) -> int:
         os.dup2(nowhere, 1)
         os.close(nowhere)
         return 0
-    if result == 130 and received:
+    if received and result in (None, 0, 130):
+        # A command that Ctrl-C ends without a failure (`status --watch`) takes a signal for one.
         return 128 + received[-1]
     return result if isinstance(result, int) else 0

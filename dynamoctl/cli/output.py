@@ -22,6 +22,11 @@ def emit(name: str, body: dict[str, Any], ok: bool = True) -> None:
     print(json.dumps({"schema": name, "ok": ok, **body}, indent=2), flush=True)
 
 
+def emit_line(name: str, body: dict[str, Any]) -> None:
+    """Print one JSON object on a line of its own (JSON Lines): one answer of a command that goes on."""
+    print(json.dumps({"schema": name, "ok": True, **body}), flush=True)
+
+
 def console() -> Console:
     """The console for progress and errors: stderr, no colour where NO_COLOR is set or nobody looks."""
     from rich.console import Console

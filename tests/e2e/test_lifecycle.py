@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import termios
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -49,6 +50,66 @@ def test_a_worker_that_dies_is_restarted_and_the_deployment_is_ready_again(cli: 
     assert after["worker-0"]["pid"] != before["worker-0"]
     assert after["frontend"]["pid"] == before["frontend"]
     assert cli("down", "-n", "restart").code == 0
+
+
+def test_a_deployment_is_watched_under_load_and_while_it_is_taken_down(cli: Cli) -> None:
+    assert up(cli, "watched", "--", "--speedup-ratio", "0.3").code == 0
+    body = cli.status("watched")
+    before = body["load"]
+    assert before["requests_total"] == 1  # the one that proved it
+    assert before["generation_tokens_total"] > 0
+    watching = cli.start("status", "--watch", "--json", "--interval", "0.5", "-n", "watched")
+    terminal, follower = os.openpty()
+    termios.tcsetwinsize(follower, (40, 100))
+    live = subprocess.Popen(
+        [sys.executable, "-m", "dynamoctl", "status", "-w", "--interval", "0.5", "-n", "watched"],
+        env=cli.env(TERM="xterm"), stdin=follower, stdout=follower, stderr=follower,
+    )  # fmt: skip
+    os.close(follower)
+    assert watching.stdout is not None
+    lines = (json.loads(line) for line in watching.stdout)
+    assert next(lines)["rates"] is None
+    streams = [Stream(body["endpoint"], body["model"], 30) for _ in range(3)]
+    for stream in streams:
+        stream.start()
+    seen = []
+    while sum(one["rates"]["requests_per_s"] * one["rates"]["interval_s"] for one in seen) < 2.5:
+        assert len(seen) < 100
+        seen.append(next(lines))
+    for stream in streams:
+        stream.join(60)
+    assert max(one["load"]["requests_running"] for one in seen) > 0
+    assert max(one["rates"]["generation_tokens_per_s"] for one in seen) > 0
+    assert 0 < seen[-1]["rates"]["ttft_p50_s"] <= seen[-1]["rates"]["ttft_p95_s"]
+    assert seen[-1]["rates"]["inter_token_latency_p50_s"] > 0
+    shown = b""
+    while b"first token p50 -" in shown[shown.rfind(b"latency") :] or b"4 finished" not in shown:
+        shown += os.read(terminal, 65536)
+    live.send_signal(signal.SIGINT)
+    while chunk := read_end(terminal):
+        shown += chunk
+    assert live.wait(30) == 0
+    assert b"\x1b[?25h" in shown  # the cursor is back
+    # Real lines of real programs: each says when, and how bad.
+    logged = cli("logs", "-n", "watched", "-l", "0", "--json").json["lines"]
+    assert {line["unit"] for line in logged} >= {"frontend", "worker-0"}
+    assert all(line["level"] for line in logged)
+    assert [line["time"] for line in logged] == sorted(line["time"] for line in logged)
+    assert cli("down", "-n", "watched").code == 0
+    gone = next(one for one in lines if one["state"] == "stopped")
+    assert (gone["load"], gone["rates"]) == (None, None)
+    watching.send_signal(signal.SIGTERM)
+    watching.communicate(timeout=30)
+    assert watching.returncode == 128 + signal.SIGTERM
+
+
+def read_end(terminal: int) -> bytes:
+    """What is left in a terminal; nothing once its other side is closed."""
+    try:
+        return os.read(terminal, 65536)
+    except OSError:
+        os.close(terminal)
+        return b""
 
 
 class Stream(threading.Thread):

@@ -1,0 +1,305 @@
+"""What `status --watch` draws: live on a terminal, a block of text at each look elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from dynamoctl.cli.draw import STYLE, WIDE, gib, head, troubles
+from dynamoctl.words import duration
+
+if TYPE_CHECKING:
+    from rich.live import Live
+
+    from dynamoctl.operations.watch import Seen
+    from dynamoctl.rates import Change
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
+# From so many columns on there is room for bars, and for what is mostly nought.
+_ROOM = 100
+_NONE = "-"
+
+
+class WatchDisplay:
+    """Shows each look; the last one stays when it ends."""
+
+    def __init__(self, interval_s: float, everything: bool, out: Console | None = None) -> None:
+        self._interval_s = interval_s
+        self._everything = everything
+        on_terminal = sys.stdout.isatty()
+        self._out = out or Console(highlight=False, width=None if on_terminal else WIDE)
+        self._live: Live | None = None
+
+    def __enter__(self) -> WatchDisplay:
+        from rich.live import Live
+
+        if self._out.is_terminal and not self._out.is_dumb_terminal:
+            self._live = Live(console=self._out, refresh_per_second=1)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def show(self, seen: list[Seen]) -> None:
+        """What was seen now."""
+        drawn = Overview(seen) if self._everything else Group(*(Closely(one) for one in seen))
+        if self._live is not None:
+            foot = Text(
+                f"{time.strftime('%H:%M:%S')}, every {self._interval_s:g} s; Ctrl-C ends it", style="dim"
+            )
+            self._live.update(Group(drawn, Text(), foot), refresh=True)
+            return
+        self._out.print(Group(Text(time.strftime("%Y-%m-%d %H:%M:%S")), drawn, Text()))
+        self._out.file.flush()
+
+
+class Closely:
+    """One deployment with all its figures."""
+
+    def __init__(self, seen: Seen) -> None:
+        self._seen = seen
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        body = self._seen.body
+        if not body["units"]:
+            yield Text.assemble((body["name"], "bold"), " is not running")
+            return
+        yield head(body)
+        yield _units(body, options.max_width)
+        lines = list(_figures(self._seen, options.max_width))
+        if lines:
+            yield Text()
+            yield from lines
+        yield from troubles(body)
+
+
+class Overview:
+    """Several deployments, each on a line."""
+
+    def __init__(self, seen: Sequence[Seen]) -> None:
+        self._seen = seen
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if not self._seen:
+            yield Text("nothing is running")
+            return
+        wide = options.max_width >= _ROOM
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+        for column in ("NAME", "STATE", "READY"):
+            table.add_column(column, no_wrap=True)
+        numbers = ["RUNNING", "WAITING", "REQ/S", "TOKENS/S", "TTFT", *(("ITL",) if wide else ()), "HITS"]
+        for column in numbers:
+            table.add_column(column, no_wrap=True, justify="right")
+        if wide:
+            table.add_column("TOKENS/S, 2 MIN", no_wrap=True)
+        for one in self._seen:
+            body, load = one.body, one.body["load"] or {}
+            ready = sum(unit["state"] == "ready" for unit in body["units"])
+            latencies = one.latencies
+            cells = [
+                Text(body["name"], style="bold"),
+                Text(body["state"], style=STYLE.get(body["state"], "")),
+                f"{ready}/{len(body['units'])}",
+                _count(load.get("requests_running")),
+                _count(load.get("requests_waiting")),
+                _rate(one.last, "requests"),
+                _rate(one.last, "generation_tokens"),
+                _seconds(latencies.quantile("ttft", 0.5)),
+                *((_seconds(latencies.quantile("inter_token_latency", 0.5)),) if wide else ()),
+                _share(_hits(one.last)),
+            ]
+            if wide:
+                cells.append(sparkline([each.per_second("generation_tokens") for each in one.recent], 20))
+            table.add_row(*cells)
+        yield table
+
+
+def _units(body: dict[str, Any], width: int) -> Table:
+    """A row for each unit. What is nought for all takes no room on a narrow terminal."""
+    units = body["units"]
+    wide = width >= _ROOM
+    shown = {
+        "UNIT": True,
+        "STATE": True,
+        "GPU": any(unit["gpus"] for unit in units),
+        "GPU MEMORY": any(unit["gpus"] for unit in units),
+        "MEMORY": True,
+        "RUNNING": any(unit["requests_running"] is not None for unit in units),
+        "WAITING": any(unit["requests_waiting"] is not None for unit in units),
+        "KV CACHE": any(unit["kv_cache_usage"] is not None for unit in units),
+        "UPTIME": wide or not any(unit["gpus"] for unit in units),
+        "RESTARTS": wide or any(unit["restarts"] for unit in units),
+        "HEALTH": any(unit["health"] not in (None, "ok") for unit in units),
+    }
+    columns = [column for column, there in shown.items() if there]
+    right = ("GPU MEMORY", "MEMORY", "RUNNING", "WAITING", "RESTARTS")
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for column in columns:
+        table.add_column(column, no_wrap=True, justify="right" if column in right else "left")
+    for unit in units:
+        words = unit["state"] if not unit["phase"] else f"{unit['state']}: {unit['phase']}"
+        health = unit["health"] or _NONE
+        cells = {
+            "UNIT": unit["name"],
+            "STATE": Text(words, style=STYLE.get(unit["state"], ""), overflow="ellipsis"),
+            "GPU": ",".join(str(gpu) for gpu in unit["gpus"]) or _NONE,
+            "GPU MEMORY": gib(unit["gpu_memory_mib"]),
+            "MEMORY": gib(unit["memory_mib"]),
+            "RUNNING": _count(unit["requests_running"]),
+            "WAITING": _count(unit["requests_waiting"]),
+            "KV CACHE": _bar(unit["kv_cache_usage"], 10 if wide else 0),
+            "UPTIME": duration(unit["uptime_s"]) if unit["uptime_s"] is not None else _NONE,
+            "RESTARTS": Text(str(unit["restarts"]), style="yellow" if unit["restarts"] else ""),
+            "HEALTH": Text(health, style="" if health in (_NONE, "ok") else "red", overflow="ellipsis"),
+        }
+        table.add_row(*(cells[column] for column in columns))
+    return table
+
+
+def _figures(seen: Seen, width: int) -> Iterable[Text]:
+    """Load, latency, cache, transfers, GPUs: a line each, as far as there is something to say."""
+    body, last = seen.body, seen.last
+    if body["load"] is None:
+        return
+    load, latencies = body["load"], seen.latencies
+    yield _line(
+        "requests",
+        f"{_count(load['requests_running'])} running",
+        f"{_count(load['requests_waiting'])} waiting",
+        _per_second(last, "requests"),
+        f"{_count(load['requests_total'])} finished",
+        f"{_count(load['failed_requests_total'])} failed",
+    )
+    yield _with_sparkline(
+        _line(
+            "tokens",
+            f"{_per_second(last, 'prompt_tokens')} in prompts",
+            f"{_per_second(last, 'generation_tokens')} generated",
+        ),
+        [each.per_second("generation_tokens") for each in seen.recent],
+        seen.recent,
+        width,
+    )
+    yield _line(
+        "latency",
+        _latency("first token", latencies, "ttft"),
+        _latency("between tokens", latencies, "inter_token_latency"),
+    )
+    if body["cache"] is not None:
+        yield _with_sparkline(
+            _line(
+                "LMCache",
+                f"{_share(_hits(last))} hits",
+                f"{_share(body['cache']['hit_rate'])} since the start",
+            ),
+            [_hits(each) for each in seen.recent],
+            seen.recent,
+            width,
+            most=1.0,
+        )
+    if body["transfers"] and body["mode"] == "disagg":
+        moved = body["transfers"]
+        yield _line(
+            "KV transfers",
+            _per_second(last, "transfers"),
+            _bytes(last.per_second("transferred_bytes") if last else None),
+            f"{moved['count']:,} since the start",
+            f"{moved['failed']:,} failed",
+        )
+    for gpu in body["gpus"]:
+        used, total = (gpu[key] / 1024 for key in ("memory_used_mib", "memory_total_mib"))
+        line = _line(f"GPU {gpu['gpu']}"[:13], f"{used:.1f} of {total:.1f} GiB")
+        yield line.append("   busy ").append_text(_bar(gpu["utilization"], min(40, max(0, width - 52))))
+
+
+def _line(label: str, *words: str) -> Text:
+    return Text.assemble((f"{label:<14}", "dim"), "   ".join(words))
+
+
+def _with_sparkline(
+    line: Text, values: list[float | None], over: Sequence[Change], width: int, most: float | None = None
+) -> Text:
+    """The line with a sparkline of the last two minutes as wide as there is room for it."""
+    room = width - len(line) - 3 - len("  1 min 58 s")
+    shown = sparkline(values, min(60, room), most) if room >= 8 else Text()
+    if not shown:
+        return line
+    seconds = sum(one.seconds for one in over[-len(shown) :])
+    return line.append("   ").append_text(shown).append(f"  {duration(seconds)}", style="dim")
+
+
+def sparkline(values: Sequence[float | None], width: int, most: float | None = None) -> Text:
+    """The last values as blocks of their height, the newest at the right; a gap where there is none.
+
+    Args:
+        most: what a full block stands for; the largest of them if nothing is said.
+    """
+    shown = values[-width:] if width > 0 else []
+    top = most or max((value for value in shown if value is not None), default=0.0)
+    blocks = (
+        " " if value is None else _BLOCKS[round(min(1.0, value / top if top else 0.0) * (len(_BLOCKS) - 1))]
+        for value in shown
+    )
+    return Text("".join(blocks), style="cyan")
+
+
+def _bar(share: float | None, width: int) -> Text:
+    """A share as a bar and in percent."""
+    if share is None:
+        return Text(_NONE)
+    full = round(share * width)
+    style = "red" if share > 0.95 else "yellow" if share > 0.8 else "green"
+    bar = Text.assemble(("█" * full, style), ("░" * (width - full), "dim"), " " if width else "")
+    return bar.append(f"{share:4.0%}" if width else f"{share:.0%}")
+
+
+def _count(number: int | None) -> str:
+    return _NONE if number is None else f"{number:,}"
+
+
+def _rate(last: Change | None, name: str) -> str:
+    rate = last.per_second(name) if last is not None else None
+    return _NONE if rate is None else f"{rate:.1f}" if rate < 10 else f"{rate:,.0f}"
+
+
+def _per_second(last: Change | None, name: str) -> str:
+    rate = _rate(last, name)
+    return rate if rate == _NONE else f"{rate}/s"
+
+
+def _latency(what: str, over: Change, name: str) -> str:
+    half, most = (_seconds(over.quantile(name, share)) for share in (0.5, 0.95))
+    return f"{what} p50 {half}, p95 {most}"
+
+
+def _hits(change: Change | None) -> float | None:
+    return None if change is None else change.ratio("hit_tokens", "requested_tokens")
+
+
+def _share(share: float | None) -> str:
+    return _NONE if share is None else f"{share:.0%}"
+
+
+def _seconds(value: float | None) -> str:
+    if value is None:
+        return _NONE
+    if value >= 1:
+        return f"{value:.2f} s"
+    return f"{value * 1000:.1f} ms" if value < 0.01 else f"{value * 1000:.0f} ms"
+
+
+def _bytes(rate: float | None) -> str:
+    if rate is None:
+        return _NONE
+    return f"{rate / 1e9:.1f} GB/s" if rate >= 1e9 else f"{rate / 1e6:.1f} MB/s"

@@ -1,0 +1,111 @@
+"""Deployments looked at again and again: what they are, and what came since the last look."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from dynamoctl import rates
+from dynamoctl.operations.status import Look, look
+
+# How far back latencies are looked at: in one interval there may be no request at all.
+LATENCY_S = 30.0
+# How far back a sparkline goes.
+HISTORY_S = 120.0
+# Counters do not move meanwhile, and a look costs the host some milliseconds.
+LEAST_INTERVAL_S = 0.2
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One deployment at one look.
+
+    Attributes:
+        body: as `status --json` shows it, without the envelope.
+        last: what came since the look before; None at the first look, and where it does not run.
+        recent: what came in each interval of the last two minutes, the oldest first.
+    """
+
+    body: dict[str, Any]
+    last: rates.Change | None = None
+    recent: tuple[rates.Change, ...] = ()
+
+    @property
+    def latencies(self) -> rates.Change:
+        """What came in the last `LATENCY_S` seconds, or in the last interval where that is longer."""
+        chosen: list[rates.Change] = []
+        for one in reversed(self.recent):
+            if chosen and sum(each.seconds for each in chosen) + one.seconds > LATENCY_S:
+                break
+            chosen.append(one)
+        return rates.together(chosen)
+
+    def as_json(self) -> dict[str, Any]:
+        """The body of a line of `status --watch --json`."""
+        return {**self.body, "rates": None if self.last is None else _rates(self.last, self.latencies)}
+
+
+def watch(names: Callable[[], list[str]], interval_s: float) -> Iterator[list[Seen]]:
+    """Look at these deployments every so many seconds, without an end.
+
+    Args:
+        names: which they are; asked at each look.
+    """
+    watched: dict[str, _Watched] = {}
+    while True:
+        began = time.monotonic()
+        here = names()
+        watched = {name: watched.get(name) or _Watched() for name in here}
+        yield [watched[name].take(look(name)) for name in here]
+        time.sleep(max(0.0, began + interval_s - time.monotonic()))
+
+
+class _Watched:
+    """What is remembered of one deployment between two looks."""
+
+    def __init__(self) -> None:
+        self._start_id = ""
+        self._sample: rates.Sample | None = None
+        self._recent: deque[rates.Change] = deque()
+
+    def take(self, now: Look) -> Seen:
+        state, answer = now.state, now.answer
+        if state is None or answer is None or "taken_at" not in answer:
+            self._sample = None
+            if state is None or state.start_id != self._start_id:
+                self._recent.clear()
+            return Seen(now.body, None, tuple(self._recent))
+        if state.start_id != self._start_id:
+            self._start_id, self._sample = state.start_id, None
+            self._recent.clear()
+        started = {unit.name: unit.started_at for unit in state.units}
+        new = rates.sample(float(answer["taken_at"]), started, answer)
+        last = rates.change(self._sample, new) if self._sample is not None else None
+        self._sample = new
+        if last is not None:
+            self._recent.append(last)
+            while sum(one.seconds for one in self._recent) > HISTORY_S:
+                self._recent.popleft()
+        return Seen(now.body, last, tuple(self._recent))
+
+
+def _rates(last: rates.Change, latencies: rates.Change) -> dict[str, float | None]:
+    values = {
+        "interval_s": last.seconds,
+        "requests_per_s": last.per_second("requests"),
+        "failed_requests_per_s": last.per_second("failed_requests"),
+        "prompt_tokens_per_s": last.per_second("prompt_tokens"),
+        "generation_tokens_per_s": last.per_second("generation_tokens"),
+        "cache_hit_rate": last.ratio("hit_tokens", "requested_tokens"),
+        "transfers_per_s": last.per_second("transfers"),
+        "transferred_bytes_per_s": last.per_second("transferred_bytes"),
+        "latency_interval_s": latencies.seconds,
+        "ttft_p50_s": latencies.quantile("ttft", 0.5),
+        "ttft_p95_s": latencies.quantile("ttft", 0.95),
+        "inter_token_latency_p50_s": latencies.quantile("inter_token_latency", 0.5),
+        "inter_token_latency_p95_s": latencies.quantile("inter_token_latency", 0.95),
+    }
+    return {name: None if value is None else round(value, 6) for name, value in values.items()}

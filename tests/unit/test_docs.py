@@ -50,8 +50,10 @@ def commands_of(text: str) -> Iterator[list[str]]:
         for line in lines:
             yield from commands_in(line)
     for span in _INLINE.findall(_ANY_FENCE.sub("", text)):
-        # In brackets: what may be left out, as in `logs [UNIT] [-f]`.
-        yield from commands_in(span.replace("[", "").replace("]", ""))
+        # In brackets: what may be left out, as in `logs [UNIT] [-f]`. A name alone is no command line.
+        for words in commands_in(span.replace("[", "").replace("]", "")):
+            if len(words) > 1:
+                yield words
 
 
 def commands_in(line: str) -> Iterator[list[str]]:
@@ -62,7 +64,7 @@ def commands_in(line: str) -> Iterator[list[str]]:
     for word in [*lexer, ";"]:
         if not set(word) <= _BETWEEN:
             simple.append(word)
-            if " " in word:
+            if "dynamoctl " in word:
                 yield from commands_in(word)
             continue
         names = [i for i, name in enumerate(simple) if name.rpartition("/")[2] == "dynamoctl"]
@@ -99,7 +101,7 @@ def test_every_command_in_a_page_parses(page: Path) -> None:
 
 def test_commands_are_found_wherever_a_page_has_them() -> None:
     page = """
-Inline: `dynamoctl logs [UNIT] [-f]`, and `up agg` is none.
+Inline: `dynamoctl logs [UNIT] [-f]`; `dynamoctl up` alone and `up agg` are none.
 
 ```sh
 ./bootstrap dynamoctl up agg -- --enforce-eager   # a comment: dynamoctl nonsense

@@ -16,6 +16,7 @@ import inspect
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 import types
@@ -45,6 +46,8 @@ REFERENCE = DOCS / "reference.md"
 CONFIG = DOCS / "config.md"
 RELIABILITY = DOCS / "reliability.md"
 OBSERVABILITY = DOCS / "observability.md"
+FIRST_TRIES = DOCS / "first-tries.md"
+TRIES = DOCS.parent / "tests" / "unit" / "first_tries.py"
 SCHEMA = DOCS / config_schema.SCHEMA_NAME
 FAULTS = DOCS / "faults.json"
 EXAMPLE = DOCS.parent / "examples" / "agg.toml"
@@ -245,6 +248,7 @@ def main() -> int:
         CONFIG: config_page(),
         RELIABILITY: reliability(),
         OBSERVABILITY: observability(),
+        FIRST_TRIES: first_tries(),
         SCHEMA: config_schema.text(),
     }
     for page, new in pages.items():
@@ -265,6 +269,18 @@ def config_page() -> str:
     """docs/config.md with the example as it stands in its file."""
     example = _fenced(EXAMPLE.read_text(encoding="utf-8").rstrip("\n"), "toml")
     return _with(CONFIG, EXAMPLE.name, example)
+
+
+def first_tries() -> str:
+    """docs/first-tries.md with what the test of this name tries, and what it asserts of the answers."""
+    rows = []
+    for one in runpy.run_path(str(TRIES))["TRIES"]:
+        before = "".join(f", with `{name}={value}`" for name, value in one.env.items())
+        # Words with a backtick in them stand between two.
+        says = " … ".join(f"`` {words} ``" if "`" in words else f"`{words}`" for words in one.says)
+        rows.append((one.what + before, f"`{one.words}`" if one.words else "", str(one.code), says))
+    head = ("what is tried", "words after `dynamoctl`", "exit code", "what is said")
+    return _with(FIRST_TRIES, "tries", _table(head, rows))
 
 
 def reliability() -> str:

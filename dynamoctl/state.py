@@ -304,6 +304,13 @@ def deployments() -> list[str]:
         return []
 
 
+def not_running(name: str) -> str:
+    """That it is not, and which there are where nobody ever started one of this name."""
+    known = deployments()
+    besides = f" (known here: {', '.join(known)})" if known and name not in known else ""
+    return f"'{name}' is not running{besides}"
+
+
 def _read_json(path: Path) -> dict[str, Any] | None:
     try:
         body = json.loads(path.read_text(encoding="utf-8"))

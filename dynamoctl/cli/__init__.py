@@ -43,7 +43,7 @@ def _root(
     pass
 
 
-app.command("up", no_args_is_help=True)(up.command)
+app.command("up")(up.command)
 app.command("init")(init.command)
 app.command("doctor")(doctor.command)
 app.command("status")(status.command)
@@ -75,13 +75,16 @@ def run(argv: list[str]) -> int:
     as_json = "--json" in before_dashes
     command = next((word for word in before_dashes if not word.startswith("-")), "dynamoctl")
     try:
-        result = app(args=argv or ["--help"], prog_name="dynamoctl", standalone_mode=False)
+        result = app(args=_or_help(argv), prog_name="dynamoctl", standalone_mode=False)
     except DynamoctlError as error:
         return output.fail(command, error, as_json)
     except typer.TyperException as error:
         known = {one.name for one in app.registered_commands} | {one.name for one in app.registered_groups}
         asked = ["dynamoctl", command] if command in known else ["dynamoctl"]
-        usage = SpecError(error.format_message().rstrip("."), f"see: {' '.join(asked)} --help")
+        hint = f"see: {' '.join(asked)} --help"
+        if command in ("agg", "disagg"):
+            hint = f"did you mean: dynamoctl up {command}"
+        usage = SpecError(error.format_message().rstrip("."), hint)
         return output.fail(command, usage, as_json)
     except (KeyboardInterrupt, typer.Abort):
         code = 128 + received[-1] if received else 130
@@ -99,3 +102,14 @@ def run(argv: list[str]) -> int:
         # A command that Ctrl-C ends without a failure (`status --watch`) takes a signal for one.
         return 128 + received[-1]
     return result if isinstance(result, int) else 0
+
+
+def _or_help(argv: list[str]) -> list[str]:
+    """Nothing but `up` means the file in this folder; without one there is nothing to go by."""
+    if argv == ["up"]:
+        from pathlib import Path
+
+        from dynamoctl.spec import CONFIG_NAME
+
+        return argv if Path(CONFIG_NAME).exists() else ["up", "--help"]
+    return argv or ["--help"]

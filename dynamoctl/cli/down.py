@@ -19,7 +19,7 @@ def command(
     from dynamoctl.cli.output import emit, note, schema
     from dynamoctl.errors import LeftoverError
     from dynamoctl.operations.down import down
-    from dynamoctl.state import deployments
+    from dynamoctl.state import deployments, not_running
     from dynamoctl.words import duration
 
     results, failures = [], []
@@ -49,6 +49,6 @@ def command(
         if one.was_running:
             note(f"'{one.name}' is down after {duration(one.seconds)}; nothing is left of it")
         else:
-            note(f"'{one.name}' is not running")
+            note(not_running(one.name))
     if not results:
         note("nothing is running")

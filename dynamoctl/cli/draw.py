@@ -160,10 +160,12 @@ def draw_status(body: dict[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from dynamoctl.state import not_running
+
     on_terminal = sys.stdout.isatty()
     out = Console(highlight=False, soft_wrap=not on_terminal, width=None if on_terminal else WIDE)
     if not body["units"]:
-        out.print(f"'{body['name']}' is not running", markup=False)
+        out.print(not_running(body["name"]), markup=False)
         return
     out.print(head(body))
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")

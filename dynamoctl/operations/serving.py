@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dynamoctl.errors import NotReadyError, SpecError
-from dynamoctl.state import DeploymentState, Folder
+from dynamoctl.state import DeploymentState, Folder, not_running
 
 
 def serving(name: str) -> DeploymentState:
@@ -15,7 +15,7 @@ def serving(name: str) -> DeploymentState:
     """
     state = Folder(name).read_state()
     if state is None or not state.supervisor_lives:
-        raise SpecError(f"'{name}' is not running", "bring it up first, or name another with -n")
+        raise SpecError(not_running(name), "bring it up first, or name another with -n")
     if state.state not in ("ready", "degraded"):
         raise NotReadyError(f"'{name}' is {state.state}", f"see: dynamoctl status -n {name}")
     return state

@@ -31,6 +31,8 @@ _OWNED = {
     "--disaggregation-mode": "`up agg` and `up disagg` give each worker its own",
     "--kv-transfer-config": "it follows from the mode and from --lmcache-mode or --no-lmcache",
     "--kv-events-config": "--router-mode kv, before the --, turns KV events on",
+    "--host": "the frontend listens for clients: give --host before the --",
+    "--port": "the frontend listens for clients: give --port before the --",
     "--connector": "Dynamo no longer takes it; it follows from the mode and from LMCache's flags",
 }
 

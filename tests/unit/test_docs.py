@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
 import subprocess
@@ -87,7 +88,8 @@ def parse(words: list[str]) -> None:
         if name not in command.commands:
             raise typer.BadParameter(f"no command: {path}")
         command = command.commands[name]
-    command.make_context(path, words).close()
+    with contextlib.suppress(typer.Exit):  # it was asked for help, and has given it
+        command.make_context(path, words).close()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -33,7 +33,9 @@ TOP_OF_HISTORY = 2000
 _COLOURS = {"brown": "yellow"}
 
 
-def run(command: str, columns: int, rows: int, timeout_s: float, feed: Any) -> int:
+def run(
+    command: str, columns: int, rows: int, timeout_s: float, feed: Any, interrupt_s: float | None = None
+) -> int:
     """Run one command line in a pseudo-terminal, hand its bytes to `feed`; its exit code."""
     pid, terminal = pty.fork()
     if pid == 0:
@@ -52,10 +54,15 @@ def run(command: str, columns: int, rows: int, timeout_s: float, feed: Any) -> i
     attributes[3] &= ~termios.ECHO  # the newline that lets the child go is not part of the picture
     termios.tcsetattr(terminal, termios.TCSANOW, attributes)
     os.write(terminal, b"\n")
-    deadline = time.monotonic() + timeout_s
+    began = time.monotonic()
+    interrupted = interrupt_s is None
     try:
         while True:
-            left = deadline - time.monotonic()
+            left = (timeout_s if interrupted else interrupt_s) - (time.monotonic() - began)
+            if left <= 0 and not interrupted:
+                os.write(terminal, b"\x03")  # as if Ctrl-C had been pressed
+                interrupted = True
+                continue
             if left <= 0:
                 os.kill(pid, 15)
                 raise SystemExit(f"'{command}' has not ended within {timeout_s:g} s")
@@ -120,6 +127,7 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=24)
     parser.add_argument("--title", default="dynamoctl")
     parser.add_argument("--timeout", type=float, default=900.0, help="seconds for each command")
+    parser.add_argument("--interrupt-after", type=float, help="seconds until Ctrl-C for the last command")
     parser.add_argument("--allow-failure", action="store_true", help="a failing command is meant")
     options = parser.parse_args()
     try:
@@ -139,7 +147,8 @@ def main() -> int:
         if number:
             stream.feed(b"\r\n")
         stream.feed(f"\x1b[1m$ {command}\x1b[0m\r\n".encode())
-        code = run(command, options.columns, options.rows, options.timeout, stream.feed)
+        interrupt_s = options.interrupt_after if number == len(options.commands) - 1 else None
+        code = run(command, options.columns, options.rows, options.timeout, stream.feed, interrupt_s)
         if code:
             failed.append(f"'{command}' ended with {code}")
         if screen.cursor.x:

@@ -73,6 +73,14 @@ def test_the_curl_line_that_up_prints_gets_the_right_answer(up: Up) -> None:
     assert "Paris" in answer
 
 
+def test_the_example_of_a_client_gets_the_right_answer(up: Up) -> None:
+    script = Path(__file__).parents[2] / "examples/ask.py"
+    done = subprocess.run(
+        [script, "--endpoint", up.endpoint], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert "Paris" in done.stdout
+
+
 def test_chat_asks_one_question(up: Up) -> None:
     words = ("chat", "What is the capital of France?", "--temperature", "0", "--max-tokens", "32")
     said = up.cli(*words)

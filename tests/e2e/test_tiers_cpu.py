@@ -17,6 +17,7 @@ from .stores import Redis
 pytestmark = [pytest.mark.e2e, pytest.mark.engine, pytest.mark.timeout(900)]
 
 MODEL = "smollm2-135m-instruct"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 # The engine's own prefix cache is off, so only LMCache can answer.
 ENGINE = ("--", "--no-enable-prefix-caching")
 SEA = "The sea is wide and the sky is blue, said the sailor to his cat. " * 40
@@ -25,9 +26,12 @@ PASSWORD = "a-password-of-redis"
 
 
 def up(cli: Cli, mode: str, *words: str, engine: tuple[str, ...] = ENGINE) -> str:
-    """Bring it up; give back its endpoint."""
+    """Bring it up as the example of this mode has it; give back its endpoint."""
     port = free_port()
-    done = cli("up", mode, "--device", "cpu", "--port", str(port), *words, *engine, patience_s=500)
+    done = cli(
+        "up", "--config", str(EXAMPLES / f"{mode}.toml"), "--name", "default", "--device", "cpu",
+        "--port", str(port), "--served-model-name", MODEL, *words, *engine, patience_s=500,
+    )  # fmt: skip
     assert done.code == 0, done.err
     return f"http://127.0.0.1:{port}"
 

@@ -84,6 +84,9 @@ def run(argv: list[str]) -> int:
         hint = f"see: {' '.join(asked)} --help"
         if command in ("agg", "disagg"):
             hint = f"did you mean: dynamoctl up {command}"
+        elif "--" in argv and "'mode'" in error.format_message():
+            # Without a mode before it, the first word behind the -- would be one.
+            hint = f"name the mode before the --, as in: dynamoctl {command} agg -- ARGUMENTS"
         usage = SpecError(error.format_message().rstrip("."), hint)
         return output.fail(command, usage, as_json)
     except (KeyboardInterrupt, typer.Abort):

@@ -29,7 +29,7 @@ def up(cli: Cli, mode: str, *words: str, engine: tuple[str, ...] = ENGINE) -> st
     """Bring it up as the example of this mode has it; give back its endpoint."""
     port = free_port()
     done = cli(
-        "up", "--config", str(EXAMPLES / f"{mode}.toml"), "--name", "default", "--device", "cpu",
+        "up", mode, "--config", str(EXAMPLES / f"{mode}.toml"), "--name", "default", "--device", "cpu",
         "--port", str(port), "--served-model-name", MODEL, *words, *engine, patience_s=500,
     )  # fmt: skip
     assert done.code == 0, done.err

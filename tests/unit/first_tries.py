@@ -87,6 +87,12 @@ TRIES = (
         ("--port is decided by the plan", "before the --"),
     ),
     Try(
+        "arguments for vLLM without a mode",
+        "up -- --max-model-len 2048",
+        2,
+        ("'mode'", "name the mode before the --, as in: dynamoctl up agg -- ARGUMENTS"),
+    ),
+    Try(
         "tensor parallelism by vLLM's flag",
         f"up agg {CPU} -- --tensor-parallel-size 2",
         2,

@@ -94,7 +94,7 @@ def _right(check: str, planned: Planned) -> str:
         "memory": f"LMCache takes {plan.lmcache_cpu_gib:g} GiB of it" if plan.lmcache_cpu_gib else "",
         "HTTP port": f"{plan.port} is free",
         "tiers": ", ".join(f"{tier.kind} {tier.place}" for tier in plan.lmcache_tiers),
-        "model": f"{plan.model} ({planned.model.folder or 'it is fetched or made at the first start'})",
+        "model": f"{plan.model} ({_where(planned.model.folder)})",
     }
     if plan.engine == "vllm":
         said["versions"] = "they have been run together"
@@ -108,6 +108,14 @@ def _right(check: str, planned: Planned) -> str:
         said["GPUs"] = ", ".join(f"{gpu.index}: {gpu.name}" for gpu in ours)
         said["GPU memory"] = "what the workers would take is free"
     return said.get(check, "")
+
+
+def _where(folder: str | None) -> str:
+    """A model's folder as one writes it in a shell; what happens where it has none yet."""
+    if folder is None:
+        return "it is fetched or made at the first start"
+    home = Path.home()
+    return f"~/{Path(folder).relative_to(home)}" if Path(folder).is_relative_to(home) else folder
 
 
 def _programs(plan: DeploymentPlan) -> list[tuple[str, Callable[[], Finding]]]:

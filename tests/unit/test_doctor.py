@@ -15,6 +15,7 @@ import pytest
 from dynamoctl import doctor
 from dynamoctl.cli import run
 from dynamoctl.host import gpus
+from dynamoctl.operations import examine
 from dynamoctl.planner.plan import DeploymentPlan
 from dynamoctl.storage import Finding
 
@@ -215,3 +216,10 @@ def test_doctor_ends_with_3_where_up_would_refuse_and_says_what_to_do(
 def test_doctor_of_a_plan_that_makes_no_sense_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     code, body = asked(capsys, "agg", "--gpus", "0,0", "--tp", "2")
     assert (code, body["error"]["code"]) == (2, 2)
+
+
+def test_doctor_names_a_models_folder_as_one_writes_it_in_a_shell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert examine._where("/home/ada/models/m") == "~/models/m"
+    assert examine._where("/srv/models/m") == "/srv/models/m"
+    assert "first start" in examine._where(None)

@@ -20,6 +20,12 @@ table of heartbeats for a started one), so a server that did not answer once, in
 asked again: the engine serves on without a cache for ever. Here it asks. And on the other side, a server
 that does not answer while KV blocks are stored ends the whole engine. Here it counts as one that is away.
 
+**A call that is not heard.** An engine of several processes hands calls and results on in shared memory. A
+process that has waited for a second sleeps until its neighbour tells it of the next one, by a ZMQ socket that
+drops what does not fit (its queue holds one). Where such a message is lost, the result lies there and nobody
+looks: for 60 s where vLLM waits with a limit, for ever where it waits for calls. Here a sleeper looks by
+itself once a second.
+
 **A packed KV cache and LMCache in process.** LMCache 0.5.3 gives back wrong values there; `packed_kv` says
 why, and what is done.
 
@@ -39,9 +45,11 @@ VARIABLE = "DYNAMOCTL_NIXL_ON_CPU"
 HEARTBEAT = "DYNAMOCTL_LMCACHE_HEARTBEAT"
 SHARE_COMPILE_CACHE = "DYNAMOCTL_SHARE_COMPILE_CACHE"
 PACKED_KV = "DYNAMOCTL_LMCACHE_PACKED_KV"
+WAKE_UP = "DYNAMOCTL_WAKE_UP"
 
 UCX_PARAMETERS = {"ucx_error_handling_mode": "none"}
 PROGRESS_DELAY_US = 1000
+WAKE_UP_MS = 1000
 
 
 def register() -> None:
@@ -50,6 +58,10 @@ def register() -> None:
         from vllm import envs
 
         ignore_port(envs)
+    if os.environ.get(WAKE_UP) == "1":
+        from vllm.distributed.device_communicators import shm_broadcast
+
+        look_by_itself(shm_broadcast.SpinCondition)
     mends = [mend for variable, mend in _LMCACHE_MENDS.items() if os.environ.get(variable) == "1"]
     if mends:
         from vllm.distributed.kv_transfer.kv_connector import factory
@@ -160,6 +172,18 @@ def ignore_port(envs: Any) -> None:
         return without_port
 
     _wrap(envs, "compile_factors", around)
+
+
+def look_by_itself(condition: Any) -> None:
+    """End each wait for a message after a while; who waits looks into the shared memory, and waits again."""
+
+    def around(plain: Any) -> Any:
+        def wait(self: Any, timeout_ms: int | None = None) -> None:
+            plain(self, WAKE_UP_MS if timeout_ms is None else min(timeout_ms, WAKE_UP_MS))
+
+        return wait
+
+    _wrap(condition, "wait", around)
 
 
 def add_parameters(agent: Any) -> None:

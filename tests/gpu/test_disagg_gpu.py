@@ -6,6 +6,7 @@ One GPU is enough: the workers share it. With two, each has its own.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import time
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from tests.gpu.conftest import (
 pytestmark = [pytest.mark.gpu, pytest.mark.engine, pytest.mark.e2e, pytest.mark.timeout(900)]
 
 MODEL = "smollm2-135m-instruct"
+# `overlapped` is ready sooner: for a machine that is there for some minutes only.
+START = os.environ.get("DYNAMOCTL_GPU_START", "ordered")
 LONG = "The sea is wide and the sky is blue, said the sailor to his cat. " * 70
 ENGINE = ("--", "--enforce-eager", "--gpu-memory-utilization", "0.3", "--max-model-len", "2048")
 QUESTIONS = [
@@ -77,21 +80,25 @@ def up(cli: Cli, tmp_path_factory: pytest.TempPathFactory) -> Up:
     config.write_text('prefill_args = ["--num-gpu-blocks-override", "128"]\n')
     result = cli(
         "up", "disagg", "--gpus", two_places(), "--model", MODEL, "--lmcache-cpu-gb", "4",
-        "--port", str(port), "--config", str(config), *ENGINE, patience_s=800,
+        "--start", START, "--port", str(port), "--config", str(config), *ENGINE, patience_s=800,
     )  # fmt: skip
     print(result.err)
     return Up(cli, result, f"http://127.0.0.1:{port}", used)
 
 
-def test_it_comes_up_decode_first_each_where_it_belongs(up: Up) -> None:
+def test_it_comes_up_each_where_it_belongs(up: Up) -> None:
     assert up.result.code == 0, up.result.err
-    assert 0 < up.result.err.index("decode-0: ready") < up.result.err.index("prefill-0: importing")
     asked = [visible()[int(gpu)] for gpu in two_places().split(",")]
     assert [up.units[name]["gpus"] for name in ("decode-0", "prefill-0")] == [[gpu] for gpu in asked]
     body = up.cli.status()
     print(json.dumps(body, indent=1), open_sockets(up.cli))
     for number, gpu in enumerate(sorted(set(asked))):
         assert body["gpus"][number]["memory_used_mib"] > up.used_before[gpu] + 1000
+
+
+@pytest.mark.skipif(START != "ordered", reason="both workers are started at once")
+def test_decode_is_ready_before_prefill_starts(up: Up) -> None:
+    assert 0 < up.result.err.index("decode-0: ready") < up.result.err.index("prefill-0: importing")
 
 
 @pytest.mark.skipif(two_places() == "0,0", reason="needs two GPUs")

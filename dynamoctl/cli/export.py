@@ -1,21 +1,118 @@
-"""`dynamoctl export prometheus` and `dynamoctl export grafana`."""
+"""`dynamoctl export`: what runs, for Prometheus and Grafana; a plan, for other runners."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from dynamoctl.cli import completers
 from dynamoctl.cli.options import Json
+from dynamoctl.cli.plan_flags import Flags, takes_plan
 
-app = typer.Typer(help="Hand what runs to other programs.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from dynamoctl.operations.export import Exported
+
+app = typer.Typer(help="Hand a plan to another runner, or what runs to other programs.", no_args_is_help=True)
 
 Output = Annotated[
     Path | None,
     typer.Option("--output", "-o", metavar="PATH", help="Write it there, not to stdout.", show_default=False),
 ]
+
+
+_CLUSTER = "Cluster"
+
+
+@app.command("k8s")
+@takes_plan
+def k8s(
+    flags: Flags,
+    config: Path | None,
+    image: Annotated[
+        str | None,
+        typer.Option(
+            metavar="IMAGE",
+            help="Of every pod.",
+            show_default="Dynamo's own; a placeholder with LMCache in process",
+            rich_help_panel=_CLUSTER,
+        ),
+    ] = None,
+    runtime_version: Annotated[
+        str | None,
+        typer.Option(
+            metavar="VERSION",
+            help="Its version of Dynamo, where the tag does not say it.",
+            show_default="the tag",
+            rich_help_panel=_CLUSTER,
+        ),
+    ] = None,
+    namespace: Annotated[
+        str | None,
+        typer.Option(
+            help="The namespace.", show_default="that of kubectl's context", rich_help_panel=_CLUSTER
+        ),
+    ] = None,
+    secret: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A Secret whose keys become variables of every pod, as HF_TOKEN; may be given again.",
+            show_default="none",
+            rich_help_panel=_CLUSTER,
+        ),
+    ] = None,
+    pull_secret: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A Secret to pull the image with.",
+            show_default="none",
+            rich_help_panel=_CLUSTER,
+        ),
+    ] = None,
+    pvc: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="A volume claim with models (--model /models/NAME), or for those of the hub.",
+            show_default="none",
+            rich_help_panel=_CLUSTER,
+        ),
+    ] = None,
+    pvc_path: Annotated[
+        str,
+        typer.Option(metavar="PATH", help="Where pods mount it.", rich_help_panel=_CLUSTER),
+    ] = "/models",
+    shm: Annotated[
+        str,
+        typer.Option(metavar="SIZE", help="Shared memory of a worker's pod.", rich_help_panel=_CLUSTER),
+    ] = "8Gi",
+    lmcache_image: Annotated[
+        str | None,
+        typer.Option(
+            metavar="IMAGE",
+            help="Of LMCache's server (--lmcache-mode mp).",
+            show_default="what its operator takes",
+            rich_help_panel=_CLUSTER,
+        ),
+    ] = None,
+    output: Output = None,
+    json: Json = False,
+) -> None:
+    """A manifest for Dynamo's Kubernetes operator: a DynamoGraphDeployment.
+
+    It is planned for a cluster: this machine needs no GPU, and --gpus may be left out.
+    """
+    from dynamoctl.export.cluster import Cluster
+    from dynamoctl.operations import export
+
+    where = Cluster(
+        image, runtime_version, namespace, tuple(secret or ()), tuple(pull_secret or ()), pvc, pvc_path, shm,
+        lmcache_image,
+    )  # fmt: skip
+    _hand_out_plan("k8s", "manifest", export.k8s(flags, config, where), output, json)
 
 
 @app.command("prometheus")
@@ -70,7 +167,18 @@ def grafana(output: Output = None, json: Json = False) -> None:
     _hand_out("grafana", "dashboard", dashboard(), output, json)
 
 
-def _hand_out(program: str, form: str, content: Any, output: Path | None, as_json: bool) -> None:
+def _hand_out_plan(program: str, form: str, made: Exported, output: Path | None, as_json: bool) -> None:
+    from dynamoctl.cli.output import note
+
+    _hand_out(program, form, made.content, output, as_json, made.notes)
+    if not as_json:
+        for line in made.notes:
+            note(line)
+
+
+def _hand_out(
+    program: str, form: str, content: Any, output: Path | None, as_json: bool, notes: tuple[str, ...] = ()
+) -> None:
     """To stdout or to a file; with --json, in the envelope."""
     import json
 
@@ -81,7 +189,10 @@ def _hand_out(program: str, form: str, content: Any, output: Path | None, as_jso
         export.write(output, content)
     if as_json:
         path = str(output) if output is not None else None
-        emit(schema("export"), {"program": program, "format": form, "content": content, "path": path})
+        emit(
+            schema("export"),
+            {"program": program, "format": form, "content": content, "path": path, "notes": list(notes)},
+        )
     elif output is not None:
         note(f"wrote {output}")
     else:

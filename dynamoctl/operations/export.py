@@ -1,12 +1,15 @@
-"""What of deployments other programs are handed. It reads their folders, and asks nobody."""
+"""What other programs are handed: plans, and what runs (from deployments' folders; nobody is asked)."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dynamoctl.errors import DynamoctlError, PreflightError, SpecError
+from dynamoctl.export.cluster import Cluster
 from dynamoctl.state import Folder, deployments, targets_folder, write_whole
 
 
@@ -27,6 +30,39 @@ def prometheus_config(name: str | None) -> str:
     from dynamoctl.export import prometheus
 
     return prometheus.config(str(Folder(name).targets_file if name else targets_folder() / "*.json"))
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A plan for another runner.
+
+    Attributes:
+        content: the text, or file -> text.
+        notes: what whoever takes it should know.
+    """
+
+    content: str | dict[str, str]
+    notes: tuple[str, ...] = ()
+
+
+def k8s(flags: Mapping[str, Any], config: Path | None, where: Cluster) -> Exported:
+    """A Kubernetes manifest for Dynamo's operator.
+
+    Raises:
+        SpecError: it makes no deployment, none in a cluster, or a secret would stand in it.
+    """
+    from dynamoctl.export import kubernetes
+    from dynamoctl.operations.planning import plan_for_cluster
+
+    planned = plan_for_cluster(flags, config, where)
+    documents = kubernetes.manifest(planned.plan, where, planned.spec.env)
+    notes = [f"left out: {one}" for one in kubernetes.left_out(planned.plan)]
+    if where.image is None and kubernetes.needs_plugin(planned.plan):
+        notes.append(
+            "the image is a placeholder: LMCache in process needs one with dynamoctl's vLLM plugin;"
+            " name it with --image, or take --lmcache-mode mp or --no-lmcache"
+        )
+    return Exported(kubernetes.render(documents, planned.plan, where), tuple(notes))
 
 
 def require_known(name: str) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from dynamoctl.errors import DynamoctlError, SpecError
+from dynamoctl.export import cluster
+from dynamoctl.export.cluster import Cluster
 from dynamoctl.facts import HostFacts, ModelFacts
 from dynamoctl.host import facts, models
 from dynamoctl.planner import make_plan, topology
@@ -50,6 +52,20 @@ def plan_for_here(flags: Mapping[str, Any], config: Path | None) -> Planned:
     """
     spec, sources = load(flags, os.environ, find_config(config))
     return plan(spec, look(spec.name), sources)
+
+
+def plan_for_cluster(flags: Mapping[str, Any], config: Path | None, where: Cluster) -> Planned:
+    """Plan for pods: GPUs, memory and ports of this machine do not matter.
+
+    Raises:
+        SpecError: it makes no deployment, or none in a cluster.
+    """
+    spec, sources = load(flags, os.environ, find_config(config))
+    spec = cluster.require_portable(spec)
+    model = cluster.model(spec, where, models.GPU_DEFAULT)
+    spec = spec.model_copy(update={"model": model.path})
+    seen = cluster.host(spec)
+    return Planned(spec, seen, model, make_plan(spec, seen, model, sources))
 
 
 def look(name: str) -> HostFacts:

@@ -147,5 +147,36 @@ TRIES = (
         ("dynamoctl.toml is there already, and was left as it is", "--force"),
         files={"dynamoctl.toml": "# mine\n"},
     ),
-    Try("`export` alone", "export", 2, ("Usage: dynamoctl export", "prometheus", "grafana")),
+    Try("`export` alone", "export", 2, ("Usage: dynamoctl export", "k8s", "prometheus", "grafana")),
+    Try(
+        "a manifest, on a machine without a GPU",
+        "export k8s disagg --no-lmcache",
+        0,
+        ("kubectl apply --dry-run=server", "kind: DynamoGraphDeployment", "type: decode", "type: prefill"),
+    ),
+    Try("`export k8s` without a mode, beside no file", "export k8s", 0, ("a placeholder", "type: worker")),
+    Try(
+        "the image `latest`",
+        "export k8s agg --image dynamo:latest",
+        2,
+        ("the tag 'latest' says no version", "--runtime-version 1.4.2"),
+    ),
+    Try(
+        "a token in a manifest",
+        "export k8s agg --secret HF_TOKEN=abc",
+        2,
+        ("a secret's value does not belong", "name that Secret here"),
+    ),
+    Try(
+        "a folder of this machine in a manifest",
+        "export k8s agg --model /data/llama",
+        2,
+        ("/data/llama is a folder", "--pvc models"),
+    ),
+    Try(
+        "the built-in model in a manifest",
+        "export k8s agg --model smollm2-135m-instruct",
+        2,
+        ("is on this machine alone", "name a hub id"),
+    ),
 )

@@ -99,6 +99,7 @@ def test_what_is_up_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         "format": "targets",
         "content": prometheus.targets(other),
         "path": None,
+        "notes": [],
     }
 
 

@@ -1,0 +1,304 @@
+"""A cluster as a plan sees it: a host that is not there, and what a manifest must be told besides.
+
+GPUs, memory, ports and folders of the machine that exports mean nothing in a cluster. So the plan is made for
+an imagined host with as many GPUs as are asked for, and what only makes sense on one machine is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from dynamoctl import stores
+from dynamoctl.errors import SpecError
+from dynamoctl.facts import Gpu, HostFacts, ModelFacts
+from dynamoctl.planner.memory import argument
+from dynamoctl.planner.secrets import HIDDEN, is_secret_name, redact
+from dynamoctl.spec import DeploymentSpec
+
+# What the plan is written for, and so what the image must have. A test holds it against the packages.
+VERSIONS = {"ai-dynamo": "1.4.2", "vllm": "0.26.0", "torch": "2.11.0", "nixl": "1.3.2", "lmcache": "0.5.3"}
+
+# Dynamo's own. It has not dynamoctl's vLLM plugin, without which LMCache in process gives back wrong values.
+IMAGE = f"nvcr.io/nvidia/ai-dynamo/vllm-runtime:{VERSIONS['ai-dynamo']}"
+# So there the user's own is wanted. Nothing answers below `.example` (RFC 6761): pods wait, and say why.
+PLACEHOLDER = f"registry.example/dynamo-vllm-lmcache-dynamoctl:{VERSIONS['ai-dynamo']}"
+
+# An environment of a unit whose values the operator decides (or the pod, which has a network and GPUs alone).
+_OPERATORS = re.compile(
+    r"DYN_(NAMESPACE|COMPONENT|PARENT_DGD_K8S_\w+|SYSTEM_\w+|HTTP_PORT|DISCOVERY_BACKEND|FILE_KV"
+    r"|NAMESPACE_PREFIX|HEALTH_CHECK_ENABLED|REQUEST_PLANE|EVENT_PLANE)|DYNAMO_PORT|POD_(NAME|NAMESPACE|UID)"
+    r"|NATS_SERVER|ETCD_ENDPOINTS|CUDA_VISIBLE_DEVICES|VLLM_NIXL_SIDE_CHANNEL_(HOST|PORT)|VLLM_PORT"
+)
+# More GPUs for one worker than --tp says: a pod would not have them.
+_WIDER = ("--pipeline-parallel-size", "-pp", "--data-parallel-size", "-dp")
+
+_ROOM_GIB = 2.0**20  # no default is smaller than it would be on a large host
+
+_LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"  # RFC 1123, as namespaces are named
+_NAME = rf"{_LABEL}(\.{_LABEL})*"  # as Secrets and volume claims are
+_QUANTITY = re.compile(r"\+?([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?")
+_PART = r"[a-z0-9]+((\.|_{1,2}|-+)[a-z0-9]+)*"
+_IMAGE = re.compile(
+    rf"([A-Za-z0-9.-]+(:[0-9]+)?/)?{_PART}(/{_PART})*"
+    r"(:(?P<tag>\w[\w.-]{0,127}))?(?P<digest>@sha256:[0-9a-f]{64})?",
+    re.ASCII,
+)
+_SEMVER_TAG = re.compile(r"v?(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[\w.-]+)?", re.ASCII)
+_RUNTIME = re.compile(r"(0|[1-9]\d{0,3})\.(0|[1-9]\d{0,3})\.(0|[1-9]\d{0,3})", re.ASCII)
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What a manifest needs beside the plan; checked when it is made.
+
+    Attributes:
+        image: of every pod; None: Dynamo's own, where that will do, else a placeholder.
+        runtime_version: the image's version of Dynamo, where its tag does not say it.
+        namespace: where the resources go; None: where kubectl is pointed at.
+        secrets: names of Secrets, whose keys become environment variables of every pod.
+        pull_secrets: names of Secrets with which images are pulled.
+        pvc: the name of a claim of a volume that holds models, or will hold those of the hub.
+        mount: where that volume is in every pod.
+        shm: the size of /dev/shm in a worker's pod.
+        cache_image: of LMCache's server (mp); None: what its operator takes.
+    """
+
+    image: str | None = None
+    runtime_version: str | None = None
+    namespace: str | None = None
+    secrets: tuple[str, ...] = ()
+    pull_secrets: tuple[str, ...] = ()
+    pvc: str | None = None
+    mount: str = "/models"
+    shm: str = "8Gi"
+    cache_image: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.image is not None:
+            self._check_image("--image", self.image)
+        if self.cache_image is not None:
+            self._check_image("--lmcache-image", self.cache_image)
+            if "@" in self.cache_image:
+                raise SpecError(
+                    f"--lmcache-image: {self.cache_image} has a digest, and LMCache's operator takes none",
+                    "name it by a tag, as in lmcache/standalone:v0.5.3",
+                )
+        if self.runtime_version is not None and not _RUNTIME.fullmatch(self.runtime_version):
+            raise SpecError(
+                f"--runtime-version: '{self.runtime_version}' is no version of the form MAJOR.MINOR.PATCH",
+                f"write it as in {VERSIONS['ai-dynamo']}",
+            )
+        if self.namespace is not None and not re.fullmatch(_LABEL, self.namespace):
+            raise SpecError(
+                f"--namespace: '{self.namespace}' cannot be the name of a namespace",
+                "it has at most 63 lower-case letters, digits and inner hyphens",
+            )
+        for flag, names in (
+            ("--secret", self.secrets),
+            ("--pull-secret", self.pull_secrets),
+            ("--pvc", (self.pvc,) if self.pvc is not None else ()),
+        ):
+            for name in names:
+                self._check_name(flag, name)
+        if not self.mount.startswith("/") or ":" in self.mount or ".." in self.mount.split("/"):
+            raise SpecError(
+                f"--pvc-path: '{self.mount}' is no absolute path in a pod", "write it as in /models"
+            )
+        if self.mount == "/":
+            raise SpecError("--pvc-path: a volume at / would hide the whole image", "write it as in /models")
+        if not _QUANTITY.fullmatch(self.shm):
+            raise SpecError(
+                f"--shm: '{self.shm}' is no size that Kubernetes knows",
+                "write it as in 16Gi; GB and GiB are no units there",
+            )
+
+    def _check_image(self, flag: str, image: str) -> None:
+        found = _IMAGE.fullmatch(image)
+        if not found:
+            raise SpecError(
+                f"{flag}: '{image}' is no name of an image", f"write it as in {PLACEHOLDER}, in lower case"
+            )
+        tag, digest = found["tag"] or "", found["digest"]
+        known = not digest and _SEMVER_TAG.fullmatch(tag)
+        if flag == "--image" and not known and self.runtime_version is None:
+            what = "a digest" if digest else f"the tag '{tag}'" if tag else "no tag"
+            raise SpecError(
+                f"--image: {what} says no version, and the operator must know that of Dynamo in it",
+                f"add --runtime-version, as in --runtime-version {VERSIONS['ai-dynamo']}",
+            )
+
+    @staticmethod
+    def _check_name(flag: str, name: str) -> None:
+        if "=" in name:
+            raise SpecError(
+                f"{flag}: a secret's value does not belong into a manifest, or on a command line",
+                "put it into a Secret of the cluster, and name that Secret here",
+            )
+        if len(name) > 253 or not re.fullmatch(_NAME, name):
+            raise SpecError(
+                f"{flag}: '{name}' cannot be the name of such an object",
+                "it has lower-case letters, digits, and inner hyphens and dots",
+            )
+
+    def image_for(self, needs_plugin: bool) -> str:
+        """The image of the pods, if with LMCache in process it must have dynamoctl's plugin."""
+        return self.image or (PLACEHOLDER if needs_plugin else IMAGE)
+
+
+def model(spec: DeploymentSpec, cluster: Cluster, default: str) -> ModelFacts:
+    """A model as the pods find it: a hub id, or a folder on the volume.
+
+    Args:
+        default: the hub id where none is named.
+
+    Raises:
+        SpecError: it is something of this machine.
+    """
+    name = spec.model or default
+    if name.startswith("/"):
+        place = PurePosixPath(name)
+        if cluster.pvc is None:
+            raise SpecError(
+                f"model: {name} is a folder, and a pod has none of this machine's",
+                "name a hub id, or the claim of a volume that holds it, as in --pvc models",
+            )
+        if (
+            not place.is_relative_to(cluster.mount)
+            or ".." in place.parts
+            or place == PurePosixPath(cluster.mount)
+        ):
+            raise SpecError(
+                f"model: {name} is not below {cluster.mount}, where the volume of --pvc is mounted",
+                "name the folder as the pods see it, or say with --pvc-path where they mount the volume",
+            )
+        return ModelFacts(str(place), spec.served_model_name or place.name)
+    if not _HUB_ID.fullmatch(name):
+        raise SpecError(
+            f"model: {name} is on this machine alone, and pods cannot have it",
+            f"name a hub id, as in {default}, or a folder on a volume: --pvc models --model /models/llama",
+        )
+    return ModelFacts(name, spec.served_model_name or name)
+
+
+def host(spec: DeploymentSpec) -> HostFacts:
+    """A host with as many GPUs as the workers take, and with room for everything."""
+    return HostFacts(
+        cores=(0,),
+        memory_total_gib=_ROOM_GIB,
+        memory_available_gib=_ROOM_GIB,
+        gpus=tuple(Gpu(index, f"GPU-{index}", "", 0) for index in range(spec.ranks)),
+        visible_gpus=None,
+        free_ports=tuple(range(20000, 32768)),
+        python="python3",
+        home="/run/dynamoctl",
+        versions=VERSIONS,
+    )
+
+
+def require_portable(spec: DeploymentSpec) -> DeploymentSpec:
+    """The same deployment without what is of one machine only.
+
+    Raises:
+        SpecError: it cannot be had in a cluster, or a secret would stand in the manifest.
+    """
+    if spec.engine == "mocker":
+        raise SpecError(
+            "engine: the mocker is for trying dynamoctl on one machine", "take --engine vllm in a cluster"
+        )
+    if spec.device == "cpu":
+        raise SpecError(
+            "device: the images of Dynamo have vLLM for GPUs, and a manifest is for them",
+            "leave --device cpu out; this machine needs no GPU for an export",
+        )
+    if len(set(spec.gpus)) < len(spec.gpus):
+        raise SpecError(
+            "gpus: workers cannot share a GPU in a cluster: a pod has its GPUs alone",
+            "leave --gpus out; the number follows from the workers and --tp",
+        )
+    if spec.lmcache.enabled:
+        _check_cache(spec)
+    _check_environment(spec.env)
+    _check_environment(spec.lmcache.env)
+    for words in (spec.engine_args, spec.decode_args, spec.prefill_args):
+        wider = next((name for name in _WIDER if argument(words, name) is not None), None)
+        if wider:
+            raise SpecError(
+                f"engine arguments: {wider} takes more GPUs than --tp says, and a pod would not have them",
+                "spread a model with --tp, and add workers for more throughput",
+            )
+        if redact(words) != list(words):
+            raise SpecError(
+                "engine arguments: there is a password in them, and a manifest is no place for one",
+                "give it by a Secret's key, with --secret NAME",
+            )
+    return spec.model_copy(update={"gpus": (), "device": "cuda"})
+
+
+def _check_cache(spec: DeploymentSpec) -> None:
+    cache = spec.lmcache
+    if cache.cpu_gb == "auto":
+        raise SpecError(
+            "lmcache.cpu_gb: auto is measured on this machine, which is not where it will run",
+            "say a size, as in --lmcache-cpu-gb 20",
+        )
+    if cache.gds:
+        raise SpecError(
+            "lmcache.gds: a pod does not get a disk that its GPUs reach directly by a manifest of ours",
+            "take --lmcache-disk, or add the device to the manifest by hand",
+        )
+    if cache.l2:
+        raise SpecError(
+            "lmcache.l2: LMCache's operator has such adapters in a form of its own",
+            "leave them out, and write spec.l2Backend into the LMCacheEngine by hand",
+        )
+    if cache.mode == "mp" and cache.disk:
+        raise SpecError(
+            "lmcache.disk: the cache server of a node belongs to LMCache's operator, and has no disk from us",
+            "leave it out, or take --lmcache-mode inproc",
+        )
+    if cache.remote:
+        _check_store(stores.parse(cache.remote), cache.mode == "mp")
+
+
+def _check_store(store: stores.Store, server: bool) -> None:
+    if store.password:
+        raise SpecError(
+            "lmcache.remote: the password in the URL would stand in the manifest",
+            "leave the user and password out of the URL, and name a Secret with them in the LMCacheEngine:"
+            " l2Backend.resp.authSecretRef"
+            if server
+            else "put the whole URL into a Secret as LMCACHE_REMOTE_URL, name that with --secret NAME,"
+            " and leave lmcache.remote out",
+        )
+    if store.kind.local or any(
+        host in ("localhost", "::1") or host.startswith("127.") for host, _ in store.addresses
+    ):
+        raise SpecError(
+            f"lmcache.remote: {store.url} is on this machine, and a pod would look for it in itself",
+            "name a host that the pods can resolve, as in redis://redis.cache.svc:6379",
+        )
+    if server and store.kind.adapter != "resp":
+        raise SpecError(
+            f"lmcache.remote: LMCache's operator takes a Redis, and {store.scheme}:// in another form",
+            "name a redis:// URL, or take --lmcache-mode inproc",
+        )
+
+
+def _check_environment(env: Mapping[str, str]) -> None:
+    for name, value in env.items():
+        if _OPERATORS.fullmatch(name):
+            raise SpecError(
+                f"env: {name} is the operator's to set, or follows from the pod",
+                "take it out of [env] for an export",
+            )
+        shown = redact(value, name)
+        if value and (shown == HIDDEN or is_secret_name(name) or shown != value):
+            raise SpecError(
+                f"env: {name} is a secret, and a manifest is no place for one",
+                f"put it into a Secret of the cluster under this key, and name that: --secret NAME;"
+                f" take {name} out of [env]",
+            )

@@ -1,0 +1,399 @@
+"""A plan as a `DynamoGraphDeployment` (nvidia.com/v1beta1), the resource of Dynamo's Kubernetes operator.
+
+Each role is a component, and its units are the component's replicas. What the operator or the pod decides
+(ports, discovery, GPUs by index) is left out; `DROPPED` says what of a unit's environment, and why. LMCache's
+server (mp) is a resource of LMCache's own operator, beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dynamoctl import __version__, vllm_plugin
+from dynamoctl.errors import SpecError
+from dynamoctl.export import dgd_rules
+from dynamoctl.export.cluster import VERSIONS, Cluster
+from dynamoctl.planner.memory import argument
+from dynamoctl.planner.plan import DeploymentPlan, Role, Unit
+from dynamoctl.planner.secrets import redact
+from dynamoctl.words import count
+
+Body = dict[str, Any]
+
+NAMES: Mapping[Role, str] = {
+    "frontend": "Frontend",
+    "agg": "Worker",
+    "decode": "Decode",
+    "prefill": "Prefill",
+}
+TYPES: Mapping[Role, str] = {
+    "frontend": "frontend",
+    "agg": "worker",
+    "decode": "decode",
+    "prefill": "prefill",
+}
+
+_OPERATOR = "the operator has its own"
+_LOOPBACK = "it keeps traffic on the loopback; pods could not reach each other"
+_OWN_NETWORK = "a pod has its own network"
+_SUPERVISOR = "for dynamoctl's supervisor"
+# Of what the planner gives a unit: what no pod gets.
+DROPPED = {
+    "DYN_DISCOVERY_BACKEND": _OPERATOR,
+    "DYN_FILE_KV": _OPERATOR,
+    "DYN_REQUEST_PLANE": _OPERATOR,
+    "DYN_EVENT_PLANE": _OPERATOR,
+    "DYN_NAMESPACE": _OPERATOR,
+    "DYN_SYSTEM_PORT": _OPERATOR,
+    "DYN_TCP_RPC_HOST": _LOOPBACK,
+    "DYN_SYSTEM_HOST": _LOOPBACK,
+    "DYN_TCP_RESPONSE_STREAM_HOST": _LOOPBACK,
+    "GLOO_SOCKET_IFNAME": _LOOPBACK,
+    "NCCL_SOCKET_IFNAME": _LOOPBACK,
+    "UCX_NET_DEVICES": _LOOPBACK,
+    "VLLM_NIXL_SIDE_CHANNEL_HOST": "the pod's address, where Dynamo does not find it out",
+    "VLLM_NIXL_SIDE_CHANNEL_PORT": _OWN_NETWORK,
+    "VLLM_PORT": _OWN_NETWORK,
+    "CUDA_VISIBLE_DEVICES": "nvidia.com/gpu in the limits is their number",
+    "CUDA_DEVICE_ORDER": "nvidia.com/gpu in the limits is their number",
+    "DYN_GRACEFUL_SHUTDOWN_GRACE_PERIOD_SECS": "other pods stay when one leaves",
+    "DYN_RUNTIME_GRACEFUL_SHUTDOWN_TIMEOUT_SECS": "other pods stay when one leaves",
+    "SPT_NOENV": _SUPERVISOR,
+    "DYN_LOG": _SUPERVISOR,
+    "DYN_SKIP_SGLANG_LOG_FORMATTING": _SUPERVISOR,
+}
+# The rest of it, which pods get.
+KEPT = (
+    "HF_HUB_OFFLINE",
+    "PYTHONHASHSEED",
+    "PYTHONUNBUFFERED",
+    "LMCACHE_TRACK_USAGE",
+    "LMCACHE_DISABLE_BANNER",
+    "LMCACHE_CHUNK_SIZE",
+    "LMCACHE_LOCAL_CPU",
+    "LMCACHE_MAX_LOCAL_CPU_SIZE",
+    "LMCACHE_LOCAL_DISK",
+    "LMCACHE_MAX_LOCAL_DISK_SIZE",
+    "LMCACHE_REMOTE_URL",
+    "NCCL_NVLS_ENABLE",
+    "TORCH_SYMM_MEM_DISABLE_MULTICAST",
+    "NVSHMEM_DISABLE_NVLS",
+    vllm_plugin.SHARE_COMPILE_CACHE,
+    vllm_plugin.PACKED_KV,
+    vllm_plugin.HEARTBEAT,
+)
+
+# Where the KV router of another pod hears what a worker's cache holds. In a pod the port is free.
+_KV_EVENTS_ENDPOINT = "tcp://*:20080"
+# Where LMCache's operator puts the connector's configuration, by way of a ConfigMap.
+_CONNECTION = "/etc/lmcache"
+_CONNECTION_FILE = f"{_CONNECTION}/kv-transfer-config.json"
+_LMCACHE_GROUP = "lmcache.lmcache.ai/v1alpha1"
+
+
+def manifest(plan: DeploymentPlan, cluster: Cluster, own: Mapping[str, str]) -> list[Body]:
+    """The resources, in the order in which they should be made.
+
+    Args:
+        plan: made for `cluster.host`.
+        own: the environment that the user gives every unit; kept whatever it is.
+
+    Raises:
+        SpecError: a rule of the operator's is broken.
+    """
+    documents = [_cache_engine(plan, cluster)] if plan.lmcache == "mp" else []
+    body = {
+        "apiVersion": "nvidia.com/v1beta1",
+        "kind": "DynamoGraphDeployment",
+        "metadata": _metadata(plan.name, cluster),
+        "spec": {
+            "backendFramework": "vllm",
+            "env": _variables(_shared(plan, own)),
+            "components": [_component(plan, cluster, own, units) for units in _roles(plan)],
+        },
+    }
+    broken = dgd_rules.broken(body)
+    if broken:
+        raise SpecError(f"the operator would refuse this: {broken[0]}", "\n".join(broken[1:]))
+    return [*documents, body]
+
+
+def render(documents: Sequence[Body], plan: DeploymentPlan, cluster: Cluster) -> str:
+    """The manifest as YAML, with what must be known above it."""
+    import yaml
+
+    head = "".join(f"# {line}".rstrip() + "\n" for line in _head(plan, cluster))
+    return head + yaml.safe_dump_all(
+        documents, sort_keys=False, default_flow_style=False, width=math.inf, explicit_start=True
+    )
+
+
+def needs_plugin(plan: DeploymentPlan) -> bool:
+    """Whether answers would be wrong with an image that has not dynamoctl's vLLM plugin."""
+    return any(vllm_plugin.PACKED_KV in unit.env for unit in plan.units)
+
+
+def left_out(plan: DeploymentPlan) -> list[str]:
+    """What was asked for of a start on one machine, and has no place in a manifest."""
+    found = []
+    if plan.host != "127.0.0.1":
+        found.append(f"host {plan.host}: the operator's frontend listens in its pod, behind a Service")
+    if plan.port != 8000:
+        found.append(f"port {plan.port}: the operator's frontend listens at 8000")
+    return found
+
+
+# ---- components -----------------------------------------------------------------------------
+
+
+def _roles(plan: DeploymentPlan) -> list[list[Unit]]:
+    """The units of each component, the frontend first."""
+    return [found for role in NAMES if (found := [unit for unit in plan.units if unit.role == role])]
+
+
+def _component(plan: DeploymentPlan, cluster: Cluster, own: Mapping[str, str], units: list[Unit]) -> Body:
+    unit = units[0]  # the others differ in their ports alone
+    body: Body = {"name": NAMES[unit.role], "type": TYPES[unit.role], "replicas": len(units)}
+    if cluster.runtime_version is not None:
+        body["runtimeVersionOverride"] = cluster.runtime_version
+    if unit.is_worker:
+        # LMCache's server maps the engine's GPU memory by way of the node's /dev/shm, which a volume of the
+        # pod's own would hide.
+        body["sharedMemorySize"] = "0" if _asks_server(plan, unit) else cluster.shm
+    body["podTemplate"] = {"spec": _pod(plan, cluster, own, unit)}
+    return body
+
+
+def _pod(plan: DeploymentPlan, cluster: Cluster, own: Mapping[str, str], unit: Unit) -> Body:
+    main: Body = {"name": "main", "image": cluster.image_for(needs_plugin(plan))}
+    pod: Body = {"containers": [main]}
+    volumes: list[tuple[Body, Body]] = []  # each with its mount
+    if unit.is_worker:
+        main |= _command(unit, _asks_server(plan, unit))
+    env = [*_variables(_own_environment(plan, unit, own)), *_pod_address(unit)]
+    if unit.role == "frontend":
+        env.append({"name": "DYN_ROUTER_MODE", "value": argument(unit.argv, "--router-mode")})
+    if cluster.pvc is not None:
+        volumes.append(
+            _volume("models", {"persistentVolumeClaim": {"claimName": cluster.pvc}}, cluster.mount)
+        )
+        if not plan.model_path.startswith("/"):
+            env.append({"name": "HF_HOME", "value": cluster.mount})
+    volumes += _disk(unit)
+    if _asks_server(plan, unit):
+        # As LMCache's operator has it: the handshake of shared CUDA memory fails for another user.
+        pod = {"hostIPC": True, **pod}
+        main["securityContext"] = {"runAsUser": 0}
+        config = {"configMap": {"name": f"{_engine_name(plan)}-connection"}}
+        volumes.append(_volume("kv-transfer-config", config, _CONNECTION, readOnly=True))
+    if env:
+        main["env"] = env
+    if cluster.secrets:
+        main["envFrom"] = [{"secretRef": {"name": name}} for name in cluster.secrets]
+    if unit.is_worker:
+        main["resources"] = {"limits": {"nvidia.com/gpu": str(len(unit.gpus))}}
+    if volumes:
+        main["volumeMounts"] = [mount for _, mount in volumes]
+        pod["volumes"] = [volume for volume, _ in volumes]
+    if cluster.pull_secrets:
+        pod["imagePullSecrets"] = [{"name": name} for name in cluster.pull_secrets]
+    return pod
+
+
+def _command(unit: Unit, asks_server: bool) -> Body:
+    """A worker's command and arguments: the unit's own, as far as they hold in a pod."""
+    program, *words = unit.argv[2:]  # after the interpreter and -m
+    arguments: list[str] = []
+    pairs = iter(words)
+    for word in pairs:
+        if word == "--kv-events-config":
+            events = {**json.loads(next(pairs)), "endpoint": _KV_EVENTS_ENDPOINT}
+            if unit.role != "decode":  # which publishes none
+                arguments += [word, _compact(events)]
+        elif word == "--kv-transfer-config" and asks_server:
+            next(pairs)
+        else:
+            arguments.append(word)
+    if not asks_server:
+        return {"command": ["python3", "-m", program], "args": arguments}
+    # The connector's configuration is known in the cluster alone: where the node's server is.
+    script = f'exec python3 -m {program} "$@" --kv-transfer-config {_from_connection(unit)}'
+    return {"command": ["/bin/sh", "-c", script, "--"], "args": arguments}
+
+
+def _from_connection(unit: Unit) -> str:
+    """A shell word: the unit's connectors, with what LMCache's operator says in the place of ours."""
+    said = f'"$(cat {_CONNECTION_FILE})"'
+    config = unit.kv_transfer_config or {}
+    if config["kv_connector"] != "MultiConnector":
+        return said
+    mark = "LMCACHE"
+    extra = config["kv_connector_extra_config"]
+    connectors = [mark if one["kv_connector"].startswith("LMCache") else one for one in extra["connectors"]]
+    text = _compact({**config, "kv_connector_extra_config": {**extra, "connectors": connectors}})
+    before, after = text.split(json.dumps(mark))
+    return f"'{before}'{said}'{after}'"
+
+
+def _compact(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+def _pod_address(unit: Unit) -> list[Body]:
+    """Where NIXL's handshake listens. Dynamo finds that out for a plain NixlConnector only."""
+    config = unit.kv_transfer_config or {}
+    if config.get("kv_connector") != "MultiConnector":
+        return []
+    field = {"fieldRef": {"fieldPath": "status.podIP"}}
+    return [{"name": "VLLM_NIXL_SIDE_CHANNEL_HOST", "valueFrom": field}]
+
+
+def _disk(unit: Unit) -> list[tuple[Body, Body]]:
+    """LMCache's disk tier: room on the node that lives as long as the pod."""
+    folders = unit.env.get("LMCACHE_LOCAL_DISK", "").split(",")
+    gib = math.ceil(float(unit.env.get("LMCACHE_MAX_LOCAL_DISK_SIZE", 0)) * len(unit.gpus))
+    size = {"emptyDir": {"sizeLimit": f"{gib}Gi"}}
+    return [
+        _volume(f"lmcache-disk-{number}", size, folder.removeprefix("file://").rstrip("/"))
+        for number, folder in enumerate(folders)
+        if folder
+    ]
+
+
+def _volume(name: str, source: Body, path: str, **how: bool) -> tuple[Body, Body]:
+    return {"name": name, **source}, {"name": name, "mountPath": path, **how}
+
+
+# ---- environment ----------------------------------------------------------------------------
+
+
+def _kept(unit: Unit, own: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in unit.env.items() if name in own or name not in DROPPED}
+
+
+def _shared(plan: DeploymentPlan, own: Mapping[str, str]) -> dict[str, str]:
+    """What all pods get alike."""
+    first, *others = [_kept(units[0], own) for units in _roles(plan)]
+    return {name: value for name, value in first.items() if all(one.get(name) == value for one in others)}
+
+
+def _own_environment(plan: DeploymentPlan, unit: Unit, own: Mapping[str, str]) -> dict[str, str]:
+    shared = _shared(plan, own)
+    return {name: value for name, value in _kept(unit, own).items() if shared.get(name) != value}
+
+
+def _variables(env: Mapping[str, str]) -> list[Body]:
+    hidden = next((name for name, value in env.items() if redact(value, name) != value), None)
+    if hidden:
+        raise SpecError(
+            f"env: {hidden} is a secret, and a manifest is no place for one",
+            "put it into a Secret of the cluster under this key, and name that: --secret NAME",
+        )
+    return [{"name": name, "value": value} for name, value in env.items()]
+
+
+# ---- LMCache's server -----------------------------------------------------------------------
+
+
+def _asks_server(plan: DeploymentPlan, unit: Unit) -> bool:
+    """Whether it is a worker with LMCache's server beside it; decode has no cache of LMCache's."""
+    return plan.lmcache == "mp" and unit.role in ("agg", "prefill")
+
+
+def _engine_name(plan: DeploymentPlan) -> str:
+    return f"{plan.name}-lmcache"
+
+
+def _cache_engine(plan: DeploymentPlan, cluster: Cluster) -> Body:
+    """A server on each node with GPUs, which LMCache's operator runs."""
+    argv = plan.unit("lmcache").argv
+    policy = argument(argv, "--eviction-policy") or ""
+    if policy not in ("LRU", "noop"):
+        raise SpecError(
+            f"LMCACHE_CACHE_POLICY: LMCache's operator knows LRU and noop, not {policy}", "unset it"
+        )
+    size = float(argument(argv, "--l1-size-gb") or 0)
+    spec: Body = {}
+    if cluster.cache_image is not None:
+        repository, _, tag = cluster.cache_image.rpartition(":")
+        if not repository or "/" in tag:
+            repository, tag = cluster.cache_image, "latest"
+        spec["image"] = {"repository": repository, "tag": tag}
+    spec["server"] = {"chunkSize": int(argument(argv, "--chunk-size") or 0)}
+    spec["l1"] = {"sizeGB": int(size) if size.is_integer() else size}
+    spec["eviction"] = {"policy": policy}
+    adapter = argument(argv, "--l2-adapter")
+    if adapter:
+        store = json.loads(adapter)
+        spec["l2Backend"] = {"resp": {"host": store["host"], "port": store["port"]}}
+    return {
+        "apiVersion": _LMCACHE_GROUP,
+        "kind": "LMCacheEngine",
+        "metadata": _metadata(_engine_name(plan), cluster),
+        "spec": spec,
+    }
+
+
+# ---- text -----------------------------------------------------------------------------------
+
+
+def _metadata(name: str, cluster: Cluster) -> Body:
+    where = {"namespace": cluster.namespace} if cluster.namespace else {}
+    return {"name": name, **where, "labels": {"app.kubernetes.io/managed-by": "dynamoctl"}}
+
+
+def _head(plan: DeploymentPlan, cluster: Cluster) -> list[str]:
+    """What stands above the manifest: what it is, what is to be filled in, how to apply it."""
+    at = f" -n {cluster.namespace}" if cluster.namespace else ""
+    workers = " + ".join(
+        count(len(units), NAMES[units[0].role].lower()) for units in _roles(plan) if units[0].is_worker
+    )
+    gpus = len(plan.workers[0].gpus)
+    return [
+        f"{plan.name}: {plan.mode}, {plan.model}; {workers}, {count(gpus, 'GPU')} each.",
+        f"Written by dynamoctl {__version__} (export k8s {plan.mode}); not applied to any cluster yet.",
+        "",
+        "Fill in, or see that it is there:",
+        *(line if line.startswith(" ") else f"- {line}" for line in _to_fill_in(plan, cluster)),
+        "",
+        "Check it against the cluster, apply it, look, ask (FILE is this file):",
+        "  kubectl apply --dry-run=server -f FILE      (or - for a pipe)",
+        "  kubectl apply -f FILE",
+        f"  kubectl get dgd {plan.name}{at}",
+        f"  kubectl port-forward svc/{plan.name}-frontend 8000{at}",
+        f"  curl -s http://127.0.0.1:8000/v1/models/{plan.model}/ready",
+        "",
+        "The set of components cannot change: from agg to disagg or back, first",
+        f"  kubectl delete dgd {plan.name}{at}",
+    ]
+
+
+def _to_fill_in(plan: DeploymentPlan, cluster: Cluster) -> list[str]:
+    operators = "Dynamo's operator" + (" and LMCache's" if plan.lmcache == "mp" else "")
+    stack = f"Dynamo {VERSIONS['ai-dynamo']}, vLLM {VERSIONS['vllm']}, NIXL {VERSIONS['nixl']}"
+    lmcache = f", LMCache {VERSIONS['lmcache']}" if plan.lmcache else ""
+    plugin = " and dynamoctl's vLLM plugin (without it answers are wrong)" if needs_plugin(plan) else ""
+    image = cluster.image_for(needs_plugin(plan))
+    placeholder = ", a placeholder" if needs_plugin(plan) and cluster.image is None else ""
+    found = [
+        f"{operators} in the cluster",
+        f"the image{placeholder}: {image}",
+        f"  with {stack}{lmcache}{plugin}",
+    ]
+    for name in cluster.secrets:
+        found.append(f"the Secret {name}; its keys become variables of every pod, as HF_TOKEN")
+    if not cluster.secrets:
+        found.append("for a gated model a Secret with HF_TOKEN: export again with --secret NAME")
+    if cluster.pvc is not None:
+        holds = plan.model_path if plan.model_path.startswith("/") else f"{cluster.mount} (HF_HOME)"
+        found.append(f"the volume claim {cluster.pvc}, mounted at {cluster.mount} in every pod: {holds}")
+    if plan.lmcache == "inproc":
+        pinned = plan.lmcache_cpu_gib / len([unit for unit in plan.workers if unit.role != "decode"])
+        found.append(f"host memory: LMCache pins {pinned:g} GiB in each pod that caches")
+    if plan.lmcache == "mp":
+        found.append("the LMCacheEngine's spec.image: the same version of LMCache as in the workers' image")
+        found.append("the namespace must allow hostIPC (pod security level `privileged`)")
+    return found

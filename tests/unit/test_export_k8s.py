@@ -1,0 +1,399 @@
+"""`export k8s`: manifests that fit the operator's schema and rules, and what is refused.
+
+The schema (tests/schemas) is a summary of the resource's definition in ai-dynamo/dynamo, written for this
+project. `dynamoctl.export.dgd_rules` has the rules beside it. No cluster is asked.
+
+After a wanted change: UPDATE_GOLDEN=1 pytest tests/unit/test_export_k8s.py, then read the diff.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import shlex
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from dynamoctl import doctor
+from dynamoctl.cli import run
+from dynamoctl.export import cluster, dgd_rules, kubernetes
+from dynamoctl.operations import export
+from dynamoctl.planner.plan import Unit
+
+from tests.unit.hosts import plan
+from tests.unit.test_plan_golden import GOLDEN, hold
+
+SCHEMA = json.loads((Path(__file__).parents[1] / "schemas" / "dgd-v1beta1.reduced.schema.json").read_text())
+IMAGE = "--image registry.example.org/dynamo:1.4.2"
+
+# File -> what follows `export k8s`.
+CASES = {
+    "agg-inproc": f"agg {IMAGE}",
+    "agg-off": "agg --no-lmcache",
+    "agg-mp": "agg --lmcache-mode mp --lmcache-image lmcache/standalone:v0.5.3 --lmcache-remote redis://redis:6379",
+    "agg-placeholder": "agg --name qwen",
+    "agg-tp-2": f"agg --tp 2 {IMAGE} --shm 16Gi -- --max-model-len 8192",
+    "agg-disk-and-store": f"agg --tp 2 {IMAGE} --lmcache-disk /cache --lmcache-disk-gb 50"
+    " --lmcache-remote redis://redis.cache:6379",
+    "disagg-inproc": f"disagg {IMAGE}",
+    "disagg-off": "disagg --no-lmcache",
+    "disagg-mp": "disagg --lmcache-mode mp",
+    "disagg-2x2-tp-2": f"disagg --decode 2 --prefill 2 --tp 2 --router-mode kv {IMAGE}",
+    "disagg-volume": f"disagg {IMAGE} --pvc models --model /models/llama --secret hf-token --secret other"
+    " --pull-secret registry --namespace llm",
+    "agg-hub-volume": "agg --no-lmcache --pvc hub --pvc-path /root/.cache/huggingface --secret hf-token",
+    "agg-digest": f"agg --no-lmcache --image localhost:5000/dynamo@sha256:{'0' * 64} --runtime-version 1.4.2",
+}
+
+
+@pytest.fixture(autouse=True)
+def nothing_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither its GPUs nor a file in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DYNAMOCTL_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+
+def exported(words: str, capsys: pytest.CaptureFixture[str]) -> str:
+    assert run(["export", "k8s", *shlex.split(words)]) == 0, capsys.readouterr().err
+    return capsys.readouterr().out
+
+
+def documents(words: str, capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, Any]]:
+    return {one["kind"]: one for one in yaml.safe_load_all(exported(words, capsys))}
+
+
+def deployment(words: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    return documents(words, capsys)["DynamoGraphDeployment"]
+
+
+def components(words: str, capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, Any]]:
+    return {one["name"]: one for one in deployment(words, capsys)["spec"]["components"]}
+
+
+def main_of(component: dict[str, Any]) -> dict[str, Any]:
+    (main,) = component["podTemplate"]["spec"]["containers"]
+    assert main["name"] == "main"
+    return dict(main)
+
+
+# ---- what comes out -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_golden(case: str, capsys: pytest.CaptureFixture[str]) -> None:
+    hold(exported(CASES[case], capsys), GOLDEN / "k8s" / f"{case}.yaml")
+
+
+def test_every_golden_file_belongs_to_a_case() -> None:
+    assert {file.stem for file in (GOLDEN / "k8s").iterdir()} == set(CASES)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_it_fits_the_operators_schema_and_rules(case: str, capsys: pytest.CaptureFixture[str]) -> None:
+    body = deployment(CASES[case], capsys)
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    jsonschema.validate(body, SCHEMA, jsonschema.Draft202012Validator)
+    assert dgd_rules.broken(body) == []
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_each_pod_is_one(case: str, capsys: pytest.CaptureFixture[str]) -> None:
+    kubernetes_validate = pytest.importorskip("kubernetes_validate")
+    for component in deployment(CASES[case], capsys)["spec"]["components"]:
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, **component["podTemplate"]}
+        kubernetes_validate.validate(pod, kubernetes_validate.latest_version(), strict=True)
+        spec = pod["spec"]
+        mounts = {one["name"] for one in spec["containers"][0].get("volumeMounts", ())}
+        assert mounts == {one["name"] for one in spec.get("volumes", ())}
+        names = [one["name"] for one in spec["containers"][0].get("env", ())]
+        assert len(names) == len(set(names))
+
+
+def test_this_machines_gpus_do_not_matter(capsys: pytest.CaptureFixture[str]) -> None:
+    words = f"disagg --decode 2 --tp 4 {IMAGE}"
+    assert exported(words, capsys) == exported(f"{words} --gpus 0,1,2,3,4,5,6,7,8,9,10,11", capsys)
+    made = components(words, capsys)
+    assert {name: one["replicas"] for name, one in made.items()} == {"Frontend": 1, "Decode": 2, "Prefill": 1}
+    limits = {name: main_of(made[name])["resources"]["limits"] for name in ("Decode", "Prefill")}
+    assert limits == {"Decode": {"nvidia.com/gpu": "4"}, "Prefill": {"nvidia.com/gpu": "4"}}
+
+
+def test_each_variable_of_the_planners_is_kept_or_dropped_on_purpose() -> None:
+    shapes: list[dict[str, Any]] = [
+        {"mode": "disagg", "lmcache": {"mode": mode}, "router_mode": "kv"} for mode in ("inproc", "mp")
+    ]
+    stores = {"disk": "/a", "disk_gb": 1, "remote": "redis://h:6379"}
+    units: list[Unit] = [unit for shape in shapes for unit in plan(2, **shape).units]
+    units += plan(1, lmcache=stores).units
+    planned = {name for unit in units if unit.role != "cache" for name in unit.env} | {"HF_HUB_OFFLINE"}
+    assert planned == {*kubernetes.DROPPED, *kubernetes.KEPT}
+    assert not set(kubernetes.DROPPED) & set(kubernetes.KEPT)
+
+
+def test_the_versions_are_those_that_dynamoctl_installs() -> None:
+    assert doctor.KNOWN_SETS[0] == cluster.VERSIONS
+
+
+def test_the_users_environment_reaches_every_pod(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "dynamoctl.toml").write_text('[env]\nNCCL_DEBUG = "INFO"\nGLOO_SOCKET_IFNAME = "eth0"\n')
+    shared = deployment(f"disagg {IMAGE}", capsys)["spec"]["env"]
+    assert {"name": "NCCL_DEBUG", "value": "INFO"} in shared
+    assert {"name": "GLOO_SOCKET_IFNAME", "value": "eth0"} in shared  # the planner's own is dropped
+
+
+@pytest.mark.parametrize(("mode", "name"), [("agg", "Worker"), ("disagg", "Prefill")])
+def test_the_workers_shell_puts_the_operators_connector_where_ours_would_be(
+    mode: str, name: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The command of the pod is run, with a `python3` that prints its arguments."""
+    made = documents(f"{mode} --lmcache-mode mp", capsys)
+    (worker,) = (c for c in made["DynamoGraphDeployment"]["spec"]["components"] if c["name"] == name)
+    main, pod = main_of(worker), worker["podTemplate"]["spec"]
+    (volume,) = pod["volumes"]
+    assert volume["configMap"]["name"] == f"{made['LMCacheEngine']['metadata']['name']}-connection"
+    assert (pod["hostIPC"], worker["sharedMemorySize"]) == (True, "0")
+
+    said = {
+        "kv_connector": "LMCacheMPConnector",
+        "kv_role": "kv_both",
+        "kv_connector_extra_config": {"a": "b"},
+    }
+    (tmp_path / "kv-transfer-config.json").write_text(json.dumps(said, indent=2))
+    (tmp_path / "python3").write_text('#!/bin/sh\nfor word; do printf "%s\\0" "$word"; done\n')
+    (tmp_path / "python3").chmod(0o755)
+    mounted = main["volumeMounts"][0]["mountPath"]
+    command = [word.replace(mounted, str(tmp_path)) for word in main["command"]]
+    done = subprocess.run(
+        [*command, *main["args"]], env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+        capture_output=True, text=True, timeout=30, check=True,
+    )  # fmt: skip
+    words = done.stdout.split("\0")[:-1]
+    assert words[:2] == ["-m", "dynamo.vllm"]
+    assert words[2:-2] == main["args"]
+    assert words[-2] == "--kv-transfer-config"
+    nixl = {"kv_connector": "NixlConnector", "kv_role": "kv_both"}
+    both = {
+        "kv_connector": "MultiConnector",
+        "kv_role": "kv_both",
+        "kv_connector_extra_config": {"connectors": [said, nixl]},
+    }
+    assert json.loads(words[-1]) == (said if mode == "agg" else both)
+
+
+def test_a_placeholder_is_told_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["export", "k8s", "agg"]) == 0
+    shown = capsys.readouterr()
+    assert cluster.PLACEHOLDER in shown.out
+    assert "the image is a placeholder" in shown.err
+    assert run(["export", "k8s", "agg", "--no-lmcache", "--port", "9000"]) == 0
+    shown = capsys.readouterr()
+    assert cluster.IMAGE in shown.out
+    assert shown.err.startswith("left out: port 9000")
+
+
+def test_json_and_a_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    text = exported(f"agg {IMAGE}", capsys)
+    assert run(["export", "k8s", "agg", *IMAGE.split(), "--json", "-o", "a.yaml"]) == 0
+    body = json.loads(capsys.readouterr().out)
+    assert body == {
+        "schema": "dynamoctl/export/v1",
+        "ok": True,
+        "program": "k8s",
+        "format": "manifest",
+        "content": text,
+        "path": "a.yaml",
+        "notes": [],
+    }
+    assert (tmp_path / "a.yaml").read_text() == text
+
+
+# ---- what is refused ------------------------------------------------------------------------
+
+REFUSED = {
+    "a malformed image": ("agg --image Registry/Name:1.4.2", "no name of an image"),
+    "an image without a tag": ("agg --image registry.io/dynamo", "no tag says no version"),
+    "the tag latest": ("agg --image dynamo:latest", "the tag 'latest' says no version"),
+    "a tag that is a commit": ("agg --image dynamo:0fddc01b", "says no version"),
+    "a digest": (f"agg --image dynamo@sha256:{'a' * 64}", "a digest says no version"),
+    "half a version": ("agg --image dynamo:main --runtime-version 1.4", "MAJOR.MINOR.PATCH"),
+    "a namespace that cannot be": ("agg --namespace Prod_1", "--namespace: 'Prod_1'"),
+    "a secret's value": ("agg --secret HF_TOKEN=hf_abc", "a secret's value"),
+    "a Secret's name that cannot be": ("agg --secret My_Secret", "--secret: 'My_Secret'"),
+    "a claim's name that cannot be": ("agg --pvc Models/", "--pvc: 'Models/'"),
+    "a relative path for the volume": ("agg --pvc m --pvc-path models", "no absolute path"),
+    "a volume over the whole image": ("agg --pvc m --pvc-path /", "would hide the whole image"),
+    "a unit that Kubernetes does not know": ("agg --shm 16GB", "no size that Kubernetes knows"),
+    "shared memory below 0": ("agg --shm=-1Gi", "no size that Kubernetes knows"),
+    "a folder without a volume": ("agg --model /data/llama", "is a folder, and a pod has none"),
+    "a folder beside the volume": ("agg --pvc m --model /data/llama", "is not below /models"),
+    "the volume as the model": ("agg --pvc m --model /models", "is not below /models"),
+    "a folder above the volume": ("agg --pvc m --model /models/../data", "is not below /models"),
+    "a relative folder": ("agg --model ./llama", "is on this machine alone"),
+    "the built-in model": ("agg --model smollm2-135m-instruct", "is on this machine alone"),
+    "the CPU": ("agg --device cpu", "a manifest is for them"),
+    "the mocker": ("agg --engine mocker", "the mocker is for trying"),
+    "a shared GPU": ("disagg --gpus 0,0", "cannot share a GPU"),
+    "pipeline parallelism": ("agg -- --pipeline-parallel-size 2", "more GPUs than --tp says"),
+    "data parallelism": ("agg -- --data-parallel-size=2", "more GPUs than --tp says"),
+    "a password in an argument": ("agg -- --x redis://u:pw@h", "there is a password"),
+    "memory of this machine": ("agg --lmcache-cpu-gb auto", "measured on this machine"),
+    "a disk of this machine's GPUs": ("agg --lmcache-gds /nvme", "reach directly"),
+    "a disk for the operator's server": (
+        "agg --lmcache-mode mp --lmcache-disk /d --lmcache-disk-gb 5",
+        "belongs to LMCache's operator",
+    ),
+    "a store with a password": (
+        "agg --lmcache-remote redis://u:pw@redis:6379",
+        "would stand in the manifest",
+    ),
+    "a store with a password (mp)": (
+        "agg --lmcache-mode mp --lmcache-remote redis://u:pw@redis:6379",
+        "authSecretRef",
+    ),
+    "a store on this machine": ("agg --lmcache-remote redis://127.0.0.1:6379", "is on this machine"),
+    "a store in a folder": ("agg --lmcache-remote fs://localhost:0/data", "is on this machine"),
+    "a store that the operator has not": (
+        "agg --lmcache-mode mp --lmcache-remote valkey://v:6379",
+        "takes a Redis",
+    ),
+    "a digest for LMCache's server": (
+        f"agg --lmcache-mode mp --lmcache-image lmcache/standalone@sha256:{'a' * 64}",
+        "takes none",
+    ),
+    "chunks that are not whole blocks": (
+        "agg --lmcache-mode mp --lmcache-chunk-size 100",
+        "not a multiple of 16",
+    ),
+    "what the plan decides": ("agg -- --kv-transfer-config {}", "decided by the plan"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused(case: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words, why = REFUSED[case]
+    assert run(["export", "k8s", *shlex.split(words)]) == 2
+    shown = capsys.readouterr()
+    assert why in " ".join(shown.err.split())
+    assert "\n  " in shown.err  # and what to do
+    assert shown.out == ""
+    assert "pw@" not in shown.err
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "why"),
+    [
+        ("HF_TOKEN", "hf_abc", "HF_TOKEN is a secret"),
+        ("HTTPS_PROXY", "http://u:pw@proxy", "HTTPS_PROXY is a secret"),
+        ("DYN_NAMESPACE", "mine", "the operator's to set"),
+        ("DYN_PARENT_DGD_K8S_NAME", "mine", "the operator's to set"),
+        ("CUDA_VISIBLE_DEVICES", "1", "follows from the pod"),
+        ("VLLM_NIXL_SIDE_CHANNEL_PORT", "5600", "follows from the pod"),
+    ],
+)
+def test_refused_in_the_environment(
+    name: str, value: str, why: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "dynamoctl.toml").write_text(f'[env]\n{name} = "{value}"\n')
+    assert run(["export", "k8s", "agg"]) == 2
+    shown = capsys.readouterr().err
+    assert why in shown
+    assert value not in shown.replace(name, "")
+
+
+def test_a_secret_of_the_callers_environment_does_not_leak(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_abc")
+    assert "hf_abc" not in exported(f"agg {IMAGE}", capsys)
+    monkeypatch.setenv("LMCACHE_REMOTE_URL", "redis://u:pw@redis:6379")
+    assert run(["export", "k8s", "agg", *IMAGE.split()]) == 2
+    assert "pw@" not in capsys.readouterr().err
+
+
+# ---- the operator's rules, each broken by hand ----------------------------------------------
+
+Change = Callable[[dict[str, Any]], None]
+
+
+def worker(body: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = body["spec"]["components"][-1]
+    return found
+
+
+def argument_of(body: dict[str, Any], name: str, value: str | None) -> None:
+    arguments = main_of(worker(body))["args"]
+    at = arguments.index(name) if name in arguments else len(arguments)
+    arguments[at : at + 2] = [name, value] if value is not None else []
+
+
+BROKEN: dict[str, tuple[Change, str]] = {
+    "name": (lambda b: b["metadata"].update(name="Upper"), "no name of a resource"),
+    "long name": (lambda b: b["metadata"].update(name="x" * 40), "45 are allowed"),
+    "restart": (lambda b: b["spec"].update(restart={"id": "1"}), "must be unset"),
+    "experimental": (lambda b: b["spec"].update(experimental={}), "may change"),
+    "no component": (lambda b: b["spec"].update(components=[]), "1 to 25"),
+    "many": (lambda b: b["spec"].update(components=b["spec"]["components"] * 13), "1 to 25"),
+    "twice": (lambda b: worker(b).update(name="FRONTEND"), "the same name"),
+    "epp": (lambda b: [c.update(type="epp") for c in b["spec"]["components"]], "more than one of type epp"),
+    "component name": (lambda b: worker(b).update(name="a_b"), "inner hyphens"),
+    "type": (lambda b: worker(b).update(type="agg"), "none of"),
+    "replicas": (lambda b: worker(b).update(replicas=-1), "at least 0"),
+    "minAvailable": (lambda b: worker(b).update(minAvailable=2), "more than the 1 replicas"),
+    "eppConfig": (lambda b: worker(b).update(eppConfig={}), "type epp alone"),
+    "shm": (lambda b: worker(b).update(sharedMemorySize="-1Gi"), "quantity"),
+    "main": (
+        lambda b: main_of(worker(b)) and worker(b)["podTemplate"]["spec"].update(containers=[]),
+        "`main`",
+    ),
+    "tag": (lambda b: worker(b)["podTemplate"]["spec"]["containers"][0].update(image="a:b"), "needed"),
+    "connector": (lambda b: argument_of(b, "--connector", "lmcache"), "ends where it is given"),
+    "transfer": (lambda b: argument_of(b, "--kv-transfer-config", None), "does not start"),
+    "gpus": (lambda b: main_of(worker(b))["resources"]["limits"].clear(), "number of GPUs"),
+    "ranks": (lambda b: argument_of(b, "--tensor-parallel-size", "4"), "1 GPUs for 4 ranks"),
+    "side channel": (lambda b: main_of(worker(b))["env"].clear(), "inside MultiConnector"),
+    "literal secret": (
+        lambda b: main_of(worker(b))["env"].append({"name": "HF_TOKEN", "value": "x"}),
+        "secret",
+    ),
+    "DYN_CONNECTOR": (
+        lambda b: main_of(worker(b))["env"].append({"name": "DYN_CONNECTOR", "value": ""}),
+        "ends where it is set",
+    ),
+    "no command": (
+        lambda b: worker(b)["podTemplate"]["spec"]["containers"][0].pop("command"),
+        "needs both",
+    ),
+}
+
+
+@pytest.mark.parametrize("rule", BROKEN)
+def test_a_broken_rule_is_told(rule: str, capsys: pytest.CaptureFixture[str]) -> None:
+    body = copy.deepcopy(deployment(f"disagg {IMAGE}", capsys))
+    change, why = BROKEN[rule]
+    change(body)
+    assert any(why in problem for problem in dgd_rules.broken(body)), dgd_rules.broken(body)
+
+
+def test_decode_publishes_no_events(capsys: pytest.CaptureFixture[str]) -> None:
+    made = components(f"disagg --router-mode kv {IMAGE}", capsys)
+    assert "--kv-events-config" in main_of(made["Prefill"])["args"]
+    assert "--kv-events-config" not in main_of(made["Decode"])["args"]
+    body = deployment(f"disagg {IMAGE}", capsys)
+    decode = next(one for one in body["spec"]["components"] if one["type"] == "decode")
+    main_of(decode)["args"].extend(["--kv-events-config", "{}"])
+    assert any("publishes no KV events" in problem for problem in dgd_rules.broken(body))
+
+
+def test_what_breaks_a_rule_is_not_exported() -> None:
+    where = cluster.Cluster(image="dynamo:1.4.2")
+    made = plan(1, name="x" * 32, lmcache={"enabled": False})
+    assert kubernetes.manifest(made, where, {})
+    with pytest.raises(export.SpecError, match="45 are allowed"):
+        kubernetes.manifest(type(made)(**{**vars(made), "name": "x" * 40}), where, {})

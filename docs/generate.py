@@ -182,11 +182,12 @@ CHAT_WORDS = {
     "finish_reason": "`stop`, or `length` where `--max-tokens` cut it off",
 }
 EXPORT_WORDS = {
-    "program": "`k8s`, `prometheus` or `grafana`",
-    "format": "`manifest` (`k8s`), `targets` or `config` (`prometheus`), `dashboard` (`grafana`)",
-    "content": "what is exported: the text of a manifest, a list of target groups, the text of a"
-    " `prometheus.yml`, a dashboard",
-    "path": "the file of `--output`; null without",
+    "program": "`k8s`, `shell`, `systemd`, `prometheus` or `grafana`",
+    "format": "`manifest` (`k8s`), `script` (`shell`), `units` (`systemd`), `targets` or `config`"
+    " (`prometheus`), `dashboard` (`grafana`)",
+    "content": "what is exported: the text of a manifest, a script or a `prometheus.yml`; file -> text"
+    " (`units`); a list of target groups; a dashboard",
+    "path": "the file or folder of `--output`; null without",
     "notes": "a list of what should be known of it",
 }
 LOG_WORDS = {

@@ -115,6 +115,65 @@ def k8s(
     _hand_out_plan("k8s", "manifest", export.k8s(flags, config, where), output, json)
 
 
+@app.command("shell")
+@takes_plan
+def shell(flags: Flags, config: Path | None, output: Output = None, json: Json = False) -> None:
+    """A bash script that runs the plan on this machine without a supervisor.
+
+    It waits at the same gates and stops in reverse. Secrets are taken from the environment.
+    """
+    from dynamoctl.operations import export
+
+    _hand_out_plan("shell", "script", export.shell(flags, config), output, json)
+
+
+@app.command("systemd")
+@takes_plan
+def systemd(
+    flags: Flags,
+    config: Path | None,
+    scope: Annotated[
+        Literal["user", "system"], typer.Option(help="The user's own manager, or the machine's.")
+    ] = "user",
+    run_as: Annotated[
+        str | None,
+        typer.Option(metavar="USER", help="Whose processes they are (--scope system).", show_default="none"),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FOLDER",
+            help="Write the files there, not to stdout.",
+            show_default=False,
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Units for systemd: a service for each process of the plan, and a target over them.
+
+    Each starts when those before it are ready, and systemd restarts what ends.
+    """
+    from dynamoctl.cli.output import note
+    from dynamoctl.export.systemd import Manager, together
+    from dynamoctl.operations import export
+
+    made = export.systemd(flags, config, Manager(scope, run_as))
+    assert isinstance(made.content, dict)
+    if output is not None:
+        export.write_all(output, made.content)
+    if json:
+        _emit("systemd", "units", made.content, output, made.notes)
+        return
+    if output is None:
+        print(together(made.content), end="")
+    else:
+        note(f"wrote {len(made.content)} files to {output}; the target says how to install them")
+    for line in made.notes:
+        note(line)
+
+
 @app.command("prometheus")
 def prometheus(
     name: Annotated[
@@ -182,18 +241,24 @@ def _hand_out(
     """To stdout or to a file; with --json, in the envelope."""
     import json
 
-    from dynamoctl.cli.output import emit, note, schema
+    from dynamoctl.cli.output import note
     from dynamoctl.operations import export
 
     if output is not None:
         export.write(output, content)
     if as_json:
-        path = str(output) if output is not None else None
-        emit(
-            schema("export"),
-            {"program": program, "format": form, "content": content, "path": path, "notes": list(notes)},
-        )
+        _emit(program, form, content, output, notes)
     elif output is not None:
         note(f"wrote {output}")
     else:
         print(content if isinstance(content, str) else json.dumps(content, indent=2) + "\n", end="")
+
+
+def _emit(program: str, form: str, content: Any, output: Path | None, notes: tuple[str, ...]) -> None:
+    from dynamoctl.cli.output import emit, schema
+
+    path = str(output) if output is not None else None
+    emit(
+        schema("export"),
+        {"program": program, "format": form, "content": content, "path": path, "notes": list(notes)},
+    )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dynamoctl.errors import DynamoctlError, PreflightError, SpecError
 from dynamoctl.export.cluster import Cluster
@@ -30,6 +31,11 @@ def prometheus_config(name: str | None) -> str:
     from dynamoctl.export import prometheus
 
     return prometheus.config(str(Folder(name).targets_file if name else targets_folder() / "*.json"))
+
+
+if TYPE_CHECKING:
+    from dynamoctl.export.systemd import Manager
+    from dynamoctl.operations.planning import Planned
 
 
 @dataclass(frozen=True)
@@ -65,12 +71,68 @@ def k8s(flags: Mapping[str, Any], config: Path | None, where: Cluster) -> Export
     return Exported(kubernetes.render(documents, planned.plan, where), tuple(notes))
 
 
+def shell(flags: Mapping[str, Any], config: Path | None) -> Exported:
+    """A bash script for this machine.
+
+    Raises:
+        SpecError: it makes no deployment, or a command line has a secret in it.
+        PreflightError: not on this host.
+    """
+    from dynamoctl.export import shell as script
+    from dynamoctl.operations.planning import plan_for_here
+
+    planned = plan_for_here(flags, config)
+    return Exported(script.script(planned.plan), _notes(planned))
+
+
+def systemd(flags: Mapping[str, Any], config: Path | None, manager: Manager) -> Exported:
+    """Units for systemd on this machine: file -> text.
+
+    Raises:
+        SpecError: it makes no deployment, or a command line has a secret in it.
+        PreflightError: not on this host.
+    """
+    from dynamoctl.export import systemd as files
+    from dynamoctl.operations.planning import plan_for_here
+
+    planned = plan_for_here(flags, config)
+    # A service has none of the caller's environment, which `up` hands on.
+    here = [name for name in sorted(os.environ) if name.startswith("HF_") and name not in planned.spec.env]
+    forgotten = [
+        f"{name} is set here, and not in a service: the target says which file is for it" for name in here
+    ]
+    return Exported(files.units(planned.plan, manager), (*_notes(planned), *forgotten))
+
+
+def _notes(planned: Planned) -> tuple[str, ...]:
+    """What must be there before the plan can run without `up`."""
+    if planned.model.builtin and planned.model.folder is None:
+        return (f"the model is not in {planned.model.path} yet: `dynamoctl up` puts it there",)
+    return ()
+
+
 def require_known(name: str) -> None:
     """Raise SpecError where no deployment of this name was ever started."""
     if Folder(name).read_state() is None:
         known = deployments()
         hint = f"known are: {', '.join(known)}" if known else "bring it up first: dynamoctl up --help"
         raise SpecError(f"there is no '{name}': it was never started here", hint)
+
+
+def write_all(folder: Path, files: Mapping[str, str]) -> None:
+    """Write these files into a folder, which is made if it is not there.
+
+    Raises:
+        PreflightError: they cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            write_whole(folder.resolve() / name, text)
+    except OSError as error:
+        raise PreflightError(
+            f"cannot write to {folder}: {error.strerror}", "name another folder with -o"
+        ) from None
 
 
 def write(path: Path, content: object) -> None:

@@ -51,7 +51,7 @@ def _unit(number: int, unit: Unit) -> list[str]:
     if unit.kv_transfer_config:
         lines.append(f"   connector  {describe_connector(dict(unit.kv_transfer_config))}")
     lines.append(f"   gate       {unit.gate}")
-    lines.append(f"   runs       {_wrap(unit.argv)}")
+    lines.append(f"   runs       {wrap(unit.argv, 16)}")
     return lines
 
 
@@ -65,7 +65,7 @@ def describe_connector(config: dict[str, object]) -> str:
     return f"{config['kv_connector']} ({config['kv_role']})"
 
 
-def _wrap(argv: tuple[str, ...]) -> str:
+def wrap(argv: tuple[str, ...], indent: int) -> str:
     """The command line, one option a line, as it could be pasted into a shell."""
     lines: list[str] = []
     current: list[str] = []
@@ -75,4 +75,4 @@ def _wrap(argv: tuple[str, ...]) -> str:
             current = []
         current.append(shlex.quote(word))
     lines.append(" ".join(current))
-    return " \\\n                ".join(lines)
+    return f" \\\n{' ' * indent}".join(lines)

@@ -147,7 +147,25 @@ TRIES = (
         ("dynamoctl.toml is there already, and was left as it is", "--force"),
         files={"dynamoctl.toml": "# mine\n"},
     ),
-    Try("`export` alone", "export", 2, ("Usage: dynamoctl export", "k8s", "prometheus", "grafana")),
+    Try(
+        "`export` alone",
+        "export",
+        2,
+        ("Usage: dynamoctl export", "k8s", "shell", "systemd", "prometheus", "grafana"),
+    ),
+    Try(
+        "a script",
+        f"export shell agg {CPU} --no-lmcache",
+        0,
+        ("#!/usr/bin/env bash", "start frontend", "start worker-0", "Ctrl-C ends it"),
+    ),
+    Try("a flag of another export", "export shell agg --image x", 2, ("No such option: --image",)),
+    Try(
+        "services of the machine, as nobody",
+        f"export systemd agg {CPU} --scope system",
+        2,
+        ("would run the engine as root", "--run-as llm"),
+    ),
     Try(
         "a manifest, on a machine without a GPU",
         "export k8s disagg --no-lmcache",

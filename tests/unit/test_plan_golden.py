@@ -38,7 +38,7 @@ CASES: dict[str, tuple[int, dict[str, Any]]] = {
 def hold(text: str, file: Path) -> None:
     """Fail with a diff where the text is not the file's; write it where UPDATE_GOLDEN is set."""
     if os.environ.get("UPDATE_GOLDEN") == "1":
-        file.parent.mkdir(exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
         return
     golden = file.read_text(encoding="utf-8") if file.exists() else ""

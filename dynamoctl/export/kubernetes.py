@@ -82,6 +82,7 @@ KEPT = (
     "TORCH_SYMM_MEM_DISABLE_MULTICAST",
     "NVSHMEM_DISABLE_NVLS",
     vllm_plugin.SHARE_COMPILE_CACHE,
+    vllm_plugin.WAKE_UP,
     vllm_plugin.PACKED_KV,
     vllm_plugin.HEARTBEAT,
 )

@@ -132,7 +132,7 @@ def test_each_variable_of_the_planners_is_kept_or_dropped_on_purpose() -> None:
     ]
     stores = {"disk": "/a", "disk_gb": 1, "remote": "redis://h:6379"}
     units: list[Unit] = [unit for shape in shapes for unit in plan(2, **shape).units]
-    units += plan(1, lmcache=stores).units
+    units += plan(2, tp=2, lmcache=stores).units
     planned = {name for unit in units if unit.role != "cache" for name in unit.env} | {"HF_HUB_OFFLINE"}
     assert planned == {*kubernetes.DROPPED, *kubernetes.KEPT}
     assert not set(kubernetes.DROPPED) & set(kubernetes.KEPT)

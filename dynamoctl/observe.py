@@ -10,15 +10,16 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx2
-from prometheus_client.parser import text_string_to_metric_families
-from prometheus_client.samples import Sample
 
 from dynamoctl import probes
 from dynamoctl.host import gpus, processes
 from dynamoctl.planner.plan import DeploymentPlan, Unit
+
+if TYPE_CHECKING:
+    from prometheus_client.samples import Sample
 
 # Dynamo's frontend counts what clients see. (The workers' own counts would count a prompt twice, on a prefill
 # worker and on a decode worker.)
@@ -166,6 +167,9 @@ def _add(text: str, plan: DeploymentPlan, unit: Unit, seen: Snapshot) -> None:
 def _samples(text: str, wanted: tuple[str, ...]) -> list[Sample]:
     """The samples of these names that are numbers. Only their lines are parsed: a page has 1,000 more."""
     few = "\n".join(line for line in text.split("\n") if line.startswith(wanted)) + "\n"
+    # Here, and not for every supervisor: it brings an HTTP server with it, 1.5 MB.
+    from prometheus_client.parser import text_string_to_metric_families
+
     return [
         one
         for family in text_string_to_metric_families(few)

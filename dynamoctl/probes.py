@@ -5,7 +5,9 @@ No retries and no waiting here; a gate does that, with its deadline.
 
 from __future__ import annotations
 
+import asyncio
 import socket
+import ssl
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,14 @@ from dynamoctl.stores import Store
 TIMEOUT_S = 10.0
 COMPLETION_TIMEOUT_S = 120.0
 STORE_TIMEOUT_S = 3.0
+# More than a unit says of itself.
+_ANSWER_BYTES = 65536
 
 
 def client() -> httpx2.AsyncClient:
-    """An HTTP client for the loopback: no proxy from the environment."""
-    return httpx2.AsyncClient(trust_env=False, timeout=TIMEOUT_S)
+    """An HTTP client for the loopback: no proxy from the environment, and no certificates to load for TLS."""
+    plain = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    return httpx2.AsyncClient(trust_env=False, timeout=TIMEOUT_S, verify=plain)
 
 
 async def gate_is_open(http: httpx2.AsyncClient, gate: Gate) -> tuple[bool, str]:
@@ -39,13 +44,23 @@ async def gate_is_open(http: httpx2.AsyncClient, gate: Gate) -> tuple[bool, str]
     return answer.status_code == 200, f"HTTP {answer.status_code}"
 
 
-async def answers(http: httpx2.AsyncClient, gate: Gate) -> bool:
-    """Whether anything comes back from a unit, whatever it says."""
+async def answers(gate: Gate) -> bool:
+    """Whether anything comes back from a unit, whatever it says.
+
+    Not by the HTTP client, which takes four times as much of the CPU: every unit is asked so for as long as
+    it lives, and nobody looks at what it says.
+    """
+    request = f"GET {gate.path} HTTP/1.1\r\nHost: 127.0.0.1:{gate.port}\r\nConnection: close\r\n\r\n"
     try:
-        await http.get(f"http://127.0.0.1:{gate.port}{gate.path}")
-    except httpx2.HTTPError:
+        async with asyncio.timeout(TIMEOUT_S):
+            reader, writer = await asyncio.open_connection("127.0.0.1", gate.port)
+            try:
+                writer.write(request.encode())
+                return bool(await reader.read(_ANSWER_BYTES))
+            finally:
+                writer.close()
+    except (OSError, TimeoutError):
         return False
-    return True
 
 
 async def get_json(http: httpx2.AsyncClient, url: str) -> dict[str, Any] | None:

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 # In the environment of every process of a unit: DEPLOYMENT-START-ID/UNIT.
 MARK = "DYNAMOCTL_UNIT"
+_SHARED_MEMORY = "/dev/shm/"  # noqa: S108  (POSIX's; nothing is made here)
+_TCP_LISTEN = "0A"  # include/net/tcp_states.h
+_KERNEL_THREAD = 0x00200000  # PF_KTHREAD in the flags of proc(5): it has no environment
 
 
 @dataclass(frozen=True)
@@ -36,11 +40,12 @@ def boot_id() -> str:
 def _stat(pid: int) -> list[str]:
     """The fields of /proc/PID/stat from the third (state) on; empty where there is no such process."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            line = file.read()
     except OSError:
         return []
-    # The second field, the name, may hold spaces and parentheses.
-    return text.rpartition(")")[2].split()
+    # The second field, the name, may hold spaces, parentheses and anything else.
+    return line.rpartition(b")")[2].decode("ascii").split()
 
 
 def identify(pid: int) -> Identity | None:
@@ -86,21 +91,28 @@ def members(mark: str, leader: Identity | None = None) -> list[Identity]:
     A process belongs if it carries the mark in its environment, or is in the session that the
     unit's leader made (one that wiped its environment).
     """
-    leader_started = leader.start_ticks if leader and leader.boot_id == boot_id() else None
-    found = []
+    return members_of_each({mark: leader})[mark]
+
+
+def members_of_each(units: Mapping[str, Identity | None]) -> dict[str, list[Identity]]:
+    """The same of many units, with one look at all processes of the host.
+
+    Args:
+        units: mark -> leader.
+    """
+    found: dict[str, list[Identity]] = {mark: [] for mark in units}
+    sessions = {one.pid: (mark, one) for mark, one in units.items() if one and one.boot_id == boot_id()}
     for pid in all_pids():
         stat = _stat(pid)
-        if not stat or stat[0] in "ZX":
+        if not stat or stat[0] in "ZX" or int(stat[6]) & _KERNEL_THREAD:
             continue
-        in_session = (
-            leader is not None
-            and leader_started is not None
-            and int(stat[3]) == leader.pid
-            and int(stat[19]) >= leader_started
-        )
-        carried = environment_of(pid, MARK) or ""
-        if in_session or carried == mark or (mark.endswith("/") and carried.startswith(mark)):
-            found.append(Identity(pid, int(stat[19]), boot_id()))
+        own = Identity(pid, int(stat[19]), boot_id())
+        mark, leader = sessions.get(int(stat[3]), ("", own))
+        if not mark or own.start_ticks < leader.start_ticks:
+            carried = environment_of(pid, MARK) or ""
+            mark = carried if carried in found else f"{carried.partition('/')[0]}/"
+        if mark in found:
+            found[mark].append(own)
     return found
 
 
@@ -133,17 +145,43 @@ def resident_mib(pids: Iterable[int]) -> int:
 
 
 def listens(port: int, identities: Iterable[Identity]) -> bool:
-    """Whether one of these processes listens on this TCP port."""
-    import psutil
+    """Whether one of these processes listens on this TCP port.
 
+    Raises:
+        OSError: it cannot be found out: there is no descriptor left.
+    """
+    return port in listeners(identities)
+
+
+def listeners(identities: Iterable[Identity]) -> dict[int, Identity]:
+    """TCP port -> the first of these processes that listens on it, whatever the address.
+
+    Raises:
+        OSError: as `listens`.
+    """
+    found: dict[int, Identity] = {}
+    ports = _listening_sockets()
     for one in identities:
         try:
-            sockets = psutil.Process(one.pid).net_connections(kind="tcp")
-        except psutil.Error:
+            inodes = _socket_inodes(one.pid)
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
-        if any(s.status == psutil.CONN_LISTEN and s.laddr.port == port for s in sockets):
-            return True
-    return False
+        for inode in inodes & ports.keys():
+            found.setdefault(ports[inode], one)
+    return found
+
+
+def _listening_sockets() -> dict[str, int]:
+    """Inode -> port of every TCP socket that listens (proc_net_tcp(5)), in this network namespace."""
+    found: dict[str, int] = {}
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with suppress(FileNotFoundError), open(table, encoding="ascii") as lines:
+            next(lines)
+            for line in lines:
+                fields = line.split()
+                if fields[3] == _TCP_LISTEN:
+                    found[fields[9]] = int(fields[1].rpartition(":")[2], 16)
+    return found
 
 
 def command_line(pid: int) -> str:
@@ -183,12 +221,22 @@ def files_of(pids: Iterable[int]) -> set[str]:
         except OSError:
             continue
         for line in maps.splitlines():
-            at = line.find("/dev/shm/")  # noqa: S108  (where POSIX shared memory is; nothing is made here)
+            at = line.find(_SHARED_MEMORY)
             if at >= 0 and not line.endswith(" (deleted)"):
                 paths.add(line[at:])
         if bound:
-            paths |= {bound[inode] for inode in _socket_inodes(pid) if inode in bound}
+            with suppress(OSError):
+                paths |= {bound[inode] for inode in _socket_inodes(pid) if inode in bound}
     return paths
+
+
+def traces_of_files() -> tuple[object, ...]:
+    """What is another one after a process of this host has made a file that `files_of` would find.
+
+    Much cheaper than a look at all processes and at what they have mapped.
+    """
+    folders = [path for path in (Path(_SHARED_MEMORY), Path(tempfile.gettempdir())) if path.exists()]
+    return (*(path.stat().st_mtime_ns for path in folders), frozenset(_bound_sockets()))
 
 
 def _bound_sockets() -> dict[str, str]:
@@ -206,14 +254,13 @@ def _bound_sockets() -> dict[str, str]:
 
 
 def _socket_inodes(pid: int) -> set[str]:
+    """Raises OSError where the process has ended, or is not ours to look into."""
     inodes = set()
-    try:
-        for entry in os.scandir(f"/proc/{pid}/fd"):
+    for entry in os.scandir(f"/proc/{pid}/fd"):
+        with suppress(FileNotFoundError):  # it has just closed one
             target = os.readlink(entry.path)
             if target.startswith("socket:["):
                 inodes.add(target[len("socket:[") : -1])
-    except OSError:  # it has just ended, or closed one
-        pass
     return inodes
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from dynamoctl.errors import DynamoctlError, LeftoverError
 from dynamoctl.host import gpus, ports, processes
-from dynamoctl.host.processes import is_running, members
+from dynamoctl.host.processes import is_running, members, members_of_each
 from dynamoctl.state import DeploymentState, Folder
 from dynamoctl.supervisor import process, removal
 
@@ -154,9 +154,10 @@ def _sweep(
                 )
                 removal.terminate_and_wait(unit.identity, grace_s=30.0)
         left += removal.describe(removal.kill_members(f"{state.start_id}/", None, shared))
-    for unit in state.units:
-        stay = removal.kill_members(f"{state.start_id}/{unit.name}", unit.identity, shared)
-        left += removal.describe(stay)
+    leaders = {f"{state.start_id}/{unit.name}": unit.identity for unit in state.units}
+    for mark, alive in members_of_each(leaders).items():
+        if alive:
+            left += removal.describe(removal.kill_members(mark, leaders[mark], shared))
     if listeners:
         owner = _ports(state)
         still_open = listeners & ports.listeners(owner)

@@ -1,13 +1,18 @@
-"""From what the user wants and what the host has to a plan. Pure: no I/O."""
+"""From what the user wants and what the host has to a plan. Pure: no I/O.
+
+Who only reads a plan imports `planner.plan`, and with it this package: the supervisor, which lives for as
+long as the deployment, must not carry what makes a plan (10 MB, pydantic's for the most part).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from dynamoctl.facts import HostFacts, ModelFacts
-from dynamoctl.planner import commands, kv_cache, lmcache, tiers, topology
-from dynamoctl.planner.plan import DeploymentPlan, Unit
-from dynamoctl.spec import DeploymentSpec
+if TYPE_CHECKING:
+    from dynamoctl.facts import HostFacts, ModelFacts
+    from dynamoctl.planner.plan import DeploymentPlan, Unit
+    from dynamoctl.spec import DeploymentSpec
 
 __all__ = ["make_plan"]
 
@@ -24,6 +29,9 @@ def make_plan(
         SpecError: the spec makes no deployment.
         PreflightError: a named GPU is not visible, or the host has no ports left.
     """
+    from dynamoctl.planner import commands, kv_cache, lmcache, tiers, topology
+    from dynamoctl.planner.plan import DeploymentPlan
+
     device = topology.device(spec, facts)
     cache = lmcache.mode(spec.lmcache, device) if spec.engine == "vllm" else None
     lmcache.check_chunk_size(spec, device, cache)

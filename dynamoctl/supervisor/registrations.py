@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dynamoctl.host.processes import Identity, is_running, listens
+from dynamoctl.host.processes import Identity, is_running, listeners
 
 # A worker that leaves in peace removes its files itself, and ends some seconds later.
 PUT_BACK_S = 10.0
@@ -51,8 +51,9 @@ class Registrations:
         """
         with self._lock:
             self._learn(living)
+            lives = {owner: is_running(owner) for owner in {known.owner for known in self._known.values()}}
             for path, known in list(self._known.items()):
-                if not is_running(known.owner):
+                if not lives[known.owner]:
                     self._forget(path)
                 elif _touch(path):
                     known.missing_since = None
@@ -72,7 +73,8 @@ class Registrations:
             # Whoever registered them has gone before it was known.
             bodies = {path: body for path in self._files() if (body := _parse(_text(path))) is not None}
             ports = {_id(path): port for path, body in bodies.items() if (port := _port(body)) is not None}
-            dead = {name for name, port in ports.items() if not listens(port, identities)}
+            there = listeners(identities)
+            dead = {name for name, port in ports.items() if port not in there}
             for path in bodies:
                 if path not in self._known and _id(path) in dead:
                     path.unlink(missing_ok=True)
@@ -105,12 +107,11 @@ class Registrations:
                 new[path] = (text, body)
         if not new:
             return
-        identities = list(living())
+        there = listeners(living())
         for path, (text, body) in new.items():
             port = _port(body)
-            owner = next((one for one in identities if port is not None and listens(port, [one])), None)
-            if owner is not None:
-                self._known[path] = _Registration(text, owner)
+            if port in there:
+                self._known[path] = _Registration(text, there[port])
         # A model's card and the like name an instance, and no port.
         owners = {_id(path): known.owner for path, known in self._known.items()}
         for path, (text, body) in new.items():

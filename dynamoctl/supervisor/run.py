@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -40,6 +40,8 @@ from dynamoctl.host.processes import (
     is_running,
     listens,
     members,
+    members_of_each,
+    traces_of_files,
 )
 from dynamoctl.planner.connectors import SERVER_HEARTBEAT_S
 from dynamoctl.planner.plan import DeploymentPlan, Unit
@@ -53,6 +55,8 @@ from dynamoctl.words import duration, iso
 # How often a gate asks. Each attempt costs some milliseconds of a CPU that the engine wants.
 _GATE_INTERVAL_S = 0.4
 _WATCH_INTERVAL_S = 5.0
+# How often all processes are looked through for files that nothing has told of.
+_FILES_INTERVAL_S = 60.0
 # Dynamo removes a registration that nobody has touched for 10 s.
 _KEEP_INTERVAL_S = 2.0
 # How long the frontend may not list a model whose workers are all registered.
@@ -293,13 +297,15 @@ class Supervisor:
         self._check_lmcache(member)
         self._follow(member, "gate_passed")
         member.state.phase, member.state.ready_at = "", time.time()
-        self._note_files()
+        self._note_files([member])
         member.ready.set()
         self._save()
 
     def _is_own_answer(self, member: _Member) -> bool:
         """Identity before health: the port that answered belongs to the unit's own processes."""
-        return listens(member.unit.gate.port, self._processes(member))
+        port, leader = member.unit.gate.port, member.state.identity
+        # The first process mostly is the one; to find the others, all of the host's are looked at.
+        return (leader is not None and listens(port, [leader])) or listens(port, self._processes(member))
 
     async def _prove(self) -> None:
         """Ready means: the frontend lists the model, and a completion has come back.
@@ -509,10 +515,17 @@ class Supervisor:
         self._save()
 
     async def _watch(self) -> None:
+        """Note new files when somebody has made some, and once more then: they are mapped a moment later."""
+        traces: object = None
+        again, looked = True, 0.0
         while True:
             await asyncio.sleep(_WATCH_INTERVAL_S)
-            if await asyncio.to_thread(self._note_files):
-                self._save()
+            before, traces = traces, await asyncio.to_thread(traces_of_files)
+            is_late = time.monotonic() - looked > _FILES_INTERVAL_S
+            if again or is_late or traces != before:
+                again, looked = traces != before, time.monotonic()
+                if await asyncio.to_thread(self._note_files, self.members):
+                    self._save()
 
     async def _surely(self, watch: Callable[[], Awaitable[None]]) -> None:
         """Go on watching where the host has run out of descriptors or of disk for a while."""
@@ -553,7 +566,7 @@ class Supervisor:
         while True:
             await asyncio.sleep(_WATCH_INTERVAL_S)
             ready = [member for member in self.members if member.state.state == "ready"]
-            answers = await asyncio.gather(*(probes.answers(self.http, m.unit.gate) for m in ready))
+            answers = await asyncio.gather(*(probes.answers(m.unit.gate) for m in ready))
             now = time.monotonic()
             answered = {m.unit.name: did for m, did in zip(ready, answers, strict=True)}
             silent = lifecycle.silent_since(silent, answered, now)
@@ -571,7 +584,7 @@ class Supervisor:
         since: float | None = None
         while True:
             await asyncio.sleep(_WATCH_INTERVAL_S if self.listed else _GATE_INTERVAL_S)
-            if not await probes.answers(self.http, self.members[0].unit.gate):
+            if not await probes.answers(self.members[0].unit.gate):
                 since = None  # frozen, or another one on its way: it says nothing
                 continue
             listed, _ = await self._is_listed()
@@ -592,7 +605,8 @@ class Supervisor:
         if any(member.state.state != "ready" for member in self.members):
             return False
         workers = [member for member in self.members if member.unit.role in _WORKERS]
-        return all([await asyncio.to_thread(self.registrations.has_any, self._processes(m)) for m in workers])
+        owners = await asyncio.to_thread(self._processes_of_each, workers)
+        return all([await asyncio.to_thread(self.registrations.has_any, own) for own in owners])
 
     def _end_to_restart(self, member: _Member, why: str) -> None:
         member.state.phase = why
@@ -727,7 +741,7 @@ class Supervisor:
         self.registrations.forget_the_dead(self._living())
 
     def _living(self) -> list[Identity]:
-        return [one for member in self.members for one in self._processes(member)]
+        return [one for member in self._processes_of_each(self.members) for one in member]
 
     def _kill_strays(self) -> list[Identity]:
         """Whatever was handed to us as a subreaper and carries no mark any more."""
@@ -756,20 +770,22 @@ class Supervisor:
     def _processes(self, member: _Member) -> list[Identity]:
         return members(member.mark, member.state.identity)
 
+    def _processes_of_each(self, of: Sequence[_Member]) -> list[list[Identity]]:
+        return list(members_of_each({member.mark: member.state.identity for member in of}).values())
+
     def _memory(self) -> observe.Memory:
-        return observe.memory(
-            {m.unit.name: ([one.pid for one in self._processes(m)], m.unit.gpus) for m in self.members}
-        )
+        there = zip(self.members, self._processes_of_each(self.members), strict=True)
+        return observe.memory({m.unit.name: ([one.pid for one in own], m.unit.gpus) for m, own in there})
 
-    def _files_now(self, of: Iterable[_Member]) -> set[str]:
-        return files_of(one.pid for member in of for one in self._processes(member))
+    def _files_now(self, of: Sequence[_Member]) -> set[str]:
+        return files_of(one.pid for own in self._processes_of_each(of) for one in own)
 
-    def _note_files(self) -> bool:
-        """What would be left, for a `down` without us. Returns whether there is something new to save.
+    def _note_files(self, of: Sequence[_Member]) -> bool:
+        """What would be left of these, for a `down` without us. Returns whether there is anything new.
 
         (It runs in a thread, beside those that add to the set.)
         """
-        self.files |= self._files_now(self.members)
+        self.files |= self._files_now(of)
         known = sorted(path for path in set(self.files) if Path(path).exists())
         is_new = known != self.state.files
         self.state.files = known

@@ -644,7 +644,7 @@ class World:
         one = self.leaders.get(unit)
         return open_ or (one is not None and one.start.how == "stranger"), "no"
 
-    async def answers(self, http: object, gate: Gate) -> bool:
+    async def answers(self, gate: Gate) -> bool:
         return await self._reach(self._unit_at(gate.port)) is not None
 
     async def lists_model(self, http: object, endpoint: str, model: str) -> tuple[bool, str]:
@@ -944,6 +944,8 @@ def install(world: World, patch: pytest.MonkeyPatch) -> None:
         "identify": world.identify,
         "is_running": lambda identity: world._find(identity) is not None and not world._is_starved,
         "members": world.members,
+        "members_of_each": lambda units: {mark: world.members(mark) for mark in units},
+        "traces_of_files": lambda: (),
         "children": world.children,
         "listens": world.listens,
         "files_of": lambda pids: set(),

@@ -50,16 +50,9 @@ def make_plan(
 
     workers: list[Unit] = []
     places = topology.place(spec, facts)
-    for number, place in enumerate(places):
+    for place, earlier in zip(places, topology.turns(places, facts), strict=True):
         after: tuple[str, ...] = ()
         if spec.start == "ordered":
-            # Prefill after decode; and sharers of a GPU in turn: each measures how much is free.
-            earlier = [
-                other.name
-                for other in places[:number]
-                if (place.role == "prefill" and other.role == "decode")
-                or topology.share_a_gpu(place, other, facts)
-            ]
             after = (*(unit.name for unit in first), *earlier)
         workers.append(
             commands.worker(spec, facts, model, store, device, cache, gib, cache_port, place, ports, after)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dynamoctl.errors import PreflightError, SpecError
@@ -125,10 +125,24 @@ def _on_gpus(
     return placements
 
 
-def share_a_gpu(one: Placement, other: Placement, facts: HostFacts) -> bool:
-    """Whether two workers run on one GPU, however it is named."""
-    names = ({_one_name(gpu, facts) for gpu in place.gpus} for place in (one, other))
-    return bool(set.intersection(*names))
+def turns(places: Sequence[Placement], facts: HostFacts) -> Iterator[list[str]]:
+    """For each worker of an ordered start, which of those before it must be ready first.
+
+    Prefill waits for decode; and sharers of a GPU take turns, however they name it: each measures how much of
+    its memory is free.
+    """
+    decode: set[int] = set()
+    on: dict[int | str, set[int]] = {}
+    for number, place in enumerate(places):
+        gpus = {_one_name(gpu, facts) for gpu in place.gpus}
+        first = set[int]().union(*(on.setdefault(gpu, set()) for gpu in gpus))
+        if place.role == "prefill":
+            first |= decode
+        yield [places[one].name for one in sorted(first)]
+        for gpu in gpus:
+            on[gpu].add(number)
+        if place.role == "decode":
+            decode.add(number)
 
 
 def _on_cores(names: list[tuple[str, Role]], cores: int, share: bool) -> list[Placement]:

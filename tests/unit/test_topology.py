@@ -9,7 +9,7 @@ import pytest
 from dynamoctl.errors import PreflightError, SpecError
 from dynamoctl.planner import make_plan
 from dynamoctl.planner.plan import DeploymentPlan
-from dynamoctl.planner.topology import Placement, Ports, device, place, share_a_gpu
+from dynamoctl.planner.topology import Placement, Ports, device, place, turns
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -144,8 +144,9 @@ def test_a_mig_instance_is_taken_by_its_name() -> None:
     ],
 )
 def test_who_shares_a_gpu(one: tuple[int | str, ...], other: tuple[int | str, ...], shared: bool) -> None:
-    places = [Placement("worker-0", "agg", one), Placement("worker-1", "agg", other)]
-    assert share_a_gpu(*places, host(4)) is share_a_gpu(*places[::-1], host(4)) is shared
+    a, b = Placement("a", "agg", one), Placement("b", "agg", other)
+    assert list(turns([a, b], host(4))) == [[], ["a"] if shared else []]
+    assert list(turns([b, a], host(4))) == [[], ["b"] if shared else []]
 
 
 # ---- the device ---------------------------------------------------------------------------

@@ -56,16 +56,18 @@ WIDTH = 100
 STATUS_WORDS = {
     "name": "the deployment",
     "mode": "`agg`, `disagg`; null where it was never started",
-    "state": "`starting`, `ready`, `degraded` (a unit is down and on its way back, or a store of LMCache's"
-    " does not answer), `stopping`, `stopped`,"
+    "state": "`starting`, `ready`, `degraded` (a unit is down and on its way back, another host's"
+    " part of it is missing, or etcd or a store of LMCache's does not answer), `stopping`, `stopped`,"
     " `failed`, `unsupervised` (its supervisor is gone, some of its processes live)",
     "model": "the name that clients use",
-    "endpoint": "the frontend's base URL, without `/v1`",
+    "endpoint": "the frontend's base URL, without `/v1`; null where it is on another host",
     "units": "one object for each unit, below",
     "cache": "LMCache's counters, below; null where LMCache is off or nothing was asked",
     "transfers": "NIXL's KV transfers, below; null where nothing was asked",
     "load": "requests and tokens, below; null where nothing was asked",
     "gpus": "one object for each of its GPUs, below; empty where it has none or nothing was asked",
+    "remote": "its workers on other hosts, as etcd knows them, each with `component`, `endpoint` and"
+    " `address`; null where etcd does not say",
     "error": "why it failed: `code`, `message`, `hint`; or null",
     "warnings": "a list of what should be known but does not stop it",
 }
@@ -139,7 +141,7 @@ UP_WORDS = {
     "mode": "`agg` or `disagg`",
     "state": "`ready`, or `degraded` where it was up before and a unit is on its way back",
     "model": "the name that clients use",
-    "endpoint": "the frontend's base URL, without `/v1`",
+    "endpoint": "the frontend's base URL, without `/v1`; null where it is on another host",
     "already_up": "true where it was up before, with the same plan",
     "seconds": "from the start of the supervisor to the proving completion",
     "warnings": "what should be known but did not stop it",

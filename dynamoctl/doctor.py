@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from importlib import metadata, util
 from pathlib import Path
 
-from dynamoctl import storage, vllm_plugin
+from dynamoctl import etcd, storage, vllm_plugin
 from dynamoctl.errors import PreflightError
 from dynamoctl.facts import HostFacts, ModelFacts
 from dynamoctl.host import gpus, models, ports, processes
@@ -252,7 +252,64 @@ def _driver(plan: DeploymentPlan, facts: HostFacts, _model: ModelFacts) -> list[
     ]
 
 
+def _etcd(plan: DeploymentPlan, _facts: HostFacts, _model: ModelFacts) -> list[Finding]:
+    """Dynamo's processes wait two minutes for an etcd that does not answer, then they end."""
+    if plan.discovery == "file":
+        return []
+    environ = {**os.environ, **plan.units[0].env}
+    findings = _etcd_login(plan, environ)
+    where = ", ".join(plan.etcd_endpoints)
+    if not findings:
+        try:
+            answers, why = etcd.Etcd(plan.etcd_endpoints, environ).answers()
+        except PreflightError as error:
+            return [Finding("error", error.message, error.hint)]
+        if not answers:
+            mend = "start it (dynamoctl does not), or mend --etcd-endpoints; from here it must be reached"
+            if "authentication" in why or "user name" in why:
+                mend = "mend ETCD_AUTH_USERNAME and ETCD_AUTH_PASSWORD"
+            findings.append(Finding("error", f"etcd at {where} cannot be used: {why}", mend))
+    if plan.elsewhere and plan.address.startswith("127."):
+        findings.append(
+            Finding(
+                "warning",
+                f"other hosts cannot reach this one at {plan.address}",
+                "name an address of its network with --advertise",
+                f"{' and '.join(plan.elsewhere)} would find what runs here, and could not talk to it",
+            )
+        )
+    return findings
+
+
+def _etcd_login(plan: DeploymentPlan, environ: Mapping[str, str]) -> list[Finding]:
+    """Dynamo 1.4 takes a name and password, or three certificates: with the one it does not see the other."""
+    password = all(environ.get(name) for name in ("ETCD_AUTH_USERNAME", "ETCD_AUTH_PASSWORD"))
+    certificates = [name for name in etcd.CERTIFICATES if environ.get(name)]
+    tls = any(endpoint.startswith("https://") for endpoint in plan.etcd_endpoints)
+    if tls and password:
+        return [
+            Finding(
+                "error",
+                "Dynamo does not speak TLS to etcd where a name and a password are set",
+                "let etcd know its clients by their certificates (--client-cert-auth), and unset"
+                " ETCD_AUTH_USERNAME and ETCD_AUTH_PASSWORD",
+            )
+        ]
+    if tls and len(certificates) < len(etcd.CERTIFICATES):
+        missing = ", ".join(name for name in etcd.CERTIFICATES if name not in certificates)
+        return [
+            Finding(
+                "error",
+                f"etcd is at https://, and not set: {missing}",
+                "set all three, each to a PEM file or to its text: Dynamo uses TLS with all of them alone",
+            )
+        ]
+    return []
+
+
 def _http_port(plan: DeploymentPlan, _facts: HostFacts, _model: ModelFacts) -> list[Finding]:
+    if plan.frontend is None:
+        return []
     why = ports.can_listen(plan.host, plan.port)
     if why is None:
         return []
@@ -332,6 +389,7 @@ CHECKS: dict[str, Check] = {
     "shared memory": _shared_memory,
     "descriptors": _descriptors,
     "HTTP port": _http_port,
+    "etcd": _etcd,
     "model": _model,
     "tiers": lambda plan, _facts, _model: storage.check(plan),
 }

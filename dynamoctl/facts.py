@@ -74,6 +74,20 @@ class ModelFacts:
 
 
 @dataclass(frozen=True)
+class Interface:
+    """A network interface that is up.
+
+    Attributes:
+        addresses: its IPv4 addresses, the first one first.
+        rdma: the RDMA devices behind it, as UCX names them (`mlx5_0:1`).
+    """
+
+    name: str
+    addresses: tuple[str, ...]
+    rdma: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class HostFacts:
     """One look at the host.
 
@@ -87,6 +101,7 @@ class HostFacts:
         python: the interpreter that runs the engine.
         home: the folder of this deployment, where its store, logs and working folders go.
         versions: distribution -> version, of the engine's packages that are installed.
+        interfaces: the network interfaces that are up and have an IPv4 address.
     """
 
     cores: tuple[int, ...]
@@ -98,3 +113,4 @@ class HostFacts:
     python: str
     home: str
     versions: Mapping[str, str] = field(default_factory=dict)
+    interfaces: tuple[Interface, ...] = ()

@@ -87,6 +87,8 @@ class Snapshot:
             missing, and so is a name that it has no counter for.
         histograms: unit -> name -> upper bound, as Prometheus writes it -> how many values were not above it.
         gauges: unit -> name -> what holds now.
+        remote: the deployment's workers on other hosts: component, endpoint, address; None where etcd does
+            not say.
     """
 
     health: dict[str, str] = field(default_factory=dict)
@@ -97,6 +99,7 @@ class Snapshot:
     counters: dict[str, dict[str, float]] = field(default_factory=dict)
     histograms: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     gauges: dict[str, dict[str, float]] = field(default_factory=dict)
+    remote: list[dict[str, str]] | None = field(default_factory=list)
 
     def total(self, counter: str) -> int:
         """What all units have counted."""
@@ -128,7 +131,7 @@ async def _ask(http: httpx2.AsyncClient, plan: DeploymentPlan, unit: Unit, seen:
     else:
         (ok, why), text = await asyncio.gather(
             probes.gate_is_open(http, unit.gate),
-            probes.get_text(http, f"http://127.0.0.1:{unit.gate.port}/metrics"),
+            probes.get_text(http, f"{unit.gate.origin}/metrics"),
         )
     seen.health[unit.name] = "ok" if ok else why
     if text:

@@ -35,6 +35,14 @@ RouterMode = Literal[
     "round-robin", "random", "power-of-two", "kv", "direct", "least-loaded", "device-aware-weighted"
 ]
 LMCacheMode = Literal["auto", "inproc", "mp"]
+Discovery = Literal["file", "etcd"]
+HostRole = Literal["frontend", "agg", "decode", "prefill"]
+
+# What a deployment consists of, in the order in which it is started; `--roles` takes some of them.
+ROLES: dict[Mode, tuple[HostRole, ...]] = {
+    "agg": ("frontend", "agg"),
+    "disagg": ("frontend", "decode", "prefill"),
+}
 
 CONFIG_NAME = "dynamoctl.toml"
 
@@ -52,6 +60,7 @@ _MOST_GIB = 1048576
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
 _GPU = re.compile(r"[0-9]{1,3}|(GPU|MIG)-[0-9A-Za-z/-]+")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_ETCD = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}")
 
 # What the validators below take, as JSON schema, which pydantic cannot read out of code. A test holds the two
 # against each other; `config_schema` has the whole.
@@ -70,6 +79,20 @@ _GPUS_SCHEMA = {
         {"type": "array", "items": {"anyOf": [_GPU_INDEX, {"type": "string", "pattern": f"^{_ONE_GPU}$"}]}},
         {"type": "string", "pattern": f"^{_ONE_GPU}(,{_ONE_GPU})*$"},
         _GPU_INDEX,
+    ]
+}
+_ONE_ROLE = rf"\s*({'|'.join(get_args(HostRole))})\s*"
+_ROLES_SCHEMA = {
+    "anyOf": [
+        {"type": "array", "items": {"type": "string", "pattern": f"^{_ONE_ROLE}$"}},
+        {"type": "string", "pattern": f"^{_ONE_ROLE}(,{_ONE_ROLE})*$"},
+    ]
+}
+_ONE_ETCD = rf"\s*{_ETCD.pattern}/?\s*"
+_ETCD_SCHEMA = {
+    "anyOf": [
+        {"type": "array", "items": {"type": "string", "pattern": f"^{_ONE_ETCD}$"}},
+        {"type": "string", "pattern": f"^{_ONE_ETCD}(,{_ONE_ETCD})*$"},
     ]
 }
 _STORE_SCHEMA = {"type": "string", "pattern": rf"^\s*({'|'.join(stores.KINDS)})://"}
@@ -107,6 +130,44 @@ def parse_gpus(value: object) -> object:
             raise ValueError(f"'{text}' is no GPU: give indices or UUIDs with commas between them, as in 0,1")
         gpus.append(str(int(text)) if text.isdigit() else text)
     return tuple(gpus)
+
+
+def _listed(value: object, none: str) -> object:
+    """`"a, b"` or `["a", "b"]` as a tuple of words without space around them."""
+    if isinstance(value, str):
+        if not value.strip():
+            raise ValueError(none)
+        value = value.split(",")
+    return tuple(str(one).strip() for one in value) if isinstance(value, (list, tuple)) else value
+
+
+def parse_roles(value: object) -> object:
+    """`"frontend,decode"` or a list of them as a tuple, each once, in the order of the start."""
+    words = _listed(value, "no role is named: say which, as in frontend,decode, or leave it out")
+    if not isinstance(words, tuple):
+        return words
+    known = get_args(HostRole)
+    for word in words:
+        if word not in known:
+            raise ValueError(f"'{word}' is no role: there are {', '.join(known)}")
+    return tuple(role for role in known if role in words)
+
+
+def parse_etcd(value: object) -> object:
+    """`"http://HOST:2379,..."` or a list of them as a tuple of URLs."""
+    words = _listed(value, "no endpoint is named: say where etcd answers, as in http://HOST:2379")
+    if not isinstance(words, tuple):
+        return words
+    for word in words:
+        if "@" in word:
+            raise ValueError(
+                "a URL of etcd's takes no name and no password: set ETCD_AUTH_USERNAME and ETCD_AUTH_PASSWORD"
+            )
+        if not _ETCD.fullmatch(word.removesuffix("/")):
+            raise ValueError(
+                f"'{word}' is no endpoint of etcd's: give http:// or https://, a host and a port"
+            )
+    return tuple(word.removesuffix("/") for word in words)
 
 
 def parse_size(value: object) -> object:
@@ -260,6 +321,13 @@ class DeploymentSpec(_Model):
         start: `ordered`: prefill when decode is ready; `overlapped`: all together.
         timeout_s: the one deadline for the whole start, seconds.
         drain_s: what requests in flight get when a worker is stopped, seconds.
+        discovery: how its processes find each other. `file`: in a folder of this host; `etcd`: in an etcd
+            that runs already, which several hosts can share.
+        etcd_endpoints: where that etcd answers. Unset: what ETCD_ENDPOINTS says.
+        roles: which part of it runs on this host: of frontend, decode, prefill (mode `disagg`) or of
+            frontend, agg (mode `agg`); the rest runs on others, with the same name, mode, model. Empty: all.
+        advertise: the IPv4 address of this host, or the interface, at which its other hosts reach it. Unset:
+            the loopback.
         lmcache: see the table `[lmcache]`.
         engine_args: arguments for every vLLM worker, handed on untouched.
         prefill_args: arguments for the prefill workers alone (mode `disagg`).
@@ -284,6 +352,20 @@ class DeploymentSpec(_Model):
     start: Literal["ordered", "overlapped"] = "ordered"
     timeout_s: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)] = 1800.0
     drain_s: Annotated[float, Field(strict=True, ge=0, le=3600)] = 5.0
+    discovery: Discovery = "file"
+    etcd_endpoints: Annotated[
+        tuple[Text, ...],
+        BeforeValidator(parse_etcd),
+        WithJsonSchema(_ETCD_SCHEMA),
+        Field(examples=[["http://10.0.0.1:2379"]]),
+    ] = ()
+    roles: Annotated[
+        tuple[HostRole, ...],
+        BeforeValidator(parse_roles),
+        WithJsonSchema(_ROLES_SCHEMA),
+        Field(examples=[["frontend", "decode"]]),
+    ] = ()
+    advertise: Annotated[Name | None, Field(examples=["10.0.0.1"])] = None
     lmcache: LMCacheSpec = LMCacheSpec()
     engine_args: tuple[Text, ...] = ()
     prefill_args: tuple[Text, ...] = ()
@@ -316,14 +398,60 @@ class DeploymentSpec(_Model):
                 raise ValueError(self._gpu_count_message())
         return self
 
+    @model_validator(mode="after")
+    def _hosts_fit_together(self) -> DeploymentSpec:
+        for role in self.roles:
+            if role not in ROLES[self.mode]:
+                raise ValueError(
+                    f"roles: `up {self.mode}` has no {role}: it has {', '.join(ROLES[self.mode])}"
+                )
+        if self.discovery == "file":
+            for field, what in (("etcd_endpoints", "etcd is named"), ("advertise", "others are to reach it")):
+                if getattr(self, field):
+                    raise ValueError(
+                        f"{field}: {what}, but discovery is a folder of this host: add --discovery etcd"
+                    )
+            if self.elsewhere:
+                raise ValueError(
+                    f"roles: {' and '.join(self.elsewhere)} on another host cannot be found in a folder of"
+                    " this one: add --discovery etcd and --etcd-endpoints"
+                )
+        elif not self.etcd_endpoints:
+            raise ValueError(
+                "etcd_endpoints: where etcd answers is not said: --etcd-endpoints http://HOST:2379, or"
+                " ETCD_ENDPOINTS"
+            )
+        if self.elsewhere and not self.advertise:
+            raise ValueError(
+                "advertise: other hosts must reach this one, and no address is named: --advertise ADDRESS, or"
+                " the name of an interface"
+            )
+        return self
+
+    @property
+    def here(self) -> tuple[HostRole, ...]:
+        """The roles that run on this host."""
+        return self.roles or ROLES[self.mode]
+
+    @property
+    def elsewhere(self) -> tuple[HostRole, ...]:
+        """The roles that run on other hosts."""
+        return tuple(role for role in ROLES[self.mode] if role not in self.here)
+
+    @property
+    def counts(self) -> dict[HostRole, int]:
+        """The workers of this host: role -> how many, in the order in which they take GPUs."""
+        wanted = {"agg": self.workers, "decode": self.decode, "prefill": self.prefill}
+        return {role: wanted[role] for role in self.here if role in wanted}
+
     @property
     def replicas(self) -> int:
-        """How many workers there are, of all roles."""
-        return self.workers if self.mode == "agg" else self.decode + self.prefill
+        """How many workers there are on this host, of all roles."""
+        return sum(self.counts.values())
 
     @property
     def ranks(self) -> int:
-        """How many GPUs the workers take, one that is shared counted once for each sharer."""
+        """How many GPUs they take, one that is shared counted once for each sharer."""
         return self.replicas * self.tp
 
     def _gpu_count_message(self) -> str:
@@ -331,7 +459,7 @@ class DeploymentSpec(_Model):
         workers = (
             f"{self.workers} worker{'s' if self.workers > 1 else ''}"
             if self.mode == "agg"
-            else f"{self.decode} decode + {self.prefill} prefill"
+            else " + ".join(f"{count} {role}" for role, count in self.counts.items())
         )
         message = f"gpus: {named} named, but {workers} with tensor parallelism {self.tp} take {need}"
         if named > need and self.mode == "agg":
@@ -355,7 +483,7 @@ def load(
 
     Args:
         flags: field name -> value, dotted for the cache's (`lmcache.mode`); None is "not given".
-        environ: the caller's environment; read are ENABLE_LMCACHE and LMCACHE_*.
+        environ: the caller's environment; read are ENABLE_LMCACHE, LMCACHE_* and, for etcd, ETCD_ENDPOINTS.
         config: the TOML file, or None for no file.
 
     Returns:
@@ -383,6 +511,10 @@ def load(
             table[field] = value
             origins["lmcache", field] = _FROM_ENVIRONMENT
             sources[f"lmcache.{field}"] = next((n for n, f in OWN_FIELDS.items() if f == field), field)
+    etcd = flags.get("discovery") or values.get("discovery")
+    if etcd == "etcd" and environ.get("ETCD_ENDPOINTS"):
+        values["etcd_endpoints"] = environ["ETCD_ENDPOINTS"]
+        origins["etcd_endpoints",] = _FROM_ENVIRONMENT
     for field, value in flags.items():
         if value is None:
             continue

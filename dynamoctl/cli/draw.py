@@ -207,6 +207,8 @@ def draw_status(body: dict[str, Any]) -> None:
         used, total = (gpu[key] / 1024 for key in ("memory_used_mib", "memory_total_mib"))
         busy = f", busy {gpu['utilization']:.0%}" if gpu["utilization"] is not None else ""
         out.print(f"GPU {gpu['gpu']}: {used:.1f} of {total:.1f} GiB in use{busy}", markup=False)
+    for one in body["remote"] or ():
+        out.print(f"on another host: {one['component']} at {one['address']}", markup=False)
     for line in troubles(body):
         out.print(line)
 
@@ -233,7 +235,7 @@ def head(body: dict[str, Any]) -> Text:
         (body["name"], "bold"),
         "  ",
         (body["state"], STYLE.get(body["state"], "")),
-        f"  {body['mode']}  {body['model']}  {body['endpoint']}",
+        f"  {body['mode']}  {body['model']}  {body['endpoint'] or 'frontend on another host'}",
     )
 
 

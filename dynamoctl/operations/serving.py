@@ -11,11 +11,15 @@ def serving(name: str) -> DeploymentState:
 
     Raises:
         SpecError: nothing of this name runs.
-        NotReadyError: it does not serve now.
+        NotReadyError: it does not serve now, or not from this host.
     """
     state = Folder(name).read_state()
     if state is None or not state.supervisor_lives:
         raise SpecError(not_running(name), "bring it up first, or name another with -n")
     if state.state not in ("ready", "degraded"):
         raise NotReadyError(f"'{name}' is {state.state}", f"see: dynamoctl status -n {name}")
+    if not state.endpoint:
+        raise NotReadyError(
+            f"the frontend of '{name}' is on another host", "ask there, or send requests to its API"
+        )
     return state

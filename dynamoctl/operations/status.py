@@ -72,6 +72,7 @@ def _nothing(name: str) -> dict[str, Any]:
         "transfers": None,
         "load": None,
         "gpus": [],
+        "remote": [],
         "error": None,
         "warnings": [],
     }
@@ -110,7 +111,7 @@ def _body(
         "mode": state.mode,
         "state": shown,
         "model": state.model,
-        "endpoint": state.endpoint,
+        "endpoint": state.endpoint or None,
         "units": units,
         "cache": (seen or {}).get("cache"),
         "transfers": (seen or {}).get("transfers"),
@@ -124,6 +125,7 @@ def _body(
             }
             for gpu, (used, total) in sorted(memory.get("gpus", {}).items(), key=_in_order)
         ],
+        "remote": (seen or {}).get("remote", []),
         "error": state.error,
         "warnings": warnings,
     }

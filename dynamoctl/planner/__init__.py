@@ -27,24 +27,30 @@ def make_plan(
 
     Raises:
         SpecError: the spec makes no deployment.
-        PreflightError: a named GPU is not visible, or the host has no ports left.
+        PreflightError: a named GPU is not visible, the address to advertise is not this host's, or it has
+            no ports left.
     """
-    from dynamoctl.planner import commands, kv_cache, lmcache, tiers, topology
+    from dynamoctl.planner import commands, discovery, kv_cache, lmcache, tiers, topology
     from dynamoctl.planner.plan import DeploymentPlan
 
     device = topology.device(spec, facts)
-    cache = lmcache.mode(spec.lmcache, device) if spec.engine == "vllm" else None
+    # LMCache is with those who compute prompts.
+    caches = spec.engine == "vllm" and bool({"agg", "prefill"} & set(spec.here))
+    cache = lmcache.mode(spec.lmcache, device) if caches else None
     lmcache.check_chunk_size(spec, device, cache)
     lmcache.check_ways_of_copying(spec.lmcache, cache)
     kv_cache.check_heads(spec, model)
     gib = lmcache.cpu_gb(spec, facts, device, cache) if cache else 0.0
     ports = topology.Ports(facts.free_ports, taken=spec.port)
     store = f"{facts.home}/store"
+    at = discovery.address(spec, facts)
 
-    first: list[Unit] = [commands.frontend(spec, facts, model, store)]
+    first: list[Unit] = []
+    if "frontend" in spec.here:
+        first.append(commands.frontend(spec, facts, model, store, at))
     cache_port = None
     if cache == "mp":
-        server = commands.cache_server(spec, facts, model, store, gib, ports)
+        server = commands.cache_server(spec, facts, model, store, at, gib, ports)
         cache_port = server.ports["zmq"]
         first.append(server)
 
@@ -55,7 +61,9 @@ def make_plan(
         if spec.start == "ordered":
             after = (*(unit.name for unit in first), *earlier)
         workers.append(
-            commands.worker(spec, facts, model, store, device, cache, gib, cache_port, place, ports, after)
+            commands.worker(
+                spec, facts, model, store, at, device, cache, gib, cache_port, place, ports, after
+            )
         )
     return DeploymentPlan(
         name=spec.name,
@@ -76,4 +84,8 @@ def make_plan(
         lmcache_tokens=kv_cache.tokens(gib, spec, model, cache) if cache else None,
         lmcache_tiers=tiers.of(spec.lmcache, cache, device, lmcache.holders(spec, cache) if cache else 0),
         units=(*first, *workers),
+        discovery=spec.discovery,
+        etcd_endpoints=spec.etcd_endpoints,
+        address=at.host,
+        elsewhere=spec.elsewhere,
     )

@@ -9,9 +9,10 @@ from itertools import pairwise
 from dynamoctl import vllm_plugin
 from dynamoctl.errors import SpecError
 from dynamoctl.facts import HostFacts, ModelFacts
-from dynamoctl.planner import connectors, lmcache, memory, secrets, tiers
+from dynamoctl.planner import connectors, discovery, lmcache, memory, secrets, tiers
 from dynamoctl.planner.connectors import CacheMode, Connector, Device
-from dynamoctl.planner.plan import Gate, Unit
+from dynamoctl.planner.discovery import Address
+from dynamoctl.planner.plan import Gate, Unit, reachable
 from dynamoctl.planner.topology import Placement, Ports
 from dynamoctl.spec import DeploymentSpec
 
@@ -55,25 +56,16 @@ def namespace(spec: DeploymentSpec) -> str:
     return f"dynamoctl-{spec.name}"
 
 
-def common_environment(spec: DeploymentSpec, model: ModelFacts, store: str) -> dict[str, str]:
+def common_environment(spec: DeploymentSpec, model: ModelFacts, store: str, at: Address) -> dict[str, str]:
     """What every unit gets."""
     # A model that is a folder needs no hub: without this the frontend asks the hub for a mocker's
     # tokenizer, by the name under which the model is served.
     hub = {"HF_HUB_OFFLINE": "1"} if model.is_folder else {}
     return {
         **hub,
-        # Discovery in a folder of the deployment's own: no etcd, no NATS, and no second deployment
-        # in the same store.
-        "DYN_DISCOVERY_BACKEND": "file",
-        "DYN_FILE_KV": store,
-        "DYN_REQUEST_PLANE": "tcp",
-        "DYN_EVENT_PLANE": "zmq",
+        **discovery.environment(spec, at, store),
         "DYN_NAMESPACE": namespace(spec),
-        # Listeners stay on the loopback.
-        "DYN_TCP_RPC_HOST": "127.0.0.1",
-        "DYN_SYSTEM_HOST": "127.0.0.1",
-        "DYN_TCP_RESPONSE_STREAM_HOST": "lo",  # an interface, not an address
-        # The same on every process, or block hashes differ and nothing hits across workers.
+        # The same on every process and every host, or block hashes differ and nothing hits across workers.
         "PYTHONHASHSEED": "0",
         "PYTHONUNBUFFERED": "1",
         # vLLM's process titles would wipe /proc/PID/environ, by which leftovers are known.
@@ -86,7 +78,7 @@ def common_environment(spec: DeploymentSpec, model: ModelFacts, store: str) -> d
     }
 
 
-def frontend(spec: DeploymentSpec, facts: HostFacts, model: ModelFacts, store: str) -> Unit:
+def frontend(spec: DeploymentSpec, facts: HostFacts, model: ModelFacts, store: str, at: Address) -> Unit:
     """The HTTP server and router."""
     return Unit(
         name="frontend",
@@ -98,10 +90,10 @@ def frontend(spec: DeploymentSpec, facts: HostFacts, model: ModelFacts, store: s
             "--router-mode", spec.router_mode,
             "--namespace", namespace(spec),
         ),
-        env=common_environment(spec, model, store),
+        env=common_environment(spec, model, store, at),
         unset=UNSET_BESIDE_WORKERS,
         ports={"http": spec.port},
-        gate=Gate("http", spec.port, "/health"),
+        gate=Gate("http", spec.port, "/health", reachable(spec.host)),
     )  # fmt: skip
 
 
@@ -110,6 +102,7 @@ def cache_server(
     facts: HostFacts,
     model: ModelFacts,
     store: str,
+    at: Address,
     gib: float,
     ports: Ports,
 ) -> Unit:
@@ -121,7 +114,7 @@ def cache_server(
         role="cache",
         argv=(facts.python, "-m", "dynamoctl.lmcache_server", *arguments),
         env={
-            **common_environment(spec, model, store),
+            **common_environment(spec, model, store, at),
             **tiers.server_environment(spec.lmcache),
             **spec.lmcache.env,
             **spec.env,
@@ -137,6 +130,7 @@ def worker(
     facts: HostFacts,
     model: ModelFacts,
     store: str,
+    at: Address,
     device: Device,
     cache: CacheMode | None,
     gib: float,
@@ -147,11 +141,11 @@ def worker(
 ) -> Unit:
     """One vLLM engine under Dynamo."""
     if spec.engine == "mocker":
-        return _mocker(spec, facts, model, store, place, ports.take(), after)
+        return _mocker(spec, facts, model, store, at, place, ports.take(), after)
     config = connectors.kv_transfer_config(place.role, cache, device, cache_port)
     own_ports = {"system": ports.take(), "engine": ports.take_row(_ENGINE_PORTS)}
     env = {
-        **common_environment(spec, model, store),
+        **common_environment(spec, model, store, at),
         "DYN_SYSTEM_PORT": str(own_ports["system"]),
         # Where vLLM looks for ports of its own (torch's store). Without it each engine takes any that is
         # free at that moment and binds it seconds later: two that start together have met on one.
@@ -169,6 +163,7 @@ def worker(
     if connectors.uses_nixl(config):
         own_ports["nixl"] = ports.take_row(spec.tp)
         env |= connectors.side_channel_environment(own_ports["nixl"])
+        env |= discovery.transfer_environment(spec, at, device)
         env |= connectors.cpu_transfer_environment(device, facts.versions)
     if cache == "mp" and place.role != "decode":
         env |= connectors.server_environment(facts.versions)
@@ -238,6 +233,7 @@ def _mocker(
     facts: HostFacts,
     model: ModelFacts,
     store: str,
+    at: Address,
     place: Placement,
     system_port: int,
     after: tuple[str, ...],
@@ -255,9 +251,11 @@ def _mocker(
             *role,
             *spec.engine_args,
         ),
-        # With a system port and no hub, the frontend gets the tokenizer's files from the mocker itself.
+        # With a system port and no hub, the frontend gets the tokenizer's files from the mocker itself, which
+        # must then be reached by a frontend on another host as well.
         env={
-            **common_environment(spec, model, store),
+            **common_environment(spec, model, store, at),
+            "DYN_SYSTEM_HOST": at.host,
             "DYN_SYSTEM_PORT": str(system_port),
             "DYN_SELF_HOST_METADATA": "1",
             **spec.env,
@@ -265,7 +263,7 @@ def _mocker(
         unset=UNSET,
         ports={"system": system_port},
         after=after,
-        gate=Gate("endpoint", system_port, "/health"),
+        gate=Gate("endpoint", system_port, "/health", at.host),
     )  # fmt: skip
 
 

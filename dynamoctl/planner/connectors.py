@@ -87,18 +87,10 @@ def hybrid_cache_arguments(role: Role) -> tuple[str, ...]:
 def side_channel_environment(port: int) -> dict[str, str]:
     """NIXL's handshake listens at this port and, with tensor parallelism, one per rank from it on.
 
-    The host is set because Dynamo finds it out for a plain NixlConnector only, not for one inside
-    MultiConnector; the port because vLLM's default (5600) is the same for every worker. vLLM takes the
-    port for a part of what it compiles: `dynamoctl.vllm_plugin` mends that.
+    It is set because vLLM's default (5600) is the same for every worker. vLLM takes the port for a part of
+    what it compiles: `dynamoctl.vllm_plugin` mends that. (The host: `planner.discovery`.)
     """
-    return {
-        "VLLM_NIXL_SIDE_CHANNEL_HOST": "127.0.0.1",
-        "VLLM_NIXL_SIDE_CHANNEL_PORT": str(port),
-        vllm_plugin.SHARE_COMPILE_CACHE: "1",
-        # UCX listens on every interface, and lets a peer read and write what it has been told of. On one
-        # host the blocks go by CUDA IPC or shared memory, and the network device is for the handshake.
-        "UCX_NET_DEVICES": "lo",
-    }
+    return {"VLLM_NIXL_SIDE_CHANNEL_PORT": str(port), vllm_plugin.SHARE_COMPILE_CACHE: "1"}
 
 
 def cpu_transfer_environment(device: Device, versions: Mapping[str, str]) -> dict[str, str]:

@@ -51,7 +51,7 @@ def holders(spec: DeploymentSpec, cache: CacheMode) -> int:
 
     A decode worker holds no cache of LMCache's.
     """
-    caching = spec.workers if spec.mode == "agg" else spec.prefill
+    caching = sum(count for role, count in spec.counts.items() if role != "decode")
     return caching * spec.tp if cache == "inproc" else 1
 
 

@@ -18,7 +18,7 @@ WORKER_ROLES: tuple[Role, ...] = ("agg", "decode", "prefill")
 
 @dataclass(frozen=True)
 class Gate:
-    """What makes a unit ready: its own process answers so at this address on the loopback.
+    """What makes a unit ready: its own process answers so at this address of the host.
 
     Attributes:
         kind: `http`: the answer is 200; `endpoint`: the answer's JSON says that the endpoint
@@ -26,15 +26,29 @@ class Gate:
         port: the number of the port that is asked; the listener must belong to the unit's own
             process tree.
         path: the path that is asked.
+        host: the address that is asked.
     """
 
     kind: Literal["http", "endpoint"]
     port: int
     path: str
+    host: str = "127.0.0.1"
+
+    @property
+    def origin(self) -> str:
+        """The URL that every path of this unit begins with."""
+        return f"http://{self.host}:{self.port}"
 
     def __str__(self) -> str:
         answer = "is 200" if self.kind == "http" else "says endpoint generate is ready"
-        return f"GET :{self.port}{self.path} {answer}"
+        host = "" if self.host == "127.0.0.1" else self.host
+        return f"GET {host}:{self.port}{self.path} {answer}"
+
+
+def reachable(host: str) -> str:
+    """The host of a URL by which this host reaches what listens at an address."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
 @dataclass(frozen=True)
@@ -107,6 +121,10 @@ class DeploymentPlan:
         lmcache_cpu_gib: the CPU memory that LMCache takes on this host, all ranks together, GiB.
         lmcache_tiers: where else LMCache keeps KV blocks, nearest first.
         lmcache_settings: what LMCache is told, for people.
+        discovery: where its processes find each other: `file`: in `store`; `etcd`: in an etcd.
+        etcd_endpoints: the URLs of that etcd's members.
+        address: where its other hosts reach what runs here; the loopback on one host alone.
+        elsewhere: its roles that run on other hosts.
         lmcache_tokens: how many tokens' KV cache fit into its CPU memory: that of each caching rank in
             process, that of the host with a server; None where the model's shape is not known.
     """
@@ -129,14 +147,20 @@ class DeploymentPlan:
     lmcache_tiers: tuple[Tier, ...] = ()
     lmcache_settings: tuple[Setting, ...] = ()
     lmcache_tokens: int | None = None
+    discovery: Literal["file", "etcd"] = "file"
+    etcd_endpoints: tuple[str, ...] = ()
+    address: str = "127.0.0.1"
+    elsewhere: tuple[Role, ...] = ()
 
     @property
     def endpoint(self) -> str:
-        """The base URL that a client on this machine uses."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)
-        if ":" in host and not host.startswith("["):
-            host = f"[{host}]"
-        return f"http://{host}:{self.port}"
+        """The base URL that a client on this machine uses; empty where the frontend is on another host."""
+        return f"http://{reachable(self.host)}:{self.port}" if self.frontend else ""
+
+    @property
+    def frontend(self) -> Unit | None:
+        """The frontend, where it runs on this host."""
+        return next((unit for unit in self.units if unit.role == "frontend"), None)
 
     @property
     def moves_kv_cache(self) -> bool:
@@ -176,5 +200,6 @@ class DeploymentPlan:
             )
             for unit in body["units"]
         )
+        fields |= {key: tuple(body.get(key, ())) for key in ("etcd_endpoints", "elsewhere")}
         fields["lmcache_settings"] = tuple(Setting(**one) for one in body.get("lmcache_settings", ()))
         return DeploymentPlan(**{**fields, "units": units})

@@ -12,20 +12,29 @@ _CACHE = {None: "off", "inproc": "in process", "mp": "a server beside the worker
 
 def render(plan: DeploymentPlan) -> str:
     """The whole plan: what, where, and each unit in the order of its start."""
-    proof = " through a KV transfer" if plan.moves_kv_cache else ""
+    proof = " and one completion answered" + (" through a KV transfer" if plan.moves_kv_cache else "")
     lines = [
         f"{plan.name}: {plan.mode} on the {_DEVICE[plan.device]}",
         f"  model     {plan.model}" + (f"  ({plan.model_path})" if plan.model_path != plan.model else ""),
-        f"  endpoint  {plan.endpoint}/v1",
+        f"  endpoint  {plan.endpoint}/v1" if plan.frontend else "  endpoint  the frontend's, on another host",
+        *_hosts(plan),
         f"  LMCache   {_CACHE[plan.lmcache]}"
         + (f", {plan.lmcache_cpu_gib:g} GiB of CPU memory in all" if plan.lmcache else ""),
-        f"  ready     every gate passed and one completion answered{proof}, within {plan.timeout_s:g} s",
+        f"  ready     every gate passed{proof if plan.frontend else ''}, within {plan.timeout_s:g} s",
     ]
     if plan.lmcache:
         lines += ["", *_lmcache(plan)]
     for number, unit in enumerate(plan.units, 1):
         lines += ["", *_unit(number, unit)]
     return "\n".join(lines)
+
+
+def _hosts(plan: DeploymentPlan) -> list[str]:
+    """Where its other hosts are found, and how they reach this one."""
+    if plan.discovery == "file":
+        return []
+    others = f"; {' and '.join(plan.elsewhere)} on other hosts" if plan.elsewhere else ""
+    return [f"  etcd      {', '.join(plan.etcd_endpoints)}; reached at {plan.address}{others}"]
 
 
 def _lmcache(plan: DeploymentPlan) -> list[str]:

@@ -57,10 +57,11 @@ def place(spec: DeploymentSpec, facts: HostFacts) -> list[Placement]:
 
 
 def _names(spec: DeploymentSpec) -> list[tuple[str, Role]]:
-    if spec.mode == "agg":
-        return [(f"worker-{i}", "agg") for i in range(spec.workers)]
-    decode: list[tuple[str, Role]] = [(f"decode-{i}", "decode") for i in range(spec.decode)]
-    return decode + [(f"prefill-{i}", "prefill") for i in range(spec.prefill)]
+    return [
+        (f"{'worker' if role == 'agg' else role}-{i}", role)
+        for role, count in spec.counts.items()
+        for i in range(count)
+    ]
 
 
 def _visible(spec: DeploymentSpec, facts: HostFacts) -> list[int | str]:

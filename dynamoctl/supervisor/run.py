@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from dynamoctl import cache_probe, observe, probes, stores
+from dynamoctl import cache_probe, etcd, observe, probes, stores
 from dynamoctl.errors import (
     DynamoctlError,
     InternalError,
@@ -125,7 +125,9 @@ class Supervisor:
         self.published = False  # whether Prometheus has been told of it
         self.unpublished = ""  # why not
         self.listed = True  # whether the frontend lists the model, once all of it is up
-        self.registrations = Registrations(self.folder.store)
+        self.frontend = next((one for one in self.members if one.unit.role == "frontend"), None)
+        # In etcd a registration has a lease, which its own process keeps up.
+        self.registrations = Registrations(self.folder.store) if self.plan.discovery == "file" else None
 
     # ---- the whole life -------------------------------------------------------------------
 
@@ -252,6 +254,8 @@ class Supervisor:
         member.log = LogWatch(log)
         environ = {name: value for name, value in os.environ.items() if name not in unit.unset}
         environ |= {**self._sockets(), **unit.env, MARK: member.mark}
+        if self.plan.discovery == "etcd":
+            environ = etcd.with_certificates(environ)
         removal.remove_folders(self.folder.work(unit.name))
         try:
             state.identity = process.spawn(unit.argv, environ, self.folder.work(unit.name), log)
@@ -311,8 +315,10 @@ class Supervisor:
         """Ready means: the frontend lists the model, and a completion has come back.
 
         A disaggregated one must have moved its KV cache: a prefill worker without NIXL passes every
-        health check and serves nobody.
+        health check and serves nobody. Without the frontend, this host's part is ready when its gates passed.
         """
+        if self.frontend is None:
+            return
         for probe in (self._is_listed, self._answers):
             while True:
                 done, why = await probe()
@@ -338,8 +344,8 @@ class Supervisor:
         Nothing is a warning: it serves, if slower, and some models' KV cache LMCache cannot keep. Something
         else is an error: answers would be wrong.
         """
-        if self.plan.lmcache is None:
-            return
+        if self.plan.lmcache is None or self.plan.elsewhere:
+            return  # off, or other hosts' engines have caches of their own, which cannot be emptied from here
         self._set_phase_of_frontend("asking LMCache")
         try:
             probe = await cache_probe.run(self.http, self.plan, _PROBE_CHUNKS)
@@ -357,13 +363,17 @@ class Supervisor:
             )
 
     async def _is_listed(self) -> tuple[bool, str]:
-        return await probes.lists_model(self.http, self.plan.endpoint, self.plan.model)
+        listed, why = await probes.lists_model(self.http, self.plan.endpoint, self.plan.model)
+        if not listed and self.plan.elsewhere:
+            why = f"waiting for {' and '.join(self.plan.elsewhere)} on another host ({why})"
+        return listed, why
 
     async def _answers(self) -> tuple[bool, str]:
         """One completion, with a KV transfer where the plan has one: (yes, why not)."""
         before = await observe.transfers(self.http, self.plan)
         done, why = await probes.complete(self.http, self.plan.endpoint, self.plan.model)
-        if not done or not self.plan.moves_kv_cache:
+        decodes_here = any(unit.role == "decode" for unit in self.plan.workers)
+        if not done or not self.plan.moves_kv_cache or not decodes_here:
             return done, why
         for _ in range(_COUNTER_TRIES):
             if await observe.transfers(self.http, self.plan) > before:
@@ -372,9 +382,8 @@ class Supervisor:
         return False, "a completion came back, but no KV cache went from prefill to decode"
 
     def _set_phase_of_frontend(self, why: str) -> None:
-        frontend = self.members[0].state
-        if frontend.phase != why:
-            frontend.phase = why
+        if self.frontend is not None and self.frontend.state.phase != why:
+            self.frontend.state.phase = why
             self._save()
 
     def _check_lmcache(self, member: _Member) -> None:
@@ -436,7 +445,7 @@ class Supervisor:
     def _too_late(self) -> tuple[str, str]:
         waiting = [m for m in self.members if m.state.state in ("pending", "starting")]
         doing = ", ".join(f"{m.unit.name} is {m.state.phase or 'waiting its turn'}" for m in waiting)
-        doing = doing or self.members[0].state.phase or "no completion came back"
+        doing = doing or (self.frontend and self.frontend.state.phase) or "no completion came back"
         logs = "\n".join(f"log: {self.folder.log(m.unit.name)}" for m in waiting)
         return (
             f"not ready within {duration(self.plan.timeout_s)}: {doing}",
@@ -556,7 +565,8 @@ class Supervisor:
                 self._save()
 
     def _keep(self) -> None:
-        self.registrations.keep(self._living)
+        if self.registrations is not None:
+            self.registrations.keep(self._living)
         for name in ("supervisor", *(member.unit.name for member in self.members)):
             log_files.bound(self.folder.log(name))
 
@@ -582,14 +592,16 @@ class Supervisor:
         folders, and where those were deleted it sees nothing any more.
         """
         since: float | None = None
-        while True:
+        while self.frontend is not None:
             await asyncio.sleep(_WATCH_INTERVAL_S if self.listed else _GATE_INTERVAL_S)
-            if not await probes.answers(self.members[0].unit.gate):
+            if not await probes.answers(self.frontend.unit.gate):
                 since = None  # frozen, or another one on its way: it says nothing
                 continue
-            listed, _ = await self._is_listed()
+            listed, why = await self._is_listed()
             if listed != self.listed:
                 self.listed = listed
+                if self.plan.elsewhere and self.frontend.state.state == "ready":
+                    self.frontend.state.phase = why
                 self._degrade_or_recover()
                 self._save()
             if listed or not await self._all_are_registered():
@@ -598,15 +610,16 @@ class Supervisor:
                 since = time.monotonic()
             elif time.monotonic() - since > _UNLISTED_S:
                 since = None
-                self._end_to_restart(self.members[0], f"not listing {self.plan.model}")
+                self._end_to_restart(self.frontend, f"not listing {self.plan.model}")
 
     async def _all_are_registered(self) -> bool:
-        """Whether all units are ready, and every worker is in the store."""
-        if any(member.state.state != "ready" for member in self.members):
+        """Whether all units are ready, and every worker is in the store; never said of an etcd."""
+        registrations = self.registrations
+        if registrations is None or any(member.state.state != "ready" for member in self.members):
             return False
         workers = [member for member in self.members if member.unit.role in _WORKERS]
         owners = await asyncio.to_thread(self._processes_of_each, workers)
-        return all([await asyncio.to_thread(self.registrations.has_any, own) for own in owners])
+        return all([await asyncio.to_thread(registrations.has_any, own) for own in owners])
 
     def _end_to_restart(self, member: _Member, why: str) -> None:
         member.state.phase = why
@@ -673,10 +686,12 @@ class Supervisor:
         """Answer one question on the control socket: a fresh snapshot."""
         with contextlib.suppress(ConnectionError):
             await reader.readline()
-            seen, memory = await asyncio.gather(
-                observe.snapshot(self.http, self.plan), asyncio.to_thread(self._memory)
+            seen, memory, remote = await asyncio.gather(
+                observe.snapshot(self.http, self.plan),
+                asyncio.to_thread(self._memory),
+                asyncio.to_thread(self._remote),
             )
-            seen.memory = memory
+            seen.memory, seen.remote = memory, remote
             writer.write(json.dumps(asdict(seen)).encode() + b"\n")
             await writer.drain()
         writer.close()
@@ -738,7 +753,8 @@ class Supervisor:
 
     def _forget_the_dead(self) -> None:
         """Take the registrations of dead workers out of discovery."""
-        self.registrations.forget_the_dead(self._living())
+        if self.registrations is not None:
+            self.registrations.forget_the_dead(self._living())
 
     def _living(self) -> list[Identity]:
         return [one for member in self._processes_of_each(self.members) for one in member]
@@ -776,6 +792,27 @@ class Supervisor:
     def _memory(self) -> observe.Memory:
         there = zip(self.members, self._processes_of_each(self.members), strict=True)
         return observe.memory({m.unit.name: ([one.pid for one in own], m.unit.gpus) for m, own in there})
+
+    def _remote(self) -> list[dict[str, str]] | None:
+        """The deployment's workers on other hosts, as etcd knows them; None where it does not say."""
+        if self.plan.discovery == "file":
+            return []
+        try:
+            known = etcd.Etcd(self.plan.etcd_endpoints, self._environ()).instances(
+                self.plan.units[0].env["DYN_NAMESPACE"]
+            )
+        except DynamoctlError as error:
+            _say(error.message, "WARN")
+            return None
+        if known is None:
+            return None
+        # Besides the one that takes requests, a worker has endpoints for its own kind.
+        serving = (one for one in known if one.endpoint == "generate")
+        return [asdict(one) for one in serving if one.address.rpartition(":")[0] != self.plan.address]
+
+    def _environ(self) -> dict[str, str]:
+        """What every unit sees of etcd's name, password and certificates."""
+        return {**os.environ, **self.plan.units[0].env}
 
     def _files_now(self, of: Sequence[_Member]) -> set[str]:
         return files_of(one.pid for own in self._processes_of_each(of) for one in own)

@@ -44,10 +44,15 @@ class Result:
 
 @dataclass
 class Cli:
-    """Runs dynamoctl as a user would, in a home of its own."""
+    """Runs dynamoctl as a user would, in a home of its own.
+
+    Attributes:
+        prefix: the beginning of each command line, as in `ip netns exec NAME`.
+    """
 
     home: Path
     environ: dict[str, str] = field(default_factory=dict)
+    prefix: tuple[str, ...] = ()
 
     def env(self, **more: str) -> dict[str, str]:
         base = {k: v for k, v in os.environ.items() if not k.startswith(("DYN_", "LMCACHE_"))}
@@ -57,7 +62,7 @@ class Cli:
         self, *words: str, cwd: Path | None = None, patience_s: float = PATIENCE_S, **env: str
     ) -> Result:
         done = subprocess.run(
-            [sys.executable, "-m", "dynamoctl", *words],
+            [*self.prefix, sys.executable, "-m", "dynamoctl", *words],
             env=self.env(**env),
             cwd=cwd,
             stdin=subprocess.DEVNULL,
@@ -71,7 +76,7 @@ class Cli:
 
     def start(self, *words: str, **env: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "dynamoctl", *words],
+            [*self.prefix, sys.executable, "-m", "dynamoctl", *words],
             env=self.env(**env),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -180,8 +185,14 @@ def bytes_left(home: Path, before: set[str]) -> int:
 @pytest.fixture(scope="module")
 def cli(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Cli]:
     """A dynamoctl with a home of its own; afterwards nothing of it may be left."""
+    with cleanly(Cli(tmp_path_factory.mktemp("home")), request.node.nodeid) as one:
+        yield one
+
+
+@contextlib.contextmanager
+def cleanly(one: Cli, nodeid: str) -> Iterator[Cli]:
+    """Take down what a test has brought up, and fail where anything is left."""
     before = outside()
-    one = Cli(tmp_path_factory.mktemp("home"))
     yield one
     # Each test, or the module's deployment, has been taken down by now. Where one has not, the next module
     # must not suffer from it.
@@ -191,7 +202,7 @@ def cli(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
     for pid in left:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    matrix.settle(request.node.nodeid, len(living), size)
+    matrix.settle(nodeid, len(living), size)
     assert down.code == 0, down.err
     assert left == {}
     assert outside() - before == set()

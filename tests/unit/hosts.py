@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dynamoctl.facts import Gpu, HostFacts, ModelFacts
+from dynamoctl.facts import Gpu, HostFacts, Interface, ModelFacts
 from dynamoctl.planner import make_plan
 from dynamoctl.planner.plan import DeploymentPlan
 from dynamoctl.spec import DeploymentSpec
@@ -19,6 +19,12 @@ FOLDER_MODEL = ModelFacts(
     builtin=True,
     weights_gib=0.26,
 )
+INTERFACES = (
+    Interface("lo", ("127.0.0.1",)),
+    Interface("eth0", ("10.0.0.1", "10.0.0.9")),
+    Interface("ib0", ("10.1.0.1",), ("mlx5_0:1",)),
+)
+ETCD = "http://10.0.0.1:2379"
 VERSIONS = {"ai-dynamo": "1.4.2", "vllm": "0.26.0", "lmcache": "0.5.3", "nixl": "1.3.2"}
 
 
@@ -43,6 +49,7 @@ def host(
         python="python",
         home=HOME,
         versions=versions,
+        interfaces=INTERFACES,
     )
 
 

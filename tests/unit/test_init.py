@@ -210,11 +210,14 @@ def test_every_key_is_there_and_a_commented_one_may_be_taken_in(
             refused[path] = error.message
     everything = {*DeploymentSpec.model_fields, *(f"lmcache.{name}" for name in LMCacheSpec.model_fields)}
     assert keys == everything - {"lmcache"}
-    # These two go together, which is no matter of their type.
-    assert refused.keys() == {"lmcache.disk", "lmcache.disk_gb"}
+    # These go together, which is no matter of their type.
+    hosts = {"etcd_endpoints", "roles", "advertise"}
+    assert refused.keys() == {"lmcache.disk", "lmcache.disk_gb"} | hosts
     text = re.sub(r"^#(?=\w)", "", "\n".join(lines), flags=re.MULTILINE)
     (tmp_path / "all.toml").write_text(text, encoding="utf-8")
-    assert load_spec({"gpus": "0,1" if gpus else None}, {}, tmp_path / "all.toml").lmcache.disk_gb == 100
+    every_role = "frontend,agg" if mode == "agg" else "frontend,decode,prefill"
+    flags = {"gpus": "0,1" if gpus else None, "discovery": "etcd", "roles": every_role}
+    assert load_spec(flags, {}, tmp_path / "all.toml").lmcache.disk_gb == 100
 
 
 def test_what_is_not_set_has_its_default(machine: Machine) -> None:

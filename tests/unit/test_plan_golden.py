@@ -14,7 +14,10 @@ from typing import Any
 import pytest
 from dynamoctl.planner.printed import render
 
-from tests.unit.hosts import plan
+from tests.unit.hosts import ETCD, plan
+
+# One deployment on two hosts: each plans its own part.
+ON_TWO = {"mode": "disagg", "discovery": "etcd", "etcd_endpoints": ETCD}
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -32,6 +35,9 @@ CASES: dict[str, tuple[int, dict[str, Any]]] = {
     "disagg-router-kv": (2, {"mode": "disagg", "router_mode": "kv"}),
     "disagg-overlapped": (2, {"mode": "disagg", "start": "overlapped"}),
     "disagg-mocker": (0, {"mode": "disagg", "engine": "mocker"}),
+    "hosts-cpu-frontend-decode": (0, {**ON_TWO, "roles": "frontend,decode", "advertise": "eth0"}),
+    "hosts-cpu-prefill": (0, {**ON_TWO, "roles": "prefill", "advertise": "10.0.0.9"}),
+    "hosts-gpu-prefill-rdma": (2, {**ON_TWO, "roles": "prefill", "advertise": "ib0", "tp": 2}),
 }
 
 

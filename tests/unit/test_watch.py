@@ -78,7 +78,8 @@ def look(
 
 NOTHING = Look(
     {"name": "default", "units": [], "state": "stopped", "mode": None, "model": None, "load": None}
-    | {"endpoint": None, "cache": None, "transfers": None, "gpus": [], "error": None, "warnings": []}
+    | {"endpoint": None, "cache": None, "transfers": None, "gpus": [], "remote": []}
+    | {"error": None, "warnings": []}
 )
 
 

@@ -75,15 +75,17 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class Interface:
-    """A network interface that is up.
+    """A network interface that is up; an address with a label of its own (`eth0:1`) counts as one.
 
     Attributes:
-        addresses: its IPv4 addresses, the first one first.
+        addresses: its IPv4 addresses, in the kernel's order.
+        ipv6: whether it has an IPv6 address too.
         rdma: the RDMA devices behind it, as UCX names them (`mlx5_0:1`).
     """
 
     name: str
     addresses: tuple[str, ...]
+    ipv6: bool = False
     rdma: tuple[str, ...] = ()
 
 
@@ -102,6 +104,7 @@ class HostFacts:
         home: the folder of this deployment, where its store, logs and working folders go.
         versions: distribution -> version, of the engine's packages that are installed.
         interfaces: the network interfaces that are up and have an IPv4 address.
+        way_out: this host's address on its way to other networks; None where it has none but the loopback.
     """
 
     cores: tuple[int, ...]
@@ -114,3 +117,4 @@ class HostFacts:
     home: str
     versions: Mapping[str, str] = field(default_factory=dict)
     interfaces: tuple[Interface, ...] = ()
+    way_out: str | None = None

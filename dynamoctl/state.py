@@ -74,6 +74,7 @@ class DeploymentState:
         start_id: this start; the mark that its processes carry begins with it.
         error: why it failed: code, message, hint; or None.
         warnings: what does not stop it but should be known.
+        lost_etcd: that etcd does not answer now, and why; empty where it does, or none is used.
         lost_stores: which of LMCache's stores do not answer now, and why.
         files: what its processes have made outside its folder: shared memory, sockets.
     """
@@ -91,6 +92,7 @@ class DeploymentState:
     error: dict[str, Any] | None = None
     warnings: list[str] = field(default_factory=list)
     lost_stores: list[str] = field(default_factory=list)
+    lost_etcd: str = ""
     files: list[str] = field(default_factory=list)
     version: int = VERSION
 

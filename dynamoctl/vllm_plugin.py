@@ -7,7 +7,7 @@
   does so after 20 to 33 s. With the UCX backend's parameter `ucx_error_handling_mode=none` the blocks
   go through shared memory.
 - Its progress thread asks UCX without a pause, one core for each worker. With `pthrDelay` it sleeps
-  until UCX has something for it, at most that long.
+  until UCX has something for it, at most that long. (This is done between hosts as well.)
 
 **One compile cache for all roles.** vLLM names a compiled model by a hash of its settings and of its
 environment, and that takes in the port of NIXL's side channel (`vllm.envs.compile_factors`), which each
@@ -42,6 +42,9 @@ from typing import Any
 from dynamoctl import packed_kv
 
 VARIABLE = "DYNAMOCTL_NIXL_ON_CPU"
+# Its values: shared memory and the pause; the pause alone.
+ON_ONE_HOST = "1"
+BETWEEN_HOSTS = "tcp"
 HEARTBEAT = "DYNAMOCTL_LMCACHE_HEARTBEAT"
 SHARE_COMPILE_CACHE = "DYNAMOCTL_SHARE_COMPILE_CACHE"
 PACKED_KV = "DYNAMOCTL_LMCACHE_PACKED_KV"
@@ -67,16 +70,18 @@ def register() -> None:
         from vllm.distributed.kv_transfer.kv_connector import factory
 
         before_connectors(factory.KVConnectorFactory, mends)
-    if os.environ.get(VARIABLE) == "1":
-        _cure_nixl()
+    where = os.environ.get(VARIABLE)
+    if where in (ON_ONE_HOST, BETWEEN_HOSTS):
+        _cure_nixl(shared_memory=where == ON_ONE_HOST)
 
 
-def _cure_nixl() -> None:
+def _cure_nixl(shared_memory: bool) -> None:
     # vLLM sets this before it imports NIXL, and cannot any more once somebody else has imported it.
     os.environ.setdefault("UCX_RCACHE_MAX_UNRELEASED", "1024")
     from nixl import _api
 
-    add_parameters(_api.nixl_agent)
+    if shared_memory:
+        add_parameters(_api.nixl_agent)
     add_delay(_api.nixlBind)
 
 

@@ -35,6 +35,7 @@ def gather(home: Path, reserved_ports: Collection[int] = ()) -> HostFacts:
         home=str(home),
         versions=versions(),
         interfaces=network.interfaces(),
+        way_out=network.way_out(),
     )
 
 

@@ -46,7 +46,7 @@ def look(name: str) -> Look:
         return Look(_nothing(name))
     lives = state.supervisor_lives
     shown = state.state
-    warnings = [*state.warnings, *state.lost_stores]
+    warnings = [*state.warnings, *state.lost_stores, *filter(None, (state.lost_etcd,))]
     if not lives and state.state not in ("stopped", "failed"):
         alive = members(f"{state.start_id}/")
         shown = "unsupervised" if alive else "stopped"

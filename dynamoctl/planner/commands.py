@@ -164,7 +164,7 @@ def worker(
         own_ports["nixl"] = ports.take_row(spec.tp)
         env |= connectors.side_channel_environment(own_ports["nixl"])
         env |= discovery.transfer_environment(spec, at, device)
-        env |= connectors.cpu_transfer_environment(device, facts.versions)
+        env |= connectors.cpu_transfer_environment(device, facts.versions, discovery.between_hosts(spec))
     if cache == "mp" and place.role != "decode":
         env |= connectors.server_environment(facts.versions)
     if cache == "inproc" and place.role != "decode":

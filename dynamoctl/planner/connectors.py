@@ -93,15 +93,20 @@ def side_channel_environment(port: int) -> dict[str, str]:
     return {"VLLM_NIXL_SIDE_CHANNEL_PORT": str(port), vllm_plugin.SHARE_COMPILE_CACHE: "1"}
 
 
-def cpu_transfer_environment(device: Device, versions: Mapping[str, str]) -> dict[str, str]:
+def cpu_transfer_environment(
+    device: Device, versions: Mapping[str, str], between_hosts: bool
+) -> dict[str, str]:
     """Between CPU workers NIXL stalls for 20 to 33 s at times; `dynamoctl.vllm_plugin` cures it.
+
+    The cure is shared memory, which there is on one host alone. Between hosts UCX must see that a peer is
+    gone, too, and keeps its handling of errors.
 
     Seen with NIXL 1.3.2, where the cure was measured. With 1.4 it changed nothing, so it is not
     switched on there. On GPUs the blocks go by CUDA IPC, which does not stall.
     """
     if device != "cpu" or not versions.get("nixl", "").startswith("1.3."):
         return {}
-    return {vllm_plugin.VARIABLE: "1"}
+    return {vllm_plugin.VARIABLE: vllm_plugin.BETWEEN_HOSTS if between_hosts else vllm_plugin.ON_ONE_HOST}
 
 
 def server_environment(versions: Mapping[str, str]) -> dict[str, str]:

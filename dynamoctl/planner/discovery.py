@@ -20,12 +20,12 @@ class Address:
 
     Attributes:
         host: an IPv4 address.
-        interface: the interface that has it.
+        interface: the interface that has it, where Dynamo can be told to listen there by that name.
         devices: what NIXL's transport may use, as UCX names it: the interface, and RDMA devices behind it.
     """
 
     host: str = "127.0.0.1"
-    interface: str = "lo"
+    interface: str | None = "lo"
     devices: tuple[str, ...] = ("lo",)
 
 
@@ -36,20 +36,32 @@ def address(spec: DeploymentSpec, facts: HostFacts) -> Address:
     """The address that `--advertise` names, or the loopback.
 
     Raises:
-        PreflightError: this host does not have it.
+        PreflightError: this host does not have it, or its frontend could not take answers there.
     """
     wanted = spec.advertise
     if wanted is None:
         return LOOPBACK
     for one in facts.interfaces:
         if wanted == one.name or wanted in one.addresses:
-            host = one.addresses[0] if wanted == one.name else wanted
-            return Address(host, one.name, (*one.rdma, one.name))
-    there = ", ".join(f"{one.addresses[0]} ({one.name})" for one in facts.interfaces)
-    raise PreflightError(
-        f"advertise: {wanted} is neither an IPv4 address of this host nor an interface with one",
-        f"name one of this host's: {there or 'it has none'}",
-    )
+            break
+    else:
+        there = ", ".join(f"{one.addresses[0]} ({one.name})" for one in facts.interfaces)
+        raise PreflightError(
+            f"advertise: {wanted} is neither an IPv4 address of this host nor an interface with one",
+            f"name one of this host's: {there or 'it has none'}",
+        )
+    host = one.addresses[0] if wanted == one.name else wanted
+    # Dynamo takes the last address of an interface, and fails with IPv6's, which nearly all have.
+    by_name = one.addresses[-1] == host and not one.ipv6
+    if not by_name and facts.way_out != host and "frontend" in spec.here:
+        raise PreflightError(
+            f"advertise: the frontend would take workers' answers at {facts.way_out or 'the loopback'}, not"
+            f" at {host}: Dynamo can be given an interface alone, and {one.name} has several addresses",
+            f"advertise {facts.way_out}, or give {host} a name of its own:"
+            f" ip address add {host}/32 dev {one.name} label {one.name}:dyn",
+        )
+    card = one.name.partition(":")[0]
+    return Address(host, one.name if by_name else None, (*one.rdma, card))
 
 
 def environment(spec: DeploymentSpec, at: Address, store: str) -> dict[str, str]:
@@ -64,6 +76,10 @@ def environment(spec: DeploymentSpec, at: Address, store: str) -> dict[str, str]
     else:
         # A folder of the deployment's own: no etcd, and no second deployment in the same store.
         found = {"DYN_DISCOVERY_BACKEND": "file", "DYN_FILE_KV": store}
+    if at.interface:
+        # Where the frontend listens for what workers answer: an interface, since an address is "not found".
+        # Otherwise Dynamo takes the address of the way out.
+        found["DYN_TCP_RESPONSE_STREAM_HOST"] = at.interface
     if at != LOOPBACK:
         # Read from Dynamo 1.5 on. Before, event channels carry the address that the kernel would use for
         # the way out, whatever is said here.
@@ -77,8 +93,6 @@ def environment(spec: DeploymentSpec, at: Address, store: str) -> dict[str, str]
         "DYN_TCP_RPC_HOST": at.host,
         # Status and metrics are for this host alone: a GET there can put an engine to sleep.
         "DYN_SYSTEM_HOST": LOOPBACK.host,
-        # Where the frontend listens for what workers answer. An interface: an address is "not found".
-        "DYN_TCP_RESPONSE_STREAM_HOST": at.interface,
     }
 
 
@@ -93,6 +107,7 @@ def transfer_environment(spec: DeploymentSpec, at: Address, device: Device) -> d
     """
     found = {"VLLM_NIXL_SIDE_CHANNEL_HOST": at.host, "UCX_NET_DEVICES": ",".join(at.devices)}
     if between_hosts(spec) and device == "cpu":
+        # Two containers on one machine share /dev/shm at times, and not the rest that shared memory takes.
         found["UCX_TLS"] = "tcp"
     return found
 

@@ -7,7 +7,9 @@ import re
 from typing import Any
 
 HIDDEN = "***"
-_SECRET_NAME = re.compile(r"(TOKEN|PASSWORD|PASSWD|SECRET|CREDENTIALS?|API_?KEY|ACCESS_KEY)$", re.IGNORECASE)
+_SECRET_NAME = re.compile(
+    r"(TOKEN|PASSWORD|PASSWD|SECRET|CREDENTIALS?|API_?KEY|(ACCESS|CLIENT|PRIVATE)_KEY)$", re.IGNORECASE
+)
 # user:password@ of a URL, wherever it stands
 _URL_PASSWORD = re.compile(r"(?<=://)[^/@\s:]*:[^/@\s]+(?=@)")
 

@@ -73,6 +73,7 @@ _GRACE_LOADING_S = 5.0
 _GRACE_READY_S = 25.0
 # "/tmp" and a little more.
 _LONGEST_TEMPORARY = 10
+_WAITING_FOR_ETCD = "waiting for etcd"
 _WORKERS = ("agg", "decode", "prefill")
 
 
@@ -170,7 +171,8 @@ class Supervisor:
         async with asyncio.TaskGroup() as group:
             for member in self.members:
                 group.create_task(self._keep_alive(member))
-            for watch in (self._watch, self._watch_stores, self._watch_answers, self._watch_lists):
+            watches = [self._watch, self._watch_stores, self._watch_answers, self._watch_lists]
+            for watch in (*watches, self._watch_etcd):
                 group.create_task(self._surely(watch))
 
     async def _until_stopped(self, life: Awaitable[None]) -> DynamoctlError | None:
@@ -468,6 +470,8 @@ class Supervisor:
                 await self._patiently(self._kill, member)
                 await self._patiently(self._forget_the_dead)
                 renewed, member.renewed = member.renewed, False
+                if await self._until_etcd_answers(member):
+                    renewed = True  # without its lease in etcd it ends by itself: no failure of its own
                 if not renewed and not lifecycle.may_restart(member.restarts, time.monotonic(), tries):
                     self._give_up(member, error, tries)
                     return
@@ -645,6 +649,39 @@ class Supervisor:
                 self._degrade_or_recover()
                 self._save()
 
+    async def _watch_etcd(self) -> None:
+        """Without etcd nobody new is found, and who loses his lease there ends."""
+        while self.plan.discovery == "etcd":
+            await asyncio.sleep(_WATCH_INTERVAL_S)
+            await self._look_at_etcd()
+
+    async def _look_at_etcd(self) -> bool:
+        """Whether it answers; what `status` says of it."""
+        answers, why = await asyncio.to_thread(self._ask_etcd)
+        lost = "" if answers else f"etcd at {', '.join(self.plan.etcd_endpoints)} cannot be used: {why}"
+        if lost != self.state.lost_etcd:
+            self.state.lost_etcd = lost
+            self._degrade_or_recover()
+            self._save()
+        return answers
+
+    def _ask_etcd(self) -> tuple[bool, str]:
+        try:
+            return etcd.Etcd(self.plan.etcd_endpoints, self._environ()).answers()
+        except DynamoctlError as error:
+            return False, error.message
+
+    async def _until_etcd_answers(self, member: _Member) -> bool:
+        """Whether it had to be waited for: a unit that starts without it would wait two minutes, and end."""
+        waited = False
+        while self.plan.discovery == "etcd" and not await self._look_at_etcd():
+            waited = True
+            if member.state.phase != _WAITING_FOR_ETCD:
+                member.state.phase = _WAITING_FOR_ETCD
+                self._save()
+            await asyncio.sleep(_WATCH_INTERVAL_S)
+        return waited
+
     async def _renew_cache_server(self) -> None:
         """LMCache's server does not connect again to a store that was away (0.5.3), and does not say so.
 
@@ -679,7 +716,7 @@ class Supervisor:
         """Degraded is what is up, but not whole."""
         if self.state.state in ("ready", "degraded"):
             units = all(member.state.state == "ready" for member in self.members)
-            whole = units and self.listed and not self.state.lost_stores
+            whole = units and self.listed and not (self.state.lost_stores or self.state.lost_etcd)
             self.state.state = "ready" if whole else "degraded"
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

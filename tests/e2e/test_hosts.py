@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from .conftest import Cli, cleanly, wait_for
 pytestmark = [pytest.mark.e2e, pytest.mark.engine, pytest.mark.timeout(900)]
 
 MODEL = "smollm2-135m-instruct"
+LONG = "The sea is wide and the sky is blue, said the sailor to his cat. " * 20
 API = "http://127.0.0.1:8000"
 
 
@@ -63,18 +65,41 @@ def pair(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
         yield Pair(first, second, here, there, url)
 
 
-@pytest.fixture(scope="module")
-def mocked(pair: Pair) -> Pair:
-    """A deployment of mockers; the host with the frontend starts first, and waits for the other."""
-    waiting = pair.here.start(*pair.words(pair.first, "frontend,decode", "--engine", "mocker"))
-    wait_for(lambda: "on another host" in phase(pair.here, "frontend"))
-    other = pair.there(*pair.words(pair.second, "prefill", "--engine", "mocker"))
+@pytest.fixture(scope="class")
+def mocked(pair: Pair) -> Iterator[Pair]:
+    """A deployment of mockers."""
+    bring_up(pair, "--engine", "mocker", patience_s=60)
+    yield pair
+    take_down(pair)
+
+
+@pytest.fixture(scope="class")
+def served(pair: Pair) -> Iterator[Pair]:
+    """The real stack. Both hosts are this machine, and each plans with all of its cores."""
+    threads = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
+    bring_up(pair, "--device", "cpu", patience_s=400, **threads)
+    yield pair
+    take_down(pair)
+
+
+def bring_up(pair: Pair, *more: str, patience_s: float, **env: str) -> None:
+    """The host with the frontend starts first, and waits for the other."""
+    first = pair.words(pair.first, "frontend,decode", "--timeout", str(patience_s), *more)
+    with pair.here.start(*first, **env) as waiting:
+        wait_for(lambda: "on another host" in phase(pair.here, "frontend") or waiting.poll() is not None)
+        words = pair.words(pair.second, "prefill", "--timeout", str(patience_s), *more)
+        other = pair.there(*words, patience_s=patience_s, **env)
+        out, err = waiting.communicate(timeout=patience_s)
     assert other.code == 0, other.err
     assert "the frontend is on another host" in other.err
-    out, err = waiting.communicate(timeout=120)
     assert waiting.returncode == 0, err
     assert API in out
-    return pair
+
+
+def take_down(pair: Pair) -> None:
+    for cli in (pair.here, pair.there):
+        down = cli("down")
+        assert down.code == 0, down.err
 
 
 def phase(cli: Cli, unit: str) -> str:
@@ -91,16 +116,75 @@ def remote(cli: Cli) -> list[dict[str, Any]]:
     return found
 
 
-def test_mockers_on_two_hosts_answer(mocked: Pair) -> None:
-    status, answer = mocked.chat("What is the capital of France?")
-    assert (status, bool(answer)) == (200, True)
+def moved(pair: Pair) -> int:
+    """Bytes that the decode worker has read from the prefill worker."""
+    return int(pair.here.status()["transfers"]["bytes"])
 
 
-def test_each_host_shows_its_units_and_those_of_the_other(mocked: Pair) -> None:
-    assert states(mocked.here) == {"frontend": "ready", "decode-0": "ready"}
-    assert states(mocked.there) == {"prefill-0": "ready"}
-    (prefill,), (decode,) = remote(mocked.here), remote(mocked.there)
-    assert (prefill["component"], decode["component"]) == ("prefill", "backend")
-    assert prefill["address"].startswith(f"{mocked.second.address}:")
-    assert decode["address"].startswith(f"{mocked.first.address}:")
-    assert mocked.there.status()["endpoint"] is None
+def cut_and_mend(pair: Pair) -> None:
+    """Requests end with an error while the link is cut, and work again when it is back."""
+    pair.second.set_link(up=False)
+    status, text = pair.chat("Are you there?", patience_s=100)
+    assert status != 200, text
+    wait_for(lambda: pair.here.status()["state"] == "degraded", 60)
+    wait_for(lambda: "etcd" in " ".join(pair.there.status()["warnings"]), 60)
+    status, text = pair.chat("Are you there?", patience_s=100)
+    assert status != 200, text
+    pair.second.set_link(up=True)
+    wait_for(lambda: pair.chat("And now?")[0] == 200, 200)
+    wait_for(lambda: pair.here.status()["state"] == pair.there.status()["state"] == "ready", 60)
+    assert remote(pair.here)
+
+
+class TestMockers:
+    """Dynamo's mockers: who finds whom, who is shown, what a link that is cut does."""
+
+    def test_they_answer(self, mocked: Pair) -> None:
+        status, answer = mocked.chat("What is the capital of France?")
+        assert (status, bool(answer)) == (200, True)
+
+    def test_each_host_shows_its_units_and_those_of_the_other(self, mocked: Pair) -> None:
+        assert states(mocked.here) == {"frontend": "ready", "decode-0": "ready"}
+        assert states(mocked.there) == {"prefill-0": "ready"}
+        (prefill,), (decode,) = remote(mocked.here), remote(mocked.there)
+        assert (prefill["component"], decode["component"]) == ("prefill", "backend")
+        assert prefill["address"].startswith(f"{mocked.second.address}:")
+        assert decode["address"].startswith(f"{mocked.first.address}:")
+        assert mocked.there.status()["endpoint"] is None
+
+    def test_a_link_that_is_cut_and_comes_back(self, mocked: Pair) -> None:
+        """For so long that etcd forgets who is behind it."""
+        cut_and_mend(mocked)
+
+
+class TestEngines:
+    """vLLM on the CPU, with NIXL over the link."""
+
+    def test_the_answer_is_right(self, served: Pair) -> None:
+        status, answer = served.chat("What is the capital of France?")
+        assert status == 200, answer
+        assert "Paris" in answer
+
+    def test_kv_blocks_go_over_the_link(self, served: Pair) -> None:
+        bytes_before, moved_before = served.first.received(), moved(served)
+        status, answer = served.chat(LONG)
+        assert status == 200, answer
+        wait_for(lambda: moved(served) > moved_before, 30)
+        assert served.first.received() - bytes_before >= moved(served) - moved_before > 0
+        assert served.here.status()["transfers"]["failed"] == 0
+
+    def test_no_chat_stalls(self, served: Pair) -> None:
+        """An idle prefill worker answers NIXL's reads at once; stalls were of 20 s and more."""
+        seconds = []
+        for number in range(8):
+            began = time.monotonic()
+            status, answer = served.chat(f"{number} {LONG}")
+            assert status == 200, answer
+            seconds.append(round(time.monotonic() - began, 1))
+        print("chats took", seconds)
+        assert max(seconds) < 15, seconds
+
+    def test_a_link_that_is_cut_and_comes_back(self, served: Pair) -> None:
+        cut_and_mend(served)
+        status, answer = served.chat("What is the capital of France?")
+        assert (status, "Paris" in answer) == (200, True)

@@ -20,9 +20,10 @@ FOLDER_MODEL = ModelFacts(
     weights_gib=0.26,
 )
 INTERFACES = (
-    Interface("lo", ("127.0.0.1",)),
-    Interface("eth0", ("10.0.0.1", "10.0.0.9")),
-    Interface("ib0", ("10.1.0.1",), ("mlx5_0:1",)),
+    Interface("lo", ("127.0.0.1",), ipv6=True),
+    Interface("eth0", ("10.0.0.1", "10.0.0.9"), ipv6=True),
+    Interface("eth0:dyn", ("10.0.0.7",)),
+    Interface("ib0", ("10.1.0.1",), rdma=("mlx5_0:1",)),
 )
 ETCD = "http://10.0.0.1:2379"
 VERSIONS = {"ai-dynamo": "1.4.2", "vllm": "0.26.0", "lmcache": "0.5.3", "nixl": "1.3.2"}
@@ -50,6 +51,7 @@ def host(
         home=HOME,
         versions=versions,
         interfaces=INTERFACES,
+        way_out="10.0.0.1",
     )
 
 

@@ -81,7 +81,7 @@ def test_one_file_serves_all_hosts() -> None:
 def test_an_address_must_be_this_hosts(wanted: str) -> None:
     with pytest.raises(PreflightError, match=f"advertise: {wanted} is neither") as caught:
         part("prefill", advertise=wanted)
-    assert "127.0.0.1 (lo), 10.0.0.1 (eth0), 10.1.0.1 (ib0)" in caught.value.hint
+    assert "127.0.0.1 (lo), 10.0.0.1 (eth0), 10.0.0.7 (eth0:dyn), 10.1.0.1 (ib0)" in caught.value.hint
 
 
 # ---- the plan -------------------------------------------------------------------------------
@@ -128,15 +128,27 @@ def test_discovery_is_in_etcd_without_nats() -> None:
 
 @pytest.mark.parametrize(
     ("advertise", "host", "interface"),
-    [("eth0", "10.0.0.1", "eth0"), ("10.0.0.9", "10.0.0.9", "eth0"), ("10.1.0.1", "10.1.0.1", "ib0")],
+    [
+        pytest.param("eth0", "10.0.0.1", None, id="the-way-out-which-Dynamo-takes-by-itself"),
+        pytest.param("eth0:dyn", "10.0.0.7", "eth0:dyn", id="an-address-with-a-label"),
+        pytest.param("10.1.0.1", "10.1.0.1", "ib0", id="an-interface-with-one-address"),
+    ],
 )
 def test_others_reach_what_is_here_at_the_address_that_is_named(
-    advertise: str, host: str, interface: str
+    advertise: str, host: str, interface: str | None
 ) -> None:
-    made = part("prefill", advertise=advertise)
+    made = part("frontend,prefill", advertise=advertise)
     assert values(made, "DYN_TCP_RPC_HOST") == {host} == {made.address}
     assert values(made, "DYN_TCP_RESPONSE_STREAM_HOST") == {interface}
     assert made.unit("prefill-0").env["VLLM_NIXL_SIDE_CHANNEL_HOST"] == host
+
+
+def test_a_frontend_must_take_answers_where_it_is_reached() -> None:
+    """Dynamo can be told an interface, of which it takes the last address, be it an IPv6 one."""
+    with pytest.raises(PreflightError, match=r"answers at 10\.0\.0\.1, not at 10\.0\.0\.9") as caught:
+        part("frontend,prefill", advertise="10.0.0.9")
+    assert "ip address add 10.0.0.9/32 dev eth0 label eth0:dyn" in caught.value.hint
+    assert part("prefill", advertise="10.0.0.9").address == "10.0.0.9"
 
 
 def test_what_no_other_host_needs_stays_on_the_loopback() -> None:
@@ -154,6 +166,7 @@ def test_a_mocker_hands_its_tokenizer_to_a_frontend_on_another_host() -> None:
 
 def test_ucx_uses_the_interface_and_the_rdma_card_behind_it() -> None:
     assert part("prefill", 1, advertise="eth0").unit("prefill-0").env["UCX_NET_DEVICES"] == "eth0"
+    assert part("prefill", 1, advertise="eth0:dyn").unit("prefill-0").env["UCX_NET_DEVICES"] == "eth0"
     assert part("prefill", 1, advertise="ib0").unit("prefill-0").env["UCX_NET_DEVICES"] == "mlx5_0:1,ib0"
 
 

@@ -9,7 +9,9 @@ from dynamoctl.planner.secrets import HIDDEN, redact
 from tests.unit.hosts import plan
 
 
-@pytest.mark.parametrize("name", ["HF_TOKEN", "LMCACHE_RESP_PASSWORD", "AWS_SECRET_ACCESS_KEY", "api_key"])
+@pytest.mark.parametrize(
+    "name", ["HF_TOKEN", "LMCACHE_RESP_PASSWORD", "AWS_SECRET_ACCESS_KEY", "api_key", "ETCD_AUTH_CLIENT_KEY"]
+)
 def test_a_secret_is_known_by_its_name(name: str) -> None:
     assert redact({"env": {name: "hunter2"}}) == {"env": {name: HIDDEN}}
 

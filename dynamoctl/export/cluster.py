@@ -13,6 +13,7 @@ from pathlib import PurePosixPath
 
 from dynamoctl import stores
 from dynamoctl.errors import SpecError
+from dynamoctl.export import dgd_rules
 from dynamoctl.facts import Gpu, HostFacts, ModelFacts
 from dynamoctl.planner.memory import argument
 from dynamoctl.planner.secrets import HIDDEN, is_secret_name, redact
@@ -39,15 +40,12 @@ _ROOM_GIB = 2.0**20  # no default is smaller than it would be on a large host
 
 _LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"  # RFC 1123, as namespaces are named
 _NAME = rf"{_LABEL}(\.{_LABEL})*"  # as Secrets and volume claims are
-_QUANTITY = re.compile(r"\+?([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?")
 _PART = r"[a-z0-9]+((\.|_{1,2}|-+)[a-z0-9]+)*"
 _IMAGE = re.compile(
     rf"([A-Za-z0-9.-]+(:[0-9]+)?/)?{_PART}(/{_PART})*"
     r"(:(?P<tag>\w[\w.-]{0,127}))?(?P<digest>@sha256:[0-9a-f]{64})?",
     re.ASCII,
 )
-_SEMVER_TAG = re.compile(r"v?(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[\w.-]+)?", re.ASCII)
-_RUNTIME = re.compile(r"(0|[1-9]\d{0,3})\.(0|[1-9]\d{0,3})\.(0|[1-9]\d{0,3})", re.ASCII)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -87,7 +85,7 @@ class Cluster:
                     f"--lmcache-image: {self.cache_image} has a digest, and LMCache's operator takes none",
                     "name it by a tag, as in lmcache/standalone:v0.5.3",
                 )
-        if self.runtime_version is not None and not _RUNTIME.fullmatch(self.runtime_version):
+        if self.runtime_version is not None and not dgd_rules.RUNTIME_VERSION.fullmatch(self.runtime_version):
             raise SpecError(
                 f"--runtime-version: '{self.runtime_version}' is no version of the form MAJOR.MINOR.PATCH",
                 f"write it as in {VERSIONS['ai-dynamo']}",
@@ -110,7 +108,7 @@ class Cluster:
             )
         if self.mount == "/":
             raise SpecError("--pvc-path: a volume at / would hide the whole image", "write it as in /models")
-        if not _QUANTITY.fullmatch(self.shm):
+        if not dgd_rules.QUANTITY.fullmatch(self.shm):
             raise SpecError(
                 f"--shm: '{self.shm}' is no size that Kubernetes knows",
                 "write it as in 16Gi; GB and GiB are no units there",
@@ -123,7 +121,7 @@ class Cluster:
                 f"{flag}: '{image}' is no name of an image", f"write it as in {PLACEHOLDER}, in lower case"
             )
         tag, digest = found["tag"] or "", found["digest"]
-        known = not digest and _SEMVER_TAG.fullmatch(tag)
+        known = not digest and dgd_rules.VERSION_TAG.fullmatch(tag)
         if flag == "--image" and not known and self.runtime_version is None:
             what = "a digest" if digest else f"the tag '{tag}'" if tag else "no tag"
             raise SpecError(

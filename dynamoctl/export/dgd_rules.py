@@ -18,8 +18,10 @@ from dynamoctl.planner.secrets import redact
 _TYPES = ("frontend", "worker", "prefill", "decode", "planner", "epp")
 _RESOURCE_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _COMPONENT_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9]*[A-Za-z0-9])?")
-_QUANTITY = re.compile(r"\+?([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?")
-_SEMVER_TAG = re.compile(r":v?\d+\.\d+\.\d+(-[\w.-]+)?", re.ASCII)
+# What is 0 or more of Kubernetes's quantities, and the tags out of which the operator reads Dynamo's version.
+QUANTITY = re.compile(r"\+?([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?")
+VERSION_TAG = re.compile(r"v?(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[\w.-]+)?", re.ASCII)
+RUNTIME_VERSION = re.compile(r"(0|[1-9]\d{0,3})\.(0|[1-9]\d{0,3})\.(0|[1-9]\d{0,3})", re.ASCII)
 # The longest name with a component's on the operator's Grove pathway.
 _LONGEST = 45
 _MOST_COMPONENTS = 25
@@ -35,6 +37,8 @@ def _of_deployment(body: Mapping[str, Any]) -> Iterator[str]:
     components = spec["components"]
     if not _RESOURCE_NAME.fullmatch(name) or len(name) > 63:
         yield f"metadata.name: '{name}' is no name of a resource"
+    if name[:1].isdigit():
+        yield f"metadata.name: '{name}' begins with a digit, and its Service must begin with a letter"
     if "restart" in spec:
         yield "spec.restart: it must be unset when the resource is made"
     if "experimental" in spec:
@@ -69,7 +73,7 @@ def _of_component(component: Mapping[str, Any]) -> Iterator[str]:
         yield f"minAvailable: it is more than the {replicas} replicas"
     if component.get("eppConfig") is not None and component.get("type") != "epp":
         yield "eppConfig: it is for the type epp alone"
-    if not _QUANTITY.fullmatch(str(component.get("sharedMemorySize", "0"))):
+    if not QUANTITY.fullmatch(str(component.get("sharedMemorySize", "0"))):
         yield f"sharedMemorySize: {component['sharedMemorySize']} is no quantity of 0 or more"
     containers = component["podTemplate"]["spec"]["containers"]
     main = next((one for one in containers if one["name"] == "main"), None)
@@ -77,8 +81,11 @@ def _of_component(component: Mapping[str, Any]) -> Iterator[str]:
         yield "podTemplate: there must be a container `main` with an image"
         return
     image = main["image"]
-    semver = "@" not in image and _SEMVER_TAG.fullmatch(image[image.rfind(":") :])
-    if not semver and "runtimeVersionOverride" not in component:
+    says_version = "@" not in image and VERSION_TAG.fullmatch(image.rpartition(":")[2])
+    override = component.get("runtimeVersionOverride")
+    if override is not None and not RUNTIME_VERSION.fullmatch(override):
+        yield f"runtimeVersionOverride: {override} is not of the form MAJOR.MINOR.PATCH"
+    if not says_version and override is None:
         yield f"runtimeVersionOverride: it is needed, as the image {image} does not say its version"
     yield from _of_main(component["type"], main)
 

@@ -118,7 +118,8 @@ def manifest(plan: DeploymentPlan, cluster: Cluster, own: Mapping[str, str]) -> 
     }
     broken = dgd_rules.broken(body)
     if broken:
-        raise SpecError(f"the operator would refuse this: {broken[0]}", "\n".join(broken[1:]))
+        hint = "a name is given with --name" if "metadata.name" in broken[0] else "leave out what leads to it"
+        raise SpecError(f"the operator would refuse this: {broken[0]}", "\n".join([*broken[1:], hint]))
     return [*documents, body]
 
 

@@ -272,6 +272,7 @@ REFUSED = {
         "agg --lmcache-mode mp --lmcache-chunk-size 100",
         "not a multiple of 16",
     ),
+    "a name that no Service can have": ("agg --name 7b", "must begin with a letter"),
     "what the plan decides": ("agg -- --kv-transfer-config {}", "decided by the plan"),
 }
 
@@ -336,6 +337,7 @@ def argument_of(body: dict[str, Any], name: str, value: str | None) -> None:
 
 BROKEN: dict[str, tuple[Change, str]] = {
     "name": (lambda b: b["metadata"].update(name="Upper"), "no name of a resource"),
+    "digit": (lambda b: b["metadata"].update(name="7b"), "begin with a letter"),
     "long name": (lambda b: b["metadata"].update(name="x" * 40), "45 are allowed"),
     "restart": (lambda b: b["spec"].update(restart={"id": "1"}), "must be unset"),
     "experimental": (lambda b: b["spec"].update(experimental={}), "may change"),
@@ -354,6 +356,7 @@ BROKEN: dict[str, tuple[Change, str]] = {
         "`main`",
     ),
     "tag": (lambda b: worker(b)["podTemplate"]["spec"]["containers"][0].update(image="a:b"), "needed"),
+    "version": (lambda b: worker(b).update(runtimeVersionOverride="1.4"), "MAJOR.MINOR.PATCH"),
     "connector": (lambda b: argument_of(b, "--connector", "lmcache"), "ends where it is given"),
     "transfer": (lambda b: argument_of(b, "--kv-transfer-config", None), "does not start"),
     "gpus": (lambda b: main_of(worker(b))["resources"]["limits"].clear(), "number of GPUs"),

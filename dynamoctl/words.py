@@ -36,6 +36,11 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def one_line(text: str) -> str:
+    """The text without what would end a line or move a cursor: for a comment in a file that is executed."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
 def attributes(kind: type) -> dict[str, str]:
     """The `Attributes:` of a class's docstring: name -> what it says. `a, b: words` is said of both."""
     import inspect

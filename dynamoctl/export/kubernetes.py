@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 from dynamoctl import __version__, vllm_plugin
 from dynamoctl.errors import SpecError
@@ -19,7 +20,7 @@ from dynamoctl.export.cluster import VERSIONS, Cluster
 from dynamoctl.planner.memory import argument
 from dynamoctl.planner.plan import DeploymentPlan, Role, Unit
 from dynamoctl.planner.secrets import redact
-from dynamoctl.words import count
+from dynamoctl.words import count, one_line
 
 Body = dict[str, Any]
 
@@ -127,7 +128,7 @@ def render(documents: Sequence[Body], plan: DeploymentPlan, cluster: Cluster) ->
     """The manifest as YAML, with what must be known above it."""
     import yaml
 
-    head = "".join(f"# {line}".rstrip() + "\n" for line in _head(plan, cluster))
+    head = "".join(f"# {one_line(line)}".rstrip() + "\n" for line in _head(plan, cluster))
     return head + yaml.safe_dump_all(
         documents, sort_keys=False, default_flow_style=False, width=math.inf, explicit_start=True
     )
@@ -366,7 +367,7 @@ def _head(plan: DeploymentPlan, cluster: Cluster) -> list[str]:
         "  kubectl apply -f FILE",
         f"  kubectl get dgd {plan.name}{at}",
         f"  kubectl port-forward svc/{plan.name}-frontend 8000{at}",
-        f"  curl -s http://127.0.0.1:8000/v1/models/{plan.model}/ready",
+        f"  curl -s http://127.0.0.1:8000/v1/models/{quote(plan.model)}/ready",
         "",
         "The set of components cannot change: from agg to disagg or back, first",
         f"  kubectl delete dgd {plan.name}{at}",

@@ -11,11 +11,13 @@ import math
 import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from urllib.parse import quote
 
 from dynamoctl import __version__
 from dynamoctl.export import local
 from dynamoctl.planner.plan import DeploymentPlan, Gate, Unit
 from dynamoctl.planner.printed import wrap
+from dynamoctl.words import one_line
 
 # A socket's path has no more than 107 bytes, and LMCache in process has names of 80: the folder's is short.
 _FOLDER = "mktemp -d /tmp/dctl-XXXXXXXX"
@@ -49,7 +51,7 @@ all_live() {
   done
 }
 
-get() { curl --silent --noproxy '*' --max-time 10 "$@"; }
+get() { curl --silent --globoff --noproxy '*' --max-time 10 "$@"; }
 is_200() { get --fail --output /dev/null "$1"; }
 says() { get "$1" | grep -E "$2" >/dev/null; }
 
@@ -104,7 +106,7 @@ def script(plan: DeploymentPlan) -> str:
 def _lines(plan: DeploymentPlan) -> Iterator[str]:
     secrets = local.secrets(plan)
     yield "#!/usr/bin/env bash"
-    yield from (f"# {line}".rstrip() for line in _head(plan, secrets))
+    yield from (f"# {one_line(line)}".rstrip() for line in _head(plan, secrets))
     # Units are functions, called by their names; what a user gave is literal.
     yield "# shellcheck disable=SC1003,SC2016,SC2317,SC2329"
     yield "set -euo pipefail"
@@ -147,7 +149,7 @@ def _settings(plan: DeploymentPlan) -> Iterator[str]:
     yield f"name={plan.name}"
     yield f"python={shlex.quote(plan.units[0].argv[0])}"
     yield f"model={shlex.quote(plan.model)}"
-    yield f"endpoint={plan.endpoint}"
+    yield f"endpoint={shlex.quote(plan.endpoint)}"
     yield 'logs=$(realpath -m "${LOGS:-$name-logs}")'
     yield f"timeout={math.ceil(plan.timeout_s)}  # seconds until it must have answered"
     yield f"patience={local.patience_s(plan)}  # seconds that each process gets to end"
@@ -206,7 +208,7 @@ def _starts(plan: DeploymentPlan) -> Iterator[str]:
 def _proof(plan: DeploymentPlan) -> Iterator[str]:
     """Gates are not enough: the frontend lists the model as complete, and a completion comes back."""
     body = {"model": plan.model, "prompt": "The capital of France is", "max_tokens": 4, "temperature": 0}
-    yield r"""await "$model" says "$endpoint/v1/models/$model/ready" '"ready": *true'"""
+    yield f"""await "$model" says "$endpoint/v1/models/{quote(plan.model)}/ready" '"ready": *true'"""
     yield "await 'a completion' get --fail --output /dev/null --max-time 120 \\"
     yield "  --header 'Content-Type: application/json' \\"
     yield f"  --data {shlex.quote(json.dumps(body))} \\"

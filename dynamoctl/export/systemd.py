@@ -15,6 +15,7 @@ from dynamoctl import __version__
 from dynamoctl.errors import SpecError
 from dynamoctl.export import local
 from dynamoctl.planner.plan import DeploymentPlan, Gate, Unit
+from dynamoctl.words import one_line
 
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # As the supervisor: three restarts in ten minutes.
@@ -86,7 +87,7 @@ def _target(plan: DeploymentPlan, manager: Manager, secrets: tuple[str, ...]) ->
     file = "~/.config/dynamoctl" if manager.scope == "user" else "/etc/dynamoctl"
     settings = f"{file}/{plan.name}.env"
     lines = [
-        f"# {plan.name}: {plan.mode}, {plan.model}, at {plan.endpoint}/v1",
+        one_line(f"# {plan.name}: {plan.mode}, {plan.model}, at {plan.endpoint}/v1"),
         f"# Written by dynamoctl {__version__}: dynamoctl export systemd {plan.mode}.",
         "#",
         "# Copy the files of this folder, and start:",
@@ -111,7 +112,7 @@ def _target(plan: DeploymentPlan, manager: Manager, secrets: tuple[str, ...]) ->
         *lines,
         "",
         "[Unit]",
-        f"Description={_escaped(f'{plan.name}: {plan.model} on Dynamo')}",
+        f"Description={_escaped(one_line(f'{plan.name}: {plan.model} on Dynamo'))}",
         *_wants(f"{stem}-{name}.service" for name in ("store", *(unit.name for unit in plan.units))),
         "",
         "[Install]",
@@ -157,6 +158,7 @@ def _service(plan: DeploymentPlan, unit: Unit, manager: Manager, has_secrets: bo
         "[Service]",
         "Type=exec",
         *_user(manager),
+        "UMask=0077",
         f"RuntimeDirectory={stem}/{unit.name}",
         "RuntimeDirectoryMode=0700",
         f"WorkingDirectory=%t/{stem}/{unit.name}",
@@ -232,10 +234,9 @@ def _escaped(text: str) -> str:
 
 def _quoted(text: str) -> str:
     """One word of a line."""
-    if text and not set(text) & set(" \t\n'\"\\;"):
+    if text and text.isprintable() and not set(text) & set(" '\"\\;"):
         return text
-    if "'" not in text and "\\" not in text and "\n" not in text:
+    if not set(text) & set("'\\") and text.isprintable():
         return f"'{text}'"
-    for plain, escape in (("\\", "\\\\"), ('"', '\\"'), ("\n", "\\n"), ("\t", "\\t")):
-        text = text.replace(plain, escape)
-    return f'"{text}"'
+    text = text.replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + "".join(c if c >= " " and c != "\x7f" else f"\\x{ord(c):02x}" for c in text) + '"'

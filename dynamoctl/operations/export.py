@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynamoctl.errors import DynamoctlError, PreflightError, SpecError
-from dynamoctl.export.cluster import Cluster
 from dynamoctl.state import Folder, deployments, targets_folder, write_whole
 
 
@@ -34,6 +33,7 @@ def prometheus_config(name: str | None) -> str:
 
 
 if TYPE_CHECKING:
+    from dynamoctl.export.cluster import Cluster
     from dynamoctl.export.systemd import Manager
     from dynamoctl.operations.planning import Planned
 

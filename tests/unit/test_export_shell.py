@@ -10,6 +10,7 @@ import re
 import shlex
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,11 @@ from dynamoctl.errors import SpecError
 from dynamoctl.export import shell
 from dynamoctl.planner.plan import DeploymentPlan, Unit
 
-from tests.unit.hosts import plan
+from tests.unit.hosts import FOLDER_MODEL, plan
 from tests.unit.test_plan_golden import GOLDEN, hold
+
+# What would do harm if it were not quoted, or not kept out of a comment.
+HOSTILE = replace(FOLDER_MODEL, served_name="m\ntouch hacked #[1]")
 
 SHAPES: dict[str, tuple[int, dict[str, Any]]] = {
     "agg-cpu": (0, {}),
@@ -30,6 +34,10 @@ SHAPES: dict[str, tuple[int, dict[str, Any]]] = {
     "disagg-overlapped": (2, {"mode": "disagg", "start": "overlapped", "lmcache": {"mode": "mp"}}),
     "agg-secrets": (1, {"env": {"HF_TOKEN": "hf_abc"}, "lmcache": {"remote": "redis://u:pw@redis:6379"}}),
     "odd-words": (1, {"engine_args": ("--x", "it's $HOME `a` \\"), "env": {"A": "1 'b' \"$c\""}}),
+    "hostile": (
+        0,
+        {"model_facts": HOSTILE, "host": "$(touch hacked)", "env": {"A": "\n"}},
+    ),
     "many": (64, {"workers": 64, "lmcache": {"disk": "/a b", "disk_gb": 1}}),
 }
 
@@ -157,3 +165,11 @@ def test_the_command(
     assert done.returncode == 1
     assert "there is no model in" in done.stderr
     assert not (tmp_path / "default-logs").exists()
+
+
+def test_nothing_that_a_user_names_is_run(tmp_path: Path) -> None:
+    _, script = made("hostile")
+    assert "/v1/models/m%0Atouch%20hacked%20%23%5B1%5D/ready" in script
+    (tmp_path / "run.sh").write_text(script)
+    subprocess.run(["bash", "run.sh"], cwd=tmp_path, capture_output=True, timeout=60, check=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["run.sh"]

@@ -6,6 +6,7 @@ import configparser
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from dynamoctl.export import local, systemd
 from dynamoctl.planner.plan import DeploymentPlan
 from dynamoctl.supervisor import removal
 
-from tests.unit.hosts import plan
+from tests.unit.hosts import FOLDER_MODEL, plan
 from tests.unit.test_plan_golden import GOLDEN, hold
 
 USER = systemd.Manager()
@@ -33,11 +34,14 @@ def values(text: str, key: str) -> list[str]:
     return [line.partition("=")[2] for line in joined.splitlines() if line.startswith(f"{key}=")]
 
 
+HOSTILE = replace(FOLDER_MODEL, served_name="m\nExecStart=/bin/false")
+
 SHAPES = {
     "agg-cpu": plan(),
     "agg-mocker": plan(engine="mocker", workers=2),
     "disagg-gpu": plan(2, mode="disagg", router_mode="kv"),
     "disagg-mp": plan(8, mode="disagg", decode=2, prefill=2, tp=2, lmcache={"mode": "mp"}),
+    "hostile": plan(model_facts=HOSTILE, env={"A": "1\n[Service]\r\x1b"}),
     "odd-words": plan(
         1, engine_args=("--x", "50% of $HOME 'a' \"b\" \\c", "--y", ""), env={"A": "1 $B %n 'c' \"d\""}
     ),
@@ -177,3 +181,10 @@ def test_the_command(
     assert "cannot write to file" in capsys.readouterr().err
     assert run([*words, "--scope", "system"]) == 2
     assert "--run-as llm" in capsys.readouterr().err
+
+
+def test_nothing_that_a_user_names_is_a_setting() -> None:
+    files = made(SHAPES["hostile"])
+    lines = [line for text in files.values() for line in text.splitlines()]
+    assert not [line for line in lines if line.startswith("ExecStart=/bin/false")]
+    assert r'''Environment="A=1\x0a[Service]\x0d\x1b"''' in lines

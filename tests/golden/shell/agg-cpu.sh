@@ -45,7 +45,7 @@ all_live() {
   done
 }
 
-get() { curl --silent --noproxy '*' --max-time 10 "$@"; }
+get() { curl --silent --globoff --noproxy '*' --max-time 10 "$@"; }
 is_200() { get --fail --output /dev/null "$1"; }
 says() { get "$1" | grep -E "$2" >/dev/null; }
 
@@ -177,7 +177,7 @@ await frontend is_200 http://127.0.0.1:8000/health
 await lmcache is_200 http://127.0.0.1:20001/healthcheck
 start worker-0
 await worker-0 is_200 http://127.0.0.1:20002/health
-await "$model" says "$endpoint/v1/models/$model/ready" '"ready": *true'
+await "$model" says "$endpoint/v1/models/smollm2-135m-instruct/ready" '"ready": *true'
 await 'a completion' get --fail --output /dev/null --max-time 120 \
   --header 'Content-Type: application/json' \
   --data '{"model": "smollm2-135m-instruct", "prompt": "The capital of France is", "max_tokens": 4, "temperature": 0}' \

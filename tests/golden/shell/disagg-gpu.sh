@@ -45,7 +45,7 @@ all_live() {
   done
 }
 
-get() { curl --silent --noproxy '*' --max-time 10 "$@"; }
+get() { curl --silent --globoff --noproxy '*' --max-time 10 "$@"; }
 is_200() { get --fail --output /dev/null "$1"; }
 says() { get "$1" | grep -E "$2" >/dev/null; }
 
@@ -198,7 +198,7 @@ start decode-0
 await decode-0 is_200 http://127.0.0.1:20000/health
 start prefill-0
 await prefill-0 is_200 http://127.0.0.1:20006/health
-await "$model" says "$endpoint/v1/models/$model/ready" '"ready": *true'
+await "$model" says "$endpoint/v1/models/Qwen/Qwen3-0.6B/ready" '"ready": *true'
 await 'a completion' get --fail --output /dev/null --max-time 120 \
   --header 'Content-Type: application/json' \
   --data '{"model": "Qwen/Qwen3-0.6B", "prompt": "The capital of France is", "max_tokens": 4, "temperature": 0}' \

@@ -45,7 +45,7 @@ all_live() {
   done
 }
 
-get() { curl --silent --noproxy '*' --max-time 10 "$@"; }
+get() { curl --silent --globoff --noproxy '*' --max-time 10 "$@"; }
 is_200() { get --fail --output /dev/null "$1"; }
 says() { get "$1" | grep -E "$2" >/dev/null; }
 
@@ -175,7 +175,7 @@ await decode-0 says http://127.0.0.1:20000/health '"generate": *"ready"'
 await decode-1 says http://127.0.0.1:20001/health '"generate": *"ready"'
 start prefill-0
 await prefill-0 says http://127.0.0.1:20002/health '"generate": *"ready"'
-await "$model" says "$endpoint/v1/models/$model/ready" '"ready": *true'
+await "$model" says "$endpoint/v1/models/smollm2-135m-instruct/ready" '"ready": *true'
 await 'a completion' get --fail --output /dev/null --max-time 120 \
   --header 'Content-Type: application/json' \
   --data '{"model": "smollm2-135m-instruct", "prompt": "The capital of France is", "max_tokens": 4, "temperature": 0}' \

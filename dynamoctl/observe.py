@@ -39,6 +39,11 @@ _CACHE_COUNTERS = {
     "vllm:external_prefix_cache_hits_total": "hit_tokens",
     "vllm:external_prefix_cache_queries_total": "requested_tokens",
 }
+# What vLLM keeps on the device itself. (A decode worker's is asked for what prefill has computed already.)
+_PREFIX_COUNTERS = {
+    "vllm:prefix_cache_hits_total": "prefix_hit_tokens",
+    "vllm:prefix_cache_queries_total": "prefix_requested_tokens",
+}
 _WORKER_COUNTERS = {
     "vllm:nixl_xfer_time_seconds_count": "transfers",
     "vllm:nixl_bytes_transferred_sum": "transferred_bytes",
@@ -50,8 +55,9 @@ _GAUGES = {
     "vllm:num_requests_waiting": "requests_waiting",
     "vllm:kv_cache_usage_perc": "kv_cache_usage",
 }
+_CACHE_CONFIG = "vllm:cache_config_info"
 _FRONTEND = tuple({**_FRONTEND_COUNTERS, **_FRONTEND_HISTOGRAMS})
-_WORKER = tuple({**_CACHE_COUNTERS, **_WORKER_COUNTERS, **_GAUGES})
+_WORKER = tuple({**_CACHE_COUNTERS, **_PREFIX_COUNTERS, **_WORKER_COUNTERS, **_GAUGES})
 
 
 @dataclass
@@ -151,15 +157,17 @@ def _add(text: str, plan: DeploymentPlan, unit: Unit, seen: Snapshot) -> None:
             if one.name == "dynamo_frontend_requests_total":
                 _count(counters, "failed_requests", one.value if one.labels.get("status") == "error" else 0)
         return
-    hits = plan.lmcache is not None and unit.role in ("agg", "prefill")
+    computes = unit.role in ("agg", "prefill")
+    cache = _CACHE_COUNTERS if plan.lmcache is not None else {}
+    hits = {**_PREFIX_COUNTERS, **cache} if computes else {}
     gauges: dict[str, list[float]] = {}
     for one in _samples(text, _WORKER):
         if one.name in _GAUGES:
             gauges.setdefault(_GAUGES[one.name], []).append(one.value)
         elif one.name in _WORKER_COUNTERS:
             _count(counters, _WORKER_COUNTERS[one.name], one.value)
-        elif hits:
-            _count(counters, _CACHE_COUNTERS[one.name], one.value)
+        elif one.name in hits:
+            _count(counters, hits[one.name], one.value)
     # One value for each of its engines, where it has several (data parallelism).
     seen.gauges[unit.name] = {
         name: sum(values) / (len(values) if name == "kv_cache_usage" else 1)
@@ -191,6 +199,25 @@ async def transfers(http: httpx2.AsyncClient, plan: DeploymentPlan) -> int:
     decode = [unit for unit in plan.workers if unit.role == "decode" and plan.moves_kv_cache]
     await asyncio.gather(*(_ask(http, plan, unit, seen) for unit in decode))
     return seen.total("transfers")
+
+
+async def kv_cache_tokens(http: httpx2.AsyncClient, plan: DeploymentPlan) -> int:
+    """How many tokens' KV cache fit on the devices of the workers that compute prompts; 0 where none says."""
+    asked = [unit for unit in plan.workers if unit.role in ("agg", "prefill")]
+    texts = await asyncio.gather(
+        *(probes.get_text(http, f"http://127.0.0.1:{unit.gate.port}/metrics") for unit in asked)
+    )
+    return sum(_cache_size(one.labels) for text in texts for one in _samples(text, (_CACHE_CONFIG,)))
+
+
+def _cache_size(labels: Mapping[str, str]) -> int:
+    """As vLLM says it (0.26), or blocks times their size."""
+    try:
+        if (said := labels.get("kv_cache_size_tokens", "")).isdigit():
+            return int(said)
+        return int(labels["num_gpu_blocks"]) * int(labels["block_size"])
+    except (KeyError, ValueError):
+        return 0
 
 
 def memory(units: Mapping[str, tuple[Sequence[int], Sequence[int | str]]]) -> Memory:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from dynamoctl.cli import cache, chat, doctor, down, export, init, logs, output, status, up
+from dynamoctl.cli import bench, cache, chat, doctor, down, export, init, logs, output, status, up
 from dynamoctl.errors import DynamoctlError, SpecError
 
 app = typer.Typer(
@@ -51,6 +51,7 @@ app.command("chat")(chat.command)
 app.command("logs")(logs.command)
 app.command("down")(down.command)
 app.add_typer(cache.app, name="cache")
+app.add_typer(bench.app, name="bench")
 app.add_typer(export.app, name="export")
 
 

@@ -40,7 +40,7 @@ STYLE = {
 WIDE = 240
 
 
-class _Display:
+class Display:
     """Live on a terminal, plain lines elsewhere, nothing where `quiet`."""
 
     def __init__(self, quiet: bool, transient: bool = False) -> None:
@@ -69,7 +69,7 @@ class _Display:
             self.console.print(text, markup=False)
 
 
-class UpDisplay(_Display):
+class UpDisplay(Display):
     """Each unit's phase and its time while `up` waits."""
 
     def __init__(self, plan: DeploymentPlan, quiet: bool) -> None:
@@ -132,7 +132,7 @@ class UpDisplay(_Display):
         return table
 
 
-class DownDisplay(_Display):
+class DownDisplay(Display):
     """Which units are still there while `down` waits."""
 
     def state(self, state: DeploymentState) -> None:
@@ -255,7 +255,7 @@ def gib(mib: int | None) -> str:
     return f"{mib / 1024:.1f} GiB" if mib is not None else "-"
 
 
-class Looking(_Display):
+class Looking(Display):
     """What `doctor` looks at while it does; nothing of it stays."""
 
     def __init__(self, quiet: bool) -> None:

@@ -106,6 +106,43 @@ def run_script(
         return code, [line for line in errors.read().splitlines() if line.strip()][-6:]
 
 
+def follow(argv: Sequence[str], environ: Mapping[str, str], cwd: Path, on_line: Callable[[str], None]) -> int:
+    """Run a program, which may start others, to its end; if the caller is interrupted, all are killed.
+
+    Args:
+        on_line: called with each line of its output and of its errors. A carriage return ends a line too: so
+            progress bars are seen.
+
+    Returns:
+        Its exit code.
+
+    Raises:
+        OSError: the program cannot be started.
+    """
+    child = subprocess.Popen(
+        argv,
+        env=dict(environ),
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    assert child.stdout is not None
+    try:
+        for line in child.stdout:
+            on_line(line.rstrip())
+        # It stays a zombie, so that the group's number is still its own below.
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    finally:
+        os.killpg(child.pid, signal.SIGKILL)
+        code = child.wait()
+        child.stdout.close()
+    return code
+
+
 def reap() -> dict[int, int]:
     """Collect every child that has ended: pid -> exit code, or minus the signal that killed it."""
     ended: dict[int, int] = {}

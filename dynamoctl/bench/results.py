@@ -1,0 +1,201 @@
+"""From what a load generator has measured to the figures of a bench. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One request, as the client saw it.
+
+    Attributes:
+        ttft_s: seconds to the first token.
+        gaps_s: seconds between one token and the next.
+        error: why it failed; empty where it did not.
+    """
+
+    prompt_tokens: int
+    output_tokens: int
+    ttft_s: float
+    gaps_s: tuple[float, ...] = ()
+    error: str = ""
+
+    @property
+    def seconds(self) -> float:
+        """To its last token."""
+        return self.ttft_s + sum(self.gaps_s)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How values are spread, seconds."""
+
+    mean: float
+    p50: float
+    p95: float
+    p99: float
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What the units counted while a pass ran.
+
+    Attributes:
+        lmcache_hit_tokens, lmcache_requested_tokens: what LMCache gave of what it was asked for; None where
+            it is off. It is asked for what the engine's own prefix cache does not have.
+        prefix_hit_tokens, prefix_requested_tokens: the same of the engines' own prefix caches; None where
+            nobody counts it (the mocker).
+        transfers, transferred_bytes, failed_transfers: NIXL's.
+        memory_mib: unit -> host memory after the pass, MiB.
+        gpu_memory_mib: GPU -> memory in use after the pass, by anybody, MiB.
+    """
+
+    lmcache_hit_tokens: int | None = None
+    lmcache_requested_tokens: int | None = None
+    prefix_hit_tokens: int | None = None
+    prefix_requested_tokens: int | None = None
+    transfers: int = 0
+    transferred_bytes: int = 0
+    failed_transfers: int = 0
+    memory_mib: Mapping[str, int] = field(default_factory=dict)
+    gpu_memory_mib: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A pass as it went: what the client saw and what the units counted.
+
+    Attributes:
+        seconds: from the first request to the last answer.
+    """
+
+    label: str
+    seconds: float
+    answered: tuple[Answered, ...]
+    counted: Counted
+
+    @property
+    def failed(self) -> bool:
+        """Whether a request failed."""
+        return any(one.error for one in self.answered)
+
+
+@dataclass(frozen=True)
+class PassResult:
+    """One pass.
+
+    Attributes:
+        seconds: from the first request to the last answer.
+        ttft_s: time to the first token.
+        inter_token_latency_s: time between two tokens of an answer.
+        latency_s: from a request to the last token of its answer.
+        errors: why requests failed: words -> how many.
+    """
+
+    label: str
+    requests: int
+    failed: int
+    seconds: float
+    prompt_tokens: int
+    output_tokens: int
+    requests_per_s: float
+    output_tokens_per_s: float
+    total_tokens_per_s: float
+    ttft_s: Spread | None
+    inter_token_latency_s: Spread | None
+    latency_s: Spread | None
+    counted: Counted
+    errors: Mapping[str, int] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """Its JSON form; seconds to a tenth of a millisecond."""
+        body: dict[str, Any] = _rounded(asdict(self))
+        return body
+
+
+def read_vllm(body: Mapping[str, Any]) -> tuple[float, list[Answered]]:
+    """A result of `vllm bench serve --save-detailed`: (seconds in all, requests).
+
+    Raises:
+        KeyError: it has no details.
+    """
+    columns = ("input_lens", "output_lens", "ttfts", "itls", "errors")
+    rows = zip(*(body[name] for name in columns), strict=True)
+    # It marks a failure by an error, but for an answer that had no text at all.
+    return float(body["duration"]), [
+        Answered(int(prompt), int(output or 0), float(ttft), tuple(gaps), _reason(error) or _empty(ttft))
+        for prompt, output, ttft, gaps, error in rows
+    ]
+
+
+def summed_up(measured: Measured) -> PassResult:
+    """The figures of a pass. What failed counts in none but `failed` and `errors`."""
+    good = [one for one in measured.answered if not one.error]
+    errors: dict[str, int] = {}
+    for one in measured.answered:
+        if one.error:
+            errors[one.error] = errors.get(one.error, 0) + 1
+    prompt, output = sum(one.prompt_tokens for one in good), sum(one.output_tokens for one in good)
+    span = max(measured.seconds, 1e-9)
+    return PassResult(
+        measured.label,
+        requests=len(measured.answered),
+        failed=len(measured.answered) - len(good),
+        seconds=measured.seconds,
+        prompt_tokens=prompt,
+        output_tokens=output,
+        requests_per_s=len(good) / span,
+        output_tokens_per_s=output / span,
+        total_tokens_per_s=(prompt + output) / span,
+        ttft_s=spread([one.ttft_s for one in good]),
+        inter_token_latency_s=spread([gap for one in good for gap in one.gaps_s]),
+        latency_s=spread([one.seconds for one in good]),
+        counted=measured.counted,
+        errors=errors,
+    )
+
+
+def spread(values: Sequence[float]) -> Spread | None:
+    """Mean and percentiles; None where there are no values."""
+    if not values:
+        return None
+    return Spread(sum(values) / len(values), *(percentile(values, share) for share in (0.5, 0.95, 0.99)))
+
+
+def percentile(values: Iterable[float], share: float) -> float:
+    """The value that this share of all is not above; between two of them, in proportion (as NumPy has it)."""
+    ordered = sorted(values)
+    place = share * (len(ordered) - 1)
+    below = math.floor(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
+
+
+def times_faster(passes: Sequence[PassResult]) -> float | None:
+    """How many times shorter the mean TTFT of the later passes is than that of the first; None for one."""
+    later = [one.ttft_s.mean for one in passes[1:] if one.ttft_s]
+    if not later or passes[0].ttft_s is None:
+        return None
+    return passes[0].ttft_s.mean / (sum(later) / len(later))
+
+
+def _reason(error: str) -> str:
+    """The last line of a traceback, or the whole of what is said."""
+    lines = [line for line in error.splitlines() if line.strip()]
+    return lines[-1].strip()[:200] if lines else ""
+
+
+def _empty(ttft: float) -> str:
+    return "" if ttft > 0 else "no token came"
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return round(value, 4)
+    if isinstance(value, Mapping):
+        return {key: _rounded(one) for key, one in value.items()}
+    return value

@@ -27,10 +27,13 @@ from typing import Any
 
 import typer.main
 from dynamoctl import cli, config_schema, errors, lmcache_keys, spec
+from dynamoctl.bench.comparison import Figures
+from dynamoctl.bench.results import Counted, PassResult
 from dynamoctl.cli import doctor, down, export, init, logs, up
 from dynamoctl.export import grafana
 from dynamoctl.host.processes import identify
 from dynamoctl.observe import Memory, Snapshot
+from dynamoctl.operations import bench, compare
 from dynamoctl.operations.chat import Reply
 from dynamoctl.operations.status import _body
 from dynamoctl.operations.watch import _rates
@@ -159,6 +162,40 @@ INIT_WORDS = {
     "gpus": "the GPUs that may be used, each with `gpu` (as `--gpus` counts them, a string), `name` and"
     " `memory_total_mib`; the last two are null for a MIG instance",
     "models": "the models that need no download",
+}
+BENCH_WORDS = {
+    "name": "the deployment",
+    "mode": "`agg` or `disagg`",
+    "model": "the name under which it is served",
+    "device": "`cuda` or `cpu`",
+    "engine": "`vllm` or `mocker`",
+    "workers": "its workers: `name`, `gpus`",
+    "lmcache": "null where it is off; else `mode`, `chunk_size`, `cpu_gib`, and `tiers` below CPU memory",
+    "tool": "what sent the requests",
+    "versions": "versions of the engine's packages",
+    "began": "when, UTC",
+    "workload": "`kind`, `seed`, and its sizes by the names of the command's flags",
+    "concurrency": "requests at a time, at most",
+    "request_rate": "requests that began in a second, on average; null: each as soon as it might",
+    "forgotten_by": "how the engines' own prefix caches lost what they had: `reset` or `fill`;"
+    " null where they kept it",
+    "passes": "a list, see below",
+    "ttft_times_faster": "mean time to the first token in the first pass by that in the later ones (`reuse`)",
+}
+COMPARE_WORDS = {
+    **{key: BENCH_WORDS[key] for key in ("began", "workload", "concurrency", "request_rate")},
+    "repeat": "rounds",
+    "against": "the variant to which ratios are: the first that did not fail; null where all failed",
+    "variants": "a list, see below",
+}
+VARIANT_WORDS = {
+    "name": "the variant",
+    "ok": "whether it went well",
+    "ready_s": "seconds to ready, in each round",
+    "figures": "see below; null where it failed",
+    "ratios": "the same keys, each as so many times that of `against`",
+    "bench": "as above, all rounds together; null where it failed",
+    "error": "why it failed, or null",
 }
 DOWN_WORDS = {
     "name": "the deployment",
@@ -563,6 +600,24 @@ def json_forms() -> str:
             "### `chat --json`\n",
             "Schema `dynamoctl/chat/v1`.\n",
             _key_table(["name", "model", *(one.name for one in dataclasses.fields(Reply))], CHAT_WORDS),
+            "### `bench --json`\n",
+            "Schema `dynamoctl/bench/v1`. Where requests failed, there is an `error` beside the figures.\n",
+            _key_table(_keys_of_literal(bench, "forgotten_by"), BENCH_WORDS),
+            "A pass:\n",
+            _dataclass_table(PassResult),
+            "`counted`:\n",
+            _dataclass_table(Counted),
+            "### `bench compare --json`\n",
+            "Schema `dynamoctl/bench-compare/v1`. Where a variant failed, there is an `error` beside them.\n",
+            _key_table(_keys_of_literal(compare, "against"), COMPARE_WORDS),
+            "A variant:\n",
+            _key_table(_keys_of_literal(compare, "ratios"), VARIANT_WORDS),
+            "`figures`:\n",
+            _dataclass_table(Figures),
+            "### `bench tune --json`\n",
+            "Schema `dynamoctl/bench-tune/v1`: as `bench compare`; a variant has `chunk_size` and `cpu_gib`"
+            " too. Beside them `best`, the variant that was taken, `values`, the keys of `[lmcache]` that it"
+            " has, `config`, the file, and `written`, whether they were set in it.\n",
             "### `export --json`\n",
             "Schema `dynamoctl/export/v1`.\n",
             _key_table(_keys_of_literal(export, "program"), EXPORT_WORDS),
@@ -628,7 +683,7 @@ def _json_type(annotation: str) -> str:
         r"tuple\[Unit, \.\.\.\]": "list of objects",
         r"tuple\[int \| str, \.\.\.\]": "list of integers or strings",
         r"tuple\[str, \.\.\.\]": "list of strings",
-        r"\bGate\b": "object",
+        r"\b(Gate|Spread|Counted)\b": "object",
         r"\bstr\b": "string",
         r"\bint\b": "integer",
         r"\bfloat\b": "number",

@@ -86,13 +86,20 @@ class Measured:
 
 @dataclass(frozen=True)
 class PassResult:
-    """One pass.
+    """The figures of a pass. A spread is `mean`, `p50`, `p95` and `p99`.
 
     Attributes:
+        label: which pass.
+        requests: how many were sent.
+        failed: how many of them failed; they count in no other figure.
         seconds: from the first request to the last answer.
-        ttft_s: time to the first token.
+        prompt_tokens, output_tokens: of all requests, as the engine counts them.
+        requests_per_s, output_tokens_per_s: throughput.
+        total_tokens_per_s: throughput of prompts and answers together.
+        ttft_s: time to the first token; None where no request was answered.
         inter_token_latency_s: time between two tokens of an answer.
         latency_s: from a request to the last token of its answer.
+        counted: what the units counted meanwhile.
         errors: why requests failed: words -> how many.
     """
 

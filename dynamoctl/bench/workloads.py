@@ -14,6 +14,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Protocol
 
+from dynamoctl.errors import SpecError
+from dynamoctl.words import nearest
+
 BLOCK = 16
 # What is asked about a document at its end: each time something else.
 _QUESTION_BLOCKS = 2
@@ -204,6 +207,37 @@ class Random:
 
     def __str__(self) -> str:
         return f"{self.requests} requests of {self.input_tokens:,} tokens, nothing in common"
+
+
+KINDS: dict[str, type[Reuse] | type[MultiTurn] | type[SharedPrefix] | type[Random]] = {
+    kind.kind: kind for kind in (Reuse, MultiTurn, SharedPrefix, Random)
+}
+
+
+def make(kind: str, sizes: Sequence[str]) -> Workload:
+    """The workload of this kind, with what is set of it.
+
+    Args:
+        sizes: as in `documents=8`.
+
+    Raises:
+        SpecError: it has no such size, or that is no number.
+    """
+    chosen = KINDS[kind]
+    given: dict[str, int] = {}
+    for word in sizes:
+        name, _, number = word.partition("=")
+        name = name.strip().replace("-", "_")
+        if name not in chosen.__dataclass_fields__:
+            known = [one.replace("_", "-") for one in chosen.__dataclass_fields__]
+            raise SpecError(
+                f"the workload {kind} has no '{name.replace('_', '-')}'",
+                nearest(name.replace("_", "-"), known) or f"known are: {', '.join(known)}",
+            )
+        if not number.strip().isdecimal() or int(number) < 1:
+            raise SpecError(f"'{word}' sets no number from 1 on", f"as in: {name.replace('_', '-')}=8")
+        given[name] = int(number)
+    return chosen(**given)
 
 
 def as_json(workload: Workload, seed: int) -> dict[str, Any]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from dynamoctl.cli import completers
 from dynamoctl.cli.options import Json, Name
+from dynamoctl.errors import DynamoctlError, SpecError
 
 if TYPE_CHECKING:
     from dynamoctl.bench.workloads import Workload
@@ -51,6 +54,64 @@ Output = Annotated[
 ]
 
 
+Plot = Annotated[
+    Path | None,
+    typer.Option(
+        "--plot",
+        metavar="FILE",
+        help="Draw FILE.png and FILE.svg (needs the extra bench).",
+        rich_help_panel=_SHOWING,
+    ),
+]
+Forgetting = Annotated[
+    Literal["reset", "fill"],
+    typer.Option(
+        help="How the engines' own prefix caches lose documents: emptied, or by more than they hold."
+    ),
+]
+Kind = Annotated[
+    Literal["reuse", "multi-turn", "shared-prefix", "random"],
+    typer.Option("--workload", help="What is sent.", rich_help_panel=_SENDING),
+]
+Sizes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="SIZE=N",
+        help="A size of the workload, as in documents=8; the names are the flags of its command.",
+        rich_help_panel=_SENDING,
+    ),
+]
+Repeat = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        help="Rounds through all variants, every other one backwards.",
+        rich_help_panel=_SENDING,
+    ),
+]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        "-c",
+        help="A TOML for all; without it, dynamoctl.toml if it is there.",
+        autocompletion=completers.toml_files,
+    ),
+]
+Model = Annotated[
+    str | None, typer.Option("--model", "-m", help="As for up.", autocompletion=completers.models)
+]
+Device = Annotated[Literal["auto", "cuda", "cpu"] | None, typer.Option(help="As for up.")]
+Gpus = Annotated[str | None, typer.Option("--gpus", "-g", help="As for up.", autocompletion=completers.gpus)]
+Engine = Annotated[Literal["vllm", "mocker"] | None, typer.Option(help="As for up.")]
+Port = Annotated[int | None, typer.Option("--port", "-p", help="As for up.")]
+VllmArgs = Annotated[
+    str | None,
+    typer.Option(metavar="ARGUMENTS", help="What up takes after --, in one word: '--max-model-len 4096'."),
+]
+
+
 @app.command("reuse")
 def reuse(
     name: Name = "default",
@@ -58,16 +119,12 @@ def reuse(
     document_tokens: Annotated[int, typer.Option(min=1, help="The length of each.")] = 1024,
     passes: Annotated[int, typer.Option(min=1, help="How often each is asked about.")] = 2,
     output_tokens: OutputTokens = 16,
-    forget: Annotated[
-        Literal["reset", "fill"],
-        typer.Option(
-            help="How the engines' own prefix caches lose them: emptied, or by more than they hold."
-        ),
-    ] = "reset",
+    forget: Forgetting = "reset",
     concurrency: Concurrency = 1,
     request_rate: Rate = None,
     seed: Seed = None,
     output: Output = None,
+    plot: Plot = None,
     json: Json = False,
 ) -> None:
     """Ask about long documents, and again when the engines' own prefix caches have lost them.
@@ -78,7 +135,7 @@ def reuse(
     from dynamoctl.operations.load_generators import Load
 
     workload = Reuse(documents, document_tokens, passes, output_tokens)
-    raise typer.Exit(_run(name, workload, seed, Load(concurrency, request_rate), forget, output, json))
+    raise typer.Exit(_run(name, workload, seed, Load(concurrency, request_rate), forget, output, plot, json))
 
 
 @app.command("multi-turn")
@@ -95,6 +152,7 @@ def multi_turn(
     request_rate: Rate = None,
     seed: Seed = None,
     output: Output = None,
+    plot: Plot = None,
     json: Json = False,
 ) -> None:
     """Go on with conversations: each turn is sent with all that was said before."""
@@ -102,7 +160,7 @@ def multi_turn(
     from dynamoctl.operations.load_generators import Load
 
     workload = MultiTurn(conversations, turns, first_tokens, turn_tokens, output_tokens)
-    raise typer.Exit(_run(name, workload, seed, Load(concurrency, request_rate), "reset", output, json))
+    raise typer.Exit(_run(name, workload, seed, Load(concurrency, request_rate), "reset", output, plot, json))
 
 
 @app.command("shared-prefix")
@@ -117,6 +175,7 @@ def shared_prefix(
     request_rate: Rate = None,
     seed: Seed = None,
     output: Output = None,
+    plot: Plot = None,
     json: Json = False,
 ) -> None:
     """Send requests that begin alike, as with one system prompt for all."""
@@ -124,7 +183,7 @@ def shared_prefix(
     from dynamoctl.operations.load_generators import Load
 
     workload = SharedPrefix(requests, prefixes, prefix_tokens, suffix_tokens, output_tokens)
-    raise typer.Exit(_run(name, workload, seed, Load(concurrency, request_rate), "reset", output, json))
+    raise typer.Exit(_run(name, workload, seed, Load(concurrency, request_rate), "reset", output, plot, json))
 
 
 @app.command("random")
@@ -137,6 +196,7 @@ def random(
     request_rate: Rate = None,
     seed: Seed = None,
     output: Output = None,
+    plot: Plot = None,
     json: Json = False,
 ) -> None:
     """Send requests that have nothing in common: what is paid where no cache helps."""
@@ -144,7 +204,127 @@ def random(
     from dynamoctl.operations.load_generators import Load
 
     workload = Random(requests, input_tokens, output_tokens)
-    raise typer.Exit(_run(name, workload, seed, Load(concurrency, request_rate), "reset", output, json))
+    raise typer.Exit(_run(name, workload, seed, Load(concurrency, request_rate), "reset", output, plot, json))
+
+
+@app.command("compare")
+def compare(
+    variants: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="VARIANT...",
+            help="agg, agg-no-lmcache, agg-inproc, agg-mp, disagg, disagg-no-lmcache, chunk-N, router-MODE"
+            " (two workers), or a TOML's path.",
+        ),
+    ],
+    config: Config = None,
+    model: Model = None,
+    device: Device = None,
+    gpus: Gpus = None,
+    engine: Engine = None,
+    port: Port = None,
+    vllm_args: VllmArgs = None,
+    kind: Kind = "reuse",
+    sizes: Sizes = None,
+    repeat: Repeat = 1,
+    forget: Forgetting = "reset",
+    concurrency: Concurrency = 1,
+    request_rate: Rate = None,
+    seed: Seed = None,
+    output: Output = None,
+    plot: Plot = None,
+    json: Json = False,
+) -> None:
+    """Bring up one deployment after another, measure each with the same prompts, and take it down.
+
+    The ratios are to the first variant. One that fails is named, and the others go on.
+    """
+    from dynamoctl.bench import workloads
+    from dynamoctl.bench.variants import parse
+    from dynamoctl.cli.draw_bench import CompareDisplay, draw_compare
+    from dynamoctl.operations.compare import compare as measure
+    from dynamoctl.operations.load_generators import Load
+    from dynamoctl.operations.planning import find_config
+
+    _see_to_plots(plot)
+    chosen, workload = parse(variants), workloads.make(kind, sizes or [])
+    common = _common(model, device, gpus, engine, port, vllm_args)
+    with CompareDisplay(quiet=json) as display:
+        done = measure(
+            chosen, common, find_config(config), workload, _seed(seed), Load(concurrency, request_rate),
+            forget, repeat, display.watching(),
+        )  # fmt: skip
+    raise typer.Exit(_show("bench-compare", done.as_json(), done.failure, draw_compare, output, plot, json))
+
+
+@app.command("tune")
+def tune(
+    config: Config = None,
+    chunk_sizes: Annotated[
+        str, typer.Option(metavar="TOKENS,...", help="Chunk sizes to try.")
+    ] = "128,256,512,1024",
+    cpu_gb: Annotated[
+        str | None,
+        typer.Option(metavar="GIB,...", help="Sizes of LMCache's CPU memory to try; without it, it stays."),
+    ] = None,
+    write: Annotated[bool, typer.Option("--write/--no-write", help="Set the best in the TOML.")] = True,
+    model: Model = None,
+    device: Device = None,
+    gpus: Gpus = None,
+    port: Port = None,
+    vllm_args: VllmArgs = None,
+    kind: Kind = "reuse",
+    sizes: Sizes = None,
+    repeat: Repeat = 1,
+    forget: Forgetting = "reset",
+    concurrency: Concurrency = 1,
+    request_rate: Rate = None,
+    seed: Seed = None,
+    output: Output = None,
+    plot: Plot = None,
+    json: Json = False,
+) -> None:
+    """Find the chunk size, and the size of the cache, that suit a workload, and set them in the TOML.
+
+    The best has the shortest time to the first token once the cache knows the prompts. What is within 5 % of
+    it is as good; of those, the one with the least memory is taken.
+    """
+    from dynamoctl.bench import workloads
+    from dynamoctl.cli.draw_bench import CompareDisplay, draw_tune
+    from dynamoctl.operations.load_generators import Load
+    from dynamoctl.operations.tune import tune as sweep
+
+    _see_to_plots(plot)
+    workload = workloads.make(kind, sizes or [])
+    chunks = [int(one) for one in _numbers("--chunk-sizes", chunk_sizes)]
+    common = _common(model, device, gpus, None, port, vllm_args)
+    with CompareDisplay(quiet=json) as display:
+        done = sweep(
+            config, common, chunks, _numbers("--cpu-gb", cpu_gb or ""), workload, _seed(seed),
+            Load(concurrency, request_rate), forget, repeat, write, display.watching(),
+        )  # fmt: skip
+    failure = done.compared.failure
+    raise typer.Exit(_show("bench-tune", done.as_json(), failure, draw_tune, output, plot, json))
+
+
+@app.command("show")
+def show(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What --output has written.")],
+    plot: Plot = None,
+    json: Json = False,
+) -> None:
+    """Show a result again, or draw it: the plot can be made on another machine than the measurement."""
+    from dynamoctl.cli import draw_bench
+    from dynamoctl.operations.bench import read
+
+    _see_to_plots(plot)
+    kind, body = read(file)
+    draw = {
+        "bench": draw_bench.draw_bench,
+        "bench-compare": draw_bench.draw_compare,
+        "bench-tune": draw_bench.draw_tune,
+    }[kind]
+    raise typer.Exit(_show(kind, body, None, draw, None, plot, json))
 
 
 def _run(
@@ -154,30 +334,93 @@ def _run(
     load: Load,
     forget: Forget,
     output: Path | None,
+    plot: Path | None,
     as_json: bool,
 ) -> int:
-    """Measure, show, and give back the exit code."""
-    from secrets import randbelow
-
+    """Measure one deployment, show it, and give back the exit code."""
     from dynamoctl.cli.draw_bench import BenchDisplay, draw_bench
-    from dynamoctl.cli.output import emit, fail, note, schema
+    from dynamoctl.cli.output import note
     from dynamoctl.operations import bench
 
+    _see_to_plots(plot)
     try:
         with BenchDisplay(quiet=as_json) as display:
-            done = bench.run(
-                name, workload, randbelow(2**31) if seed is None else seed, load, forget, display.progress
-            )
+            done = bench.run(name, workload, _seed(seed), load, forget, display.progress)
     except KeyboardInterrupt:
         if not as_json:
             note("the load generator was ended; the deployment goes on")
         raise
-    failure = done.failure
-    body = done.as_json() | ({"error": failure.as_json()} if failure else {})
+    return _show("bench", done.as_json(), done.failure, draw_bench, output, plot, as_json)
+
+
+def _show(
+    kind: str,
+    body: dict[str, Any],
+    failure: DynamoctlError | None,
+    draw: Callable[[dict[str, Any]], None],
+    output: Path | None,
+    plot: Path | None,
+    as_json: bool,
+) -> int:
+    """A result to a file, to plots and to stdout; its exit code."""
+    from dynamoctl.cli.output import emit, fail, note, schema
+    from dynamoctl.operations import bench
+
+    said = body | ({"error": failure.as_json()} if failure else {})
     if output is not None:
-        bench.write(output, {"schema": schema("bench"), "ok": failure is None, **body})
+        bench.write(output, {"schema": schema(kind), "ok": failure is None, **said})
+    if plot is not None:
+        from dynamoctl.bench import plots
+
+        for path in plots.save(kind, body, plot):
+            note(f"drew {path}")
     if as_json:
-        emit(schema("bench"), body, ok=failure is None)
+        emit(schema(kind), said, ok=failure is None)
         return failure.exit_code if failure else 0
-    draw_bench(body)
+    draw(body)
     return fail("bench", failure, as_json=False) if failure else 0
+
+
+def _see_to_plots(plot: Path | None) -> None:
+    """Say before anything is measured that it could not be drawn."""
+    if plot is not None:
+        from dynamoctl.bench import plots
+
+        plots.require()
+
+
+def _seed(given: int | None) -> int:
+    from secrets import randbelow
+
+    return randbelow(2**31) if given is None else given
+
+
+def _common(
+    model: str | None,
+    device: str | None,
+    gpus: str | None,
+    engine: str | None,
+    port: int | None,
+    vllm_args: str | None,
+) -> dict[str, Any]:
+    """What all variants have in common, by the spec's names."""
+    from dynamoctl.cli.plan_flags import words
+
+    return {
+        "model": model,
+        "device": device,
+        "gpus": gpus,
+        "engine": engine,
+        "port": port,
+        "engine_args": words("--vllm-args", vllm_args),
+    }
+
+
+def _numbers(flag: str, given: str) -> list[float]:
+    try:
+        numbers = [float(word) for word in given.split(",") if word.strip()]
+    except ValueError:
+        numbers = [0.0]
+    if any(not 0 < one < 1e9 for one in numbers):
+        raise SpecError(f"{flag}: '{given}' are no numbers above 0", f"as in: {flag} 128,256")
+    return numbers

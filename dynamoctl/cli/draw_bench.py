@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from dynamoctl.operations.bench import Progress
+    from dynamoctl.operations.compare import Watching
+    from dynamoctl.state import DeploymentState
 
 # Key in a pass's JSON, its name, and the unit it is shown in.
 _LATENCIES = (
@@ -28,9 +30,9 @@ _SAID_EVERY = 0.25
 class BenchDisplay(Display):
     """How many requests have been answered, and the time that is left."""
 
-    def __init__(self, quiet: bool, what: str = "") -> None:
+    def __init__(self, quiet: bool) -> None:
         super().__init__(quiet, transient=True)
-        self._what = f"{what}: " if what else ""
+        self._what = ""
         self._said: tuple[str, int] = ("", 0)
 
     def progress(self, now: Progress) -> None:
@@ -49,6 +51,106 @@ class BenchDisplay(Display):
         if (now.label, part) != self._said:
             self._said = (now.label, part)
             self.say(words)
+
+
+class CompareDisplay(BenchDisplay):
+    """Which variant is on, what its units do, and how far its load is."""
+
+    def watching(self) -> Watching:
+        """For the operation."""
+        from dynamoctl.operations.compare import Watching
+
+        return Watching(self.begins, self.state, self.progress, self.model)
+
+    def begins(self, variant: str, number: int, what: str) -> None:
+        """The next step of a variant."""
+        turn = f", round {number + 1}" if number else ""
+        self._what = f"{variant}{turn}: "
+        self._words(f"{self._what}{what}")
+        self.say(f"{self._what}{what}")
+
+    def state(self, state: DeploymentState) -> None:
+        """Its units come up, or go."""
+        doing = [f"{unit.name} {unit.phase or unit.state}" for unit in state.units]
+        self._words(f"{self._what}{', '.join(doing)}")
+
+    def model(self, what: str, _fraction: float) -> None:
+        """A model is prepared."""
+        self._words(f"{self._what}preparing the model: {what}")
+
+    def _words(self, words: str) -> None:
+        if self.live is not None:
+            from rich.spinner import Spinner
+
+            self.live.update(Spinner("dots", f" {words}", style="yellow"))
+
+
+def draw_compare(body: dict[str, Any]) -> None:
+    """Variants side by side, to stdout."""
+    out = _out()
+    _draw_head(out, body)
+    out.print(_variants(body))
+    against = body["against"]
+    if against and len([one for one in body["variants"] if one["ratios"]]) > 1:
+        out.print()
+        out.print(f"times the figures of {against}:", markup=False)
+        out.print(_ratios(body))
+
+
+def draw_tune(body: dict[str, Any]) -> None:
+    """The sweep and what came of it, to stdout."""
+    out = _out()
+    _draw_head(out, body)
+    out.print(_variants(body))
+    if body["best"] is not None:
+        values = ", ".join(f"{name} = {value:g}" for name, value in body["values"].items())
+        done = f"set in {body['config']}" if body["written"] else "not written"
+        out.print()
+        out.print(f"best: {values} ({done})", markup=False)
+
+
+_FIGURES = (
+    ("ttft_first_s", "TTFT FIRST, s", 1),
+    ("ttft_later_s", "TTFT LATER, s", 1),
+    ("inter_token_latency_p99_s", "ITL p99, ms", 1000),
+    ("total_tokens_per_s", "TOKENS/S", 1),
+)
+
+
+def _draw_head(out: Console, body: dict[str, Any]) -> None:
+    rounds = f"; {body['repeat']} rounds" if body["repeat"] > 1 else ""
+    first = next((one["bench"] for one in body["variants"] if one["bench"]), None)
+    model = f"{first['model']}, " if first else ""
+    out.print(f"{body['workload']['kind']}: {model}same prompts for all{rounds}", style="bold", markup=False)
+    out.print(_circumstances({"forgotten_by": first and first["forgotten_by"], **body}), markup=False)
+    out.print()
+
+
+def _variants(body: dict[str, Any]) -> Table:
+    table = _table("VARIANT", *(title for _, title, _ in _FIGURES), "LMCACHE HITS", "READY, s")
+    for one in body["variants"]:
+        ready = ", ".join(f"{seconds:.0f}" for seconds in one["ready_s"]) or "-"
+        if one["figures"] is None:
+            table.add_row(one["name"], "failed", *([""] * len(_FIGURES)), ready)
+            continue
+        cells = [(one["figures"][key], factor) for key, _, factor in _FIGURES]
+        hits = [each["counted"]["lmcache_hit_tokens"] for each in one["bench"]["passes"]]
+        table.add_row(
+            one["name"],
+            *("-" if value is None else _digits(value * factor) for value, factor in cells),
+            _count(sum(hit or 0 for hit in hits) if any(hit is not None for hit in hits) else None),
+            ready,
+        )
+    return table
+
+
+def _ratios(body: dict[str, Any]) -> Table:
+    table = _table("VARIANT", *(title.partition(",")[0] for _, title, _ in _FIGURES))
+    for one in body["variants"]:
+        if one["ratios"] and one["name"] != body["against"]:
+            values = [one["ratios"][key] for key, _, _ in _FIGURES]
+            table.add_row(one["name"], *("-" if value is None else f"{value:.2f}" for value in values))
+    return table
 
 
 def draw_bench(body: dict[str, Any]) -> None:

@@ -290,13 +290,13 @@ def _flags(
         "roles": roles,
         "advertise": advertise,
         "engine_args": tuple(engine_args) if engine_args else None,
-        "decode_args": _words("--decode-args", decode_args),
-        "prefill_args": _words("--prefill-args", prefill_args),
+        "decode_args": words("--decode-args", decode_args),
+        "prefill_args": words("--prefill-args", prefill_args),
         "config": config,
     }
 
 
-def _words(flag: str, given: str | None) -> tuple[str, ...] | None:
+def words(flag: str, given: str | None) -> tuple[str, ...] | None:
     """A flag's arguments, split as a shell does."""
     if given is None:
         return None

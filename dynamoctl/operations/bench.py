@@ -164,6 +164,25 @@ def write(path: Path, body: dict[str, Any]) -> None:
         raise DynamoctlError(f"cannot write {path}: {error.strerror}", "name another file") from None
 
 
+def read(path: Path) -> tuple[str, dict[str, Any]]:
+    """A result that was written: what it is of (`bench`, `bench-compare`, `bench-tune`), and its body.
+
+    Raises:
+        SpecError: it is no such file.
+    """
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+        _, kind, version = body.pop("schema").split("/")
+    except OSError as error:
+        raise SpecError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, AttributeError, KeyError, TypeError):
+        kind, version, body = "", "", {}
+    if version != "v1" or kind not in ("bench", "bench-compare", "bench-tune"):
+        raise SpecError(f"{path} holds no result of a bench", "name a file that --output has written")
+    body.pop("ok", None)
+    return kind, body
+
+
 class _Clock:
     """Counts requests over all passes and the time that they take."""
 

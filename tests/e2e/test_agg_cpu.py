@@ -17,10 +17,10 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from dynamoctl.host.processes import identify, is_running
+from dynamoctl.host.processes import all_pids, identify, is_running
 from dynamoctl.state import Folder
 
-from .conftest import Cli, chat, free_port, post, shared_memory, wait_for
+from .conftest import Cli, chat, free_port, full_command_line, post, shared_memory, wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.engine, pytest.mark.timeout(600)]
 
@@ -208,6 +208,48 @@ def test_cache_check_proves_a_hit_with_both_times_to_the_first_token(up: Up) -> 
     assert check["same_answer"] is True
     assert check["ttft_first_s"] > 0
     assert check["ttft_last_s"] > 0
+
+
+def test_bench_reuse_finds_in_lmcache_what_the_first_pass_stored(up: Up, tmp_path: Path) -> None:
+    words = ("bench", "reuse", "--documents", "2", "--document-tokens", "320", "--output-tokens", "3")
+    done = up.cli(*words, "--json", "--output", str(tmp_path / "reuse.json"))
+    assert done.code == 0, done.out + done.err
+    body = done.json
+    assert json.loads((tmp_path / "reuse.json").read_text()) == body
+    assert (body["schema"], body["ok"], body["forgotten_by"]) == ("dynamoctl/bench/v1", True, "reset")
+    first, again = body["passes"]
+    for one in (first, again):
+        assert (one["requests"], one["failed"], one["output_tokens"]) == (2, 0, 6)
+        assert one["ttft_s"]["p50"] <= one["ttft_s"]["p99"] <= one["seconds"]
+        assert one["counted"]["prefix_hit_tokens"] == 0
+        assert one["counted"]["memory_mib"]["worker-0"] > 100
+    assert (first["counted"]["lmcache_hit_tokens"], again["counted"]["lmcache_hit_tokens"]) == (0, 512)
+
+
+def test_bench_fails_with_the_requests_that_fail(up: Up) -> None:
+    failed = up.cli("bench", "random", "--requests", "2", "--input-tokens", "4000", "--json")
+    assert failed.code == 1
+    body = failed.json
+    assert (body["ok"], body["error"]["message"]) == (False, "2 of 2 requests failed")
+    assert body["passes"][0]["errors"] == {"Bad Request": 2}
+    assert "--max-model-len" in body["error"]["hint"]
+
+
+def test_ctrl_c_ends_the_load_generator_of_bench_and_not_the_deployment(up: Up) -> None:
+    running = up.cli.start("bench", "random", "--requests", "40", "--concurrency", "1")
+    assert running.stderr is not None
+    try:
+        for line in running.stderr:
+            if "10 of 40" in line:
+                break
+        running.send_signal(signal.SIGINT)
+        _, err = running.communicate(timeout=30)
+    finally:
+        running.kill()
+    assert running.returncode == 130
+    assert "the load generator was ended" in err
+    assert not [pid for pid in all_pids() if "dynamoctl.bench.vllm_serve" in full_command_line(pid)]
+    assert up.cli.status()["state"] == "ready"
 
 
 def test_cache_clear_takes_what_lmcache_had(up: Up) -> None:

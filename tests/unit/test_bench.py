@@ -4,16 +4,33 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
+import sys
+import time
+import tomllib
 from collections.abc import Callable
 from dataclasses import fields
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
-from dynamoctl.bench import results, workloads
+from dynamoctl import cli
+from dynamoctl.bench import comparison, plots, results, toml_edit, variants, workloads
+from dynamoctl.bench.comparison import Figures
 from dynamoctl.bench.results import Answered, Counted, Measured
 from dynamoctl.bench.workloads import BLOCK, MultiTurn, Random, Request, Reuse, SharedPrefix, Workload
 from dynamoctl.cli import bench as commands
+from dynamoctl.errors import DynamoctlError, NotReadyError, SpecError
+from dynamoctl.operations import bench as operation
+from dynamoctl.operations import load_generators, tune
+from dynamoctl.operations.bench import Bench
+from dynamoctl.operations.compare import Compared, Outcome
+from dynamoctl.operations.load_generators import Load
+from dynamoctl.spec import load_spec
+from dynamoctl.supervisor import process
+
+from tests.unit.hosts import plan
 
 ALL: tuple[Workload, ...] = (Reuse(), MultiTurn(), SharedPrefix(), Random())
 
@@ -159,3 +176,261 @@ def test_what_vllm_bench_serve_writes_is_read() -> None:
     ]
     with pytest.raises(KeyError):
         results.read_vllm({"duration": 1.0})
+
+
+# ---- sizes, variants ----------------------------------------------------------------------------
+
+
+def test_sizes_are_set_by_the_names_of_their_flags() -> None:
+    made = workloads.make("reuse", ["documents=3", "document-tokens=40", "passes = 3"])
+    assert made == Reuse(documents=3, document_tokens=40, passes=3)
+    assert str(made) == "3 documents of 40 tokens, 3 passes"
+
+
+@pytest.mark.parametrize(
+    ("word", "message", "hint"),
+    [
+        ("document=3", "the workload reuse has no 'document'", "'documents'"),
+        ("turns=3", "the workload reuse has no 'turns'", "document-tokens"),
+        ("documents", "'documents' sets no number", "documents=8"),
+        ("documents=0", "'documents=0' sets no number", "documents=8"),
+    ],
+)
+def test_a_size_that_is_none_is_told(word: str, message: str, hint: str) -> None:
+    with pytest.raises(SpecError, match=message) as caught:
+        workloads.make("reuse", [word])
+    assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize("name", [*variants.known()[:-1], "chunk-512"])
+def test_a_variant_that_is_known_makes_a_deployment(name: str) -> None:
+    (one,) = variants.parse([name])
+    spec = load_spec(one.flags, {})
+    assert (one.name, one.config) == (name, None)
+    assert spec.lmcache.enabled is ("no-lmcache" not in name)
+    assert spec.workers == (2 if name.startswith("router-") else 1)
+    assert spec.lmcache.chunk_size == (512 if name == "chunk-512" else 256)
+
+
+def test_a_toml_is_a_variant_by_its_name() -> None:
+    (one,) = variants.parse(["files/mine.toml"])
+    assert (one.name, one.config, one.flags) == ("mine", Path("files/mine.toml"), {})
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [(["disag"], "no variant 'disag'"), (["chunk-0"], "no variant"), (["agg", "agg"], "named twice")],
+)
+def test_a_variant_that_is_none_is_told(words: list[str], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        variants.parse(words)
+
+
+def test_a_sweep_has_each_chunk_size_with_each_size_of_the_cache() -> None:
+    assert [one.name for one in variants.grid([128, 256], [1.0, 2.5])] == [
+        "chunk-128-1gib", "chunk-256-1gib", "chunk-128-2.5gib", "chunk-256-2.5gib",
+    ]  # fmt: skip
+    assert [one.flags for one in variants.grid([128], [])] == [{"lmcache.chunk_size": 128}]
+
+
+# ---- variants side by side ----------------------------------------------------------------------
+
+
+def figures(later: float | None, first: float = 1.0) -> Figures:
+    return Figures(first, later, 0.05, 100.0)
+
+
+def test_repeated_runs_are_one_in_which_every_request_counts_alike() -> None:
+    quick, slow = Answered(10, 1, 0.2), Answered(10, 1, 0.6)
+    (one,) = comparison.pooled([[measured("x", quick)], [measured("x", slow, slow)]])
+    assert (one.seconds, len(one.answered), one.counted.lmcache_hit_tokens) == (4.0, 3, 10)
+    assert comparison.figures([results.summed_up(one)]).ttft_first_s == pytest.approx(1.4 / 3)
+    assert one.counted.prefix_hit_tokens is None  # nobody counted it
+
+
+def test_ratios_are_times_the_other() -> None:
+    assert comparison.ratios(figures(0.5, 2.0), figures(2.0)) == {
+        "ttft_first_s": 2.0,
+        "ttft_later_s": 0.25,
+        "inter_token_latency_p99_s": 1.0,
+        "total_tokens_per_s": 1.0,
+    }
+    assert comparison.ratios(figures(None), figures(2.0))["ttft_later_s"] is None
+
+
+def test_the_best_is_the_quickest_with_hits_and_of_as_good_ones_the_smallest() -> None:
+    assert comparison.best([("a", figures(0.5), 1.0), ("b", figures(0.3), 8.0)]) == "b"
+    assert comparison.best([("a", figures(0.31), 1.0), ("b", figures(0.30), 8.0)]) == "a"
+    assert comparison.best([("a", figures(None, 0.9), 1.0), ("b", figures(None, 0.4), 1.0)]) == "b"
+
+
+# ---- the user's TOML ----------------------------------------------------------------------------
+
+TOML = """# Ours.
+mode = "agg"   # one worker
+
+[lmcache]      # the cache
+chunk_size = 256  # tokens
+# more below
+
+[env]
+A = "1"
+"""
+
+
+def test_a_toml_keeps_all_but_the_keys_that_are_set() -> None:
+    edited = toml_edit.with_lmcache(TOML, {"chunk_size": 512})
+    assert edited == TOML.replace("256", "512")
+    more = toml_edit.with_lmcache(TOML, {"cpu_gb": 2.0})
+    assert [line for line in more.splitlines() if line not in TOML.splitlines()] == ["cpu_gb = 2.0"]
+
+
+@pytest.mark.parametrize("text", ["", 'mode = "agg"\n', "lmcache = {}\n", "lmcache.chunk_size = 1\n"])
+def test_a_toml_without_the_table_gets_one(text: str) -> None:
+    edited = tomllib.loads(toml_edit.with_lmcache(text, {"chunk_size": 512}))
+    assert edited == {**tomllib.loads(text), "lmcache": {"chunk_size": 512}}
+
+
+def test_a_toml_that_sets_the_same_in_another_way_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "dynamoctl.toml"
+    path.write_text("[lmcache]\nmax_local_cpu_size = 3\n")
+    with pytest.raises(SpecError, match="the same setting"):
+        tune._edited(path, {"cpu_gb": 2.0})
+    assert path.read_text() == "[lmcache]\nmax_local_cpu_size = 3\n"
+
+
+def test_a_toml_keeps_its_permissions_and_a_link_to_it_stays_one(tmp_path: Path) -> None:
+    path, link = tmp_path / "real.toml", tmp_path / "dynamoctl.toml"
+    path.write_text(TOML)
+    path.chmod(0o640)
+    link.symlink_to(path)
+    tune._write(link, tune._edited(link, {"chunk_size": 1024}))
+    assert "chunk_size = 1024  # tokens" in path.read_text()
+    assert (link.is_symlink(), path.stat().st_mode & 0o777) == (True, 0o640)
+
+
+# ---- plots, files -------------------------------------------------------------------------------
+
+
+def run_of(ttfts: tuple[float, float]) -> Bench:
+    passes = tuple(
+        measured(label, Answered(100, 2, ttft, (0.05,))) for label, ttft in zip("ab", ttfts, strict=True)
+    )
+    return Bench(plan(), Reuse(), 1, Load(), "reset", 0.0, passes)
+
+
+def compared() -> Compared:
+    good = [Outcome(one, [run_of((1.0, later))], [30.0]) for one, later in ((AGG, 0.25), (CHUNK, 0.5))]
+    bad = Outcome(variants.Variant("bad"), error=NotReadyError("it died", "see its log"))
+    return Compared(Reuse(), 1, Load(), 1, 0.0, (*good, bad))
+
+
+AGG, CHUNK = variants.parse(["agg", "chunk-128"])
+
+
+def bodies() -> dict[str, dict[str, Any]]:
+    swept = tune.Tuned(compared(), "agg", {"chunk_size": 256}, Path("d.toml"), written=True)
+    return {
+        "bench": run_of((1.0, 0.25)).as_json(),
+        "bench-compare": compared().as_json(),
+        "bench-tune": swept.as_json(),
+    }
+
+
+@pytest.mark.parametrize("kind", ["bench", "bench-compare", "bench-tune"])
+def test_a_result_is_written_read_shown_and_drawn_alike_each_time(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "result.json"
+    operation.write(file, {"schema": f"dynamoctl/{kind}/v1", "ok": True, **bodies()[kind]})
+    assert operation.read(file) == (kind, bodies()[kind])
+    assert cli.run(["bench", "show", str(file), "--plot", str(tmp_path / "p.png")]) == 0
+    shown = capsys.readouterr().out
+    assert "reuse" in shown
+    assert "0.250" in shown
+    png, svg = (tmp_path / name for name in ("p.png", "p.svg"))
+    assert png.read_bytes().startswith(b"\x89PNG")
+    first = svg.read_bytes()
+    plots.save(kind, bodies()[kind], tmp_path / "p")
+    assert svg.read_bytes() == first
+
+
+def test_ratios_are_to_the_first_variant_and_a_failed_one_is_named() -> None:
+    body = compared().as_json()
+    assert body["against"] == "agg"
+    assert [one["ok"] for one in body["variants"]] == [True, True, False]
+    assert body["variants"][1]["ratios"]["ttft_later_s"] == 2.0
+    failure = compared().failure
+    assert failure is not None
+    assert (failure.message, failure.exit_code) == ("1 variant of 3 failed", 1)
+    assert failure.hint == "bad: it died\n  see its log"
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": "dynamoctl/status/v1"}', '{"schema": 3}'])
+def test_a_file_that_holds_no_result_is_told(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "x.json"
+    file.write_text(text)
+    with pytest.raises(SpecError, match="holds no result"):
+        operation.read(file)
+
+
+def test_a_missing_library_is_named_before_anything_is_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    assert cli.run(["bench", "random", "-n", "nothing", "--plot", "x"]) == 3
+    assert "pip install 'dynamoctl[bench]'" in capsys.readouterr().err
+
+
+# ---- progress -----------------------------------------------------------------------------------
+
+
+def test_the_time_left_is_at_the_pace_of_all_passes_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    seen: list[operation.Progress] = []
+    clock = operation._Clock(Reuse(documents=4, passes=2).in_passes(1), seen.append)
+    clock.begin("first")
+    clock.done(0)
+    now += 10
+    clock.done(2)
+    assert seen[-1] == operation.Progress("first", 2, 8, 30.0)
+    now += 10
+    clock.done(4)
+    clock.end()
+    now += 50  # the load generator starts again
+    clock.begin("again")
+    clock.done(0)
+    assert seen[-1] == operation.Progress("again", 4, 8, 20.0)
+
+
+def test_progress_bars_are_read_and_other_lines_are_kept(tmp_path: Path) -> None:
+    done: list[int] = []
+    script = "import sys; sys.stderr.write(' 1/3 [00:01<\\r 3/3 [00:02<\\n'); print('the end')"
+    assert load_generators._run([sys.executable, "-c", script], dict(os.environ), tmp_path, done.append) == [
+        "the end"
+    ]
+    assert done == [1, 3]
+
+
+def test_a_load_generator_that_fails_is_told_with_its_last_lines(tmp_path: Path) -> None:
+    with pytest.raises(DynamoctlError, match=r"failed \(exit 3\)") as caught:
+        load_generators._run(
+            [sys.executable, "-c", "print('why'); raise SystemExit(3)"], dict(os.environ), tmp_path, print
+        )
+    assert caught.value.hint == "why"
+
+
+def test_a_load_generator_ends_with_all_that_it_started_when_it_is_broken_off(tmp_path: Path) -> None:
+    def interrupt(line: str) -> None:
+        pids.append(int(line))
+        raise KeyboardInterrupt
+
+    pids: list[int] = []
+    script = "import os, time; print(os.fork() or os.getpid(), flush=True); time.sleep(60)"
+    with pytest.raises(KeyboardInterrupt):
+        process.follow([sys.executable, "-c", script], dict(os.environ), tmp_path, interrupt)
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{pids[0]}").exists() and "zombie" not in Path(f"/proc/{pids[0]}/status").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

@@ -1,0 +1,204 @@
+"""Variants of a deployment, brought up, measured and taken down in turn on this machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from dynamoctl.bench import comparison, workloads
+from dynamoctl.bench.comparison import Figures
+from dynamoctl.bench.variants import Variant
+from dynamoctl.bench.workloads import Workload
+from dynamoctl.errors import DynamoctlError, PreflightError
+from dynamoctl.operations import bench
+from dynamoctl.operations.bench import Bench, Forget, OnProgress
+from dynamoctl.operations.down import down
+from dynamoctl.operations.load_generators import Load
+from dynamoctl.operations.planning import plan_for_here
+from dynamoctl.operations.up import up
+from dynamoctl.state import DeploymentState, Folder
+from dynamoctl.words import count, iso
+
+OnState = Callable[[DeploymentState], None]
+
+
+@dataclass(frozen=True)
+class Watching:
+    """Who is told how far it is.
+
+    Attributes:
+        begins: called with the variant, the round and what it does next, in words.
+        state: called with each state of the units on their way up or down.
+        progress: called as the load goes on.
+        model: called with (what, fraction done) while a model is prepared.
+    """
+
+    begins: Callable[[str, int, str], None]
+    state: OnState
+    progress: OnProgress
+    model: Callable[[str, float], None]
+
+
+@dataclass
+class Outcome:
+    """What came of one variant.
+
+    Attributes:
+        runs: one for each round that it went through.
+        ready_s: seconds to ready, of each.
+        error: why there are no more runs.
+    """
+
+    variant: Variant
+    runs: list[Bench] = field(default_factory=list)
+    ready_s: list[float] = field(default_factory=list)
+    error: DynamoctlError | None = None
+
+    @property
+    def pooled(self) -> Bench | None:
+        """All its rounds as one; None where none went well."""
+        if self.error is not None or not self.runs:
+            return None
+        return replace(self.runs[0], measured=comparison.pooled([one.measured for one in self.runs]))
+
+    @property
+    def figures(self) -> Figures | None:
+        """What it is compared by."""
+        one = self.pooled
+        return comparison.figures(one.passes) if one else None
+
+
+@dataclass(frozen=True)
+class Compared:
+    """All of them, measured with the same prompts."""
+
+    workload: Workload
+    seed: int
+    load: Load
+    repeat: int
+    began: float
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def failure(self) -> DynamoctlError | None:
+        """Which failed, if any did."""
+        failed = [one for one in self.outcomes if one.error]
+        if not failed:
+            return None
+        lines = [line for one in failed for line in _words(one)]
+        return DynamoctlError(
+            f"{count(len(failed), 'variant')} of {len(self.outcomes)} failed", "\n".join(lines)
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """The body of `bench compare --json`, without the envelope."""
+        against = next((one for one in self.outcomes if one.figures), None)
+        return {
+            "began": iso(self.began),
+            "workload": workloads.as_json(self.workload, self.seed),
+            "concurrency": self.load.concurrency,
+            "request_rate": self.load.request_rate,
+            "repeat": self.repeat,
+            "against": against.variant.name if against else None,
+            "variants": [_as_json(one, against) for one in self.outcomes],
+        }
+
+
+def compare(
+    variants: Sequence[Variant],
+    common: Mapping[str, Any],
+    config: Path | None,
+    workload: Workload,
+    seed: int,
+    load: Load,
+    forget: Forget,
+    repeat: int,
+    watching: Watching,
+) -> Compared:
+    """Measure each variant. One that fails is left out of later rounds; the others go on.
+
+    Every other round goes through them backwards, so that what changes on the machine with time (its
+    temperature, a page cache that fills) falls on all alike.
+
+    Args:
+        common: what all have in common, by the spec's names.
+        config: the TOML of those that have none of their own.
+
+    Raises:
+        KeyboardInterrupt: the user broke it off. What was up for it has been taken down.
+    """
+    began = time.time()
+    outcomes = tuple(Outcome(one) for one in variants)
+    for number in range(repeat):
+        for one in outcomes if number % 2 == 0 else reversed(outcomes):
+            if one.error is not None:
+                continue
+            try:
+                _once(one, number, common, config, workload, seed + number, load, forget, watching)
+            except DynamoctlError as error:
+                one.error = error
+    return Compared(workload, seed, load, repeat, began, outcomes)
+
+
+def _once(
+    one: Outcome,
+    number: int,
+    common: Mapping[str, Any],
+    config: Path | None,
+    workload: Workload,
+    seed: int,
+    load: Load,
+    forget: Forget,
+    watching: Watching,
+) -> None:
+    """One variant up, measured, and down.
+
+    Raises:
+        DynamoctlError: it did not come up, did not answer, or could not be taken down.
+    """
+    variant = one.variant
+    name = f"bench-{variant.name}"
+    watching.begins(variant.name, number, "starts")
+    state = Folder(name).read_state()
+    if state is not None and state.supervisor_lives:
+        raise PreflightError(f"'{name}' is up already", f"take it down first: dynamoctl down -n {name}")
+    planned = plan_for_here({**common, **variant.flags, "name": name}, variant.config or config)
+    try:
+        one.ready_s.append(up(planned, False, watching.state, watching.model).seconds)
+        watching.begins(variant.name, number, "is measured")
+        run = bench.run(name, workload, seed, load, forget, watching.progress)
+    finally:
+        watching.begins(variant.name, number, "is taken down")
+        down(name, watching.state)
+    if run.failure is not None:
+        raise run.failure
+    one.runs.append(run)
+
+
+def _as_json(one: Outcome, against: Outcome | None) -> dict[str, Any]:
+    pooled, figures = one.pooled, one.figures
+    to = against.figures if against else None
+    return {
+        "name": one.variant.name,
+        "ok": one.error is None,
+        "ready_s": [round(seconds, 1) for seconds in one.ready_s],
+        "figures": None if figures is None else {k: _rounded(v) for k, v in asdict(figures).items()},
+        "ratios": comparison.ratios(figures, to) if figures and to else None,
+        "bench": pooled.as_json() if pooled else None,
+        "error": one.error.as_json() if one.error else None,
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
+def _words(one: Outcome) -> list[str]:
+    assert one.error is not None
+    return [
+        f"{one.variant.name}: {one.error.message}",
+        *(f"  {line}" for line in one.error.hint.splitlines()),
+    ]

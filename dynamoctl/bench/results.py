@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -137,6 +138,36 @@ def read_vllm(body: Mapping[str, Any]) -> tuple[float, list[Answered]]:
         Answered(int(prompt), int(output or 0), float(ttft), tuple(gaps), _reason(error) or _empty(ttft))
         for prompt, output, ttft, gaps, error in rows
     ]
+
+
+def read_aiperf(lines: Iterable[str]) -> tuple[float, list[Answered]]:
+    """AIPerf's `profile_export.jsonl`: (seconds in all, requests).
+
+    Raises:
+        ValueError, KeyError: it is none.
+    """
+    records = sorted((json.loads(line) for line in lines), key=lambda one: one["metadata"]["session_num"])
+    begins = [one["metadata"]["request_start_ns"] for one in records]
+    ends = [one["metadata"]["request_end_ns"] for one in records]
+    return (max(ends) - min(begins)) / 1e9, [_of_aiperf(one) for one in records]
+
+
+def _of_aiperf(record: Mapping[str, Any]) -> Answered:
+    metrics = record.get("metrics") or {}
+
+    def value(name: str, otherwise: Any) -> Any:
+        return metrics.get(name, {}).get("value", otherwise)
+
+    ttft = value("time_to_first_token", 0.0) / 1000
+    error = record.get("error") or {}
+    why = " ".join(str(error[key]) for key in ("code", "type") if error.get(key)) or str(error or "")
+    return Answered(
+        int(value("usage_prompt_tokens", value("input_sequence_length", 0))),
+        int(value("usage_completion_tokens", value("output_sequence_length", 0))),
+        ttft,
+        tuple(gap / 1000 for gap in value("inter_chunk_latency", ())),
+        why or _empty(ttft),
+    )
 
 
 def summed_up(measured: Measured) -> PassResult:

@@ -20,6 +20,15 @@ from dynamoctl.words import nearest
 BLOCK = 16
 # What is asked about a document at its end: each time something else.
 _QUESTION_BLOCKS = 2
+# A block as text has one of these for each token; most tokenizers have one token for each, with its blank.
+_WORDS = (
+    "the", "time", "way", "day", "man", "year", "work", "place", "part", "case", "week", "group",
+    "fact", "hand", "life", "point", "house", "water", "room", "money", "story", "month", "night",
+    "home", "side", "book", "word", "body", "face", "door", "line", "end", "city", "name", "team",
+    "minute", "idea", "head", "light", "voice", "food", "power", "game", "road", "table", "street",
+    "river", "sea", "sun", "wind", "stone", "tree", "bird", "horse", "field", "garden", "summer",
+    "winter", "morning", "king", "ship", "music", "colour",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -259,6 +268,22 @@ def trace(requests: Sequence[Request]) -> str:
         )
         + "\n"
         for one in requests
+    )
+
+
+def text_trace(requests: Sequence[Request]) -> str:
+    """The same for a load generator that makes another text of a block each time: with the text in it."""
+    return "".join(
+        json.dumps({"text_input": text(one), "output_length": one.output_tokens}) + "\n" for one in requests
+    )
+
+
+def text(request: Request) -> str:
+    """The prompt in words."""
+    return "".join(
+        f" {word}"
+        for block in request.blocks
+        for word in random.Random(block).choices(_WORDS, k=BLOCK)  # noqa: S311  (no secret)
     )
 
 

@@ -37,6 +37,21 @@ Rate = Annotated[
         rich_help_panel=_SENDING,
     ),
 ]
+Tool = Annotated[
+    Literal["vllm", "aiperf"],
+    typer.Option(
+        help="What sends them: vllm bench serve, or AIPerf in an environment of its own.",
+        rich_help_panel=_SENDING,
+    ),
+]
+Aiperf = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="PROGRAM",
+        help="AIPerf's program; without it, AIPerf is installed into dynamoctl's cache at first.",
+        rich_help_panel=_SENDING,
+    ),
+]
 Seed = Annotated[
     int | None,
     typer.Option(
@@ -122,6 +137,8 @@ def reuse(
     forget: Forgetting = "reset",
     concurrency: Concurrency = 1,
     request_rate: Rate = None,
+    tool: Tool = "vllm",
+    aiperf: Aiperf = None,
     seed: Seed = None,
     output: Output = None,
     plot: Plot = None,
@@ -132,10 +149,11 @@ def reuse(
     The first pass computes and stores; from the second on, LMCache gives back what it has.
     """
     from dynamoctl.bench.workloads import Reuse
-    from dynamoctl.operations.load_generators import Load
 
     workload = Reuse(documents, document_tokens, passes, output_tokens)
-    raise typer.Exit(_run(name, workload, seed, Load(concurrency, request_rate), forget, output, plot, json))
+    raise typer.Exit(
+        _run(name, workload, seed, _load(concurrency, request_rate, tool, aiperf), forget, output, plot, json)
+    )
 
 
 @app.command("multi-turn")
@@ -150,6 +168,8 @@ def multi_turn(
     output_tokens: OutputTokens = 32,
     concurrency: Concurrency = 4,
     request_rate: Rate = None,
+    tool: Tool = "vllm",
+    aiperf: Aiperf = None,
     seed: Seed = None,
     output: Output = None,
     plot: Plot = None,
@@ -157,10 +177,13 @@ def multi_turn(
 ) -> None:
     """Go on with conversations: each turn is sent with all that was said before."""
     from dynamoctl.bench.workloads import MultiTurn
-    from dynamoctl.operations.load_generators import Load
 
     workload = MultiTurn(conversations, turns, first_tokens, turn_tokens, output_tokens)
-    raise typer.Exit(_run(name, workload, seed, Load(concurrency, request_rate), "reset", output, plot, json))
+    raise typer.Exit(
+        _run(
+            name, workload, seed, _load(concurrency, request_rate, tool, aiperf), "reset", output, plot, json
+        )
+    )
 
 
 @app.command("shared-prefix")
@@ -173,6 +196,8 @@ def shared_prefix(
     output_tokens: OutputTokens = 32,
     concurrency: Concurrency = 4,
     request_rate: Rate = None,
+    tool: Tool = "vllm",
+    aiperf: Aiperf = None,
     seed: Seed = None,
     output: Output = None,
     plot: Plot = None,
@@ -180,10 +205,13 @@ def shared_prefix(
 ) -> None:
     """Send requests that begin alike, as with one system prompt for all."""
     from dynamoctl.bench.workloads import SharedPrefix
-    from dynamoctl.operations.load_generators import Load
 
     workload = SharedPrefix(requests, prefixes, prefix_tokens, suffix_tokens, output_tokens)
-    raise typer.Exit(_run(name, workload, seed, Load(concurrency, request_rate), "reset", output, plot, json))
+    raise typer.Exit(
+        _run(
+            name, workload, seed, _load(concurrency, request_rate, tool, aiperf), "reset", output, plot, json
+        )
+    )
 
 
 @app.command("random")
@@ -194,6 +222,8 @@ def random(
     output_tokens: OutputTokens = 32,
     concurrency: Concurrency = 4,
     request_rate: Rate = None,
+    tool: Tool = "vllm",
+    aiperf: Aiperf = None,
     seed: Seed = None,
     output: Output = None,
     plot: Plot = None,
@@ -201,10 +231,13 @@ def random(
 ) -> None:
     """Send requests that have nothing in common: what is paid where no cache helps."""
     from dynamoctl.bench.workloads import Random
-    from dynamoctl.operations.load_generators import Load
 
     workload = Random(requests, input_tokens, output_tokens)
-    raise typer.Exit(_run(name, workload, seed, Load(concurrency, request_rate), "reset", output, plot, json))
+    raise typer.Exit(
+        _run(
+            name, workload, seed, _load(concurrency, request_rate, tool, aiperf), "reset", output, plot, json
+        )
+    )
 
 
 @app.command("compare")
@@ -230,6 +263,8 @@ def compare(
     forget: Forgetting = "reset",
     concurrency: Concurrency = 1,
     request_rate: Rate = None,
+    tool: Tool = "vllm",
+    aiperf: Aiperf = None,
     seed: Seed = None,
     output: Output = None,
     plot: Plot = None,
@@ -243,16 +278,16 @@ def compare(
     from dynamoctl.bench.variants import parse
     from dynamoctl.cli.draw_bench import CompareDisplay, draw_compare
     from dynamoctl.operations.compare import compare as measure
-    from dynamoctl.operations.load_generators import Load
     from dynamoctl.operations.planning import find_config
 
     _see_to_plots(plot)
     chosen, workload = parse(variants), workloads.make(kind, sizes or [])
     common = _common(model, device, gpus, engine, port, vllm_args)
+    load = _load(concurrency, request_rate, tool, aiperf)
     with CompareDisplay(quiet=json) as display:
         done = measure(
-            chosen, common, find_config(config), workload, _seed(seed), Load(concurrency, request_rate),
-            forget, repeat, display.watching(),
+            chosen, common, find_config(config), workload, _seed(seed), load, forget, repeat,
+            display.watching(),
         )  # fmt: skip
     raise typer.Exit(_show("bench-compare", done.as_json(), done.failure, draw_compare, output, plot, json))
 
@@ -279,6 +314,8 @@ def tune(
     forget: Forgetting = "reset",
     concurrency: Concurrency = 1,
     request_rate: Rate = None,
+    tool: Tool = "vllm",
+    aiperf: Aiperf = None,
     seed: Seed = None,
     output: Output = None,
     plot: Plot = None,
@@ -291,17 +328,17 @@ def tune(
     """
     from dynamoctl.bench import workloads
     from dynamoctl.cli.draw_bench import CompareDisplay, draw_tune
-    from dynamoctl.operations.load_generators import Load
     from dynamoctl.operations.tune import tune as sweep
 
     _see_to_plots(plot)
     workload = workloads.make(kind, sizes or [])
     chunks = [int(one) for one in _numbers("--chunk-sizes", chunk_sizes)]
     common = _common(model, device, gpus, None, port, vllm_args)
+    load = _load(concurrency, request_rate, tool, aiperf)
     with CompareDisplay(quiet=json) as display:
         done = sweep(
             config, common, chunks, _numbers("--cpu-gb", cpu_gb or ""), workload, _seed(seed),
-            Load(concurrency, request_rate), forget, repeat, write, display.watching(),
+            load, forget, repeat, write, display.watching(),
         )  # fmt: skip
     failure = done.compared.failure
     raise typer.Exit(_show("bench-tune", done.as_json(), failure, draw_tune, output, plot, json))
@@ -393,6 +430,16 @@ def _seed(given: int | None) -> int:
     from secrets import randbelow
 
     return randbelow(2**31) if given is None else given
+
+
+def _load(concurrency: int, request_rate: float | None, tool: str, aiperf: Path | None) -> Load:
+    from dynamoctl.cli.output import note
+    from dynamoctl.operations.load_generators import Load, find_aiperf
+
+    program = None
+    if tool == "aiperf" or aiperf is not None:
+        program = find_aiperf(aiperf, lambda folder: note(f"installing AIPerf into {folder} (about 1 GB)"))
+    return Load(concurrency, request_rate, program)
 
 
 def _common(

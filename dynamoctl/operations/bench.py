@@ -113,7 +113,7 @@ class Bench:
             "engine": plan.engine,
             "workers": [{"name": one.name, "gpus": list(one.gpus)} for one in plan.workers],
             "lmcache": _lmcache(plan),
-            "tool": "vllm bench serve",
+            "tool": self.load.tool,
             "versions": versions(),
             "began": iso(self.began),
             "workload": workloads.as_json(self.workload, self.seed),
@@ -216,9 +216,7 @@ def _measure(plan: DeploymentPlan, one: Pass, load: Load, clock: _Clock) -> Meas
     before = look(plan.name)
     clock.begin(one.label)
     with tempfile.TemporaryDirectory(prefix="dynamoctl-bench-") as folder:
-        seconds, answered = load_generators.vllm_bench_serve(
-            plan, one.requests, load, Path(folder), clock.done
-        )
+        seconds, answered = load_generators.send(plan, one.requests, load, Path(folder), clock.done)
     clock.end()
     time.sleep(_SETTLE_S)
     return Measured(one.label, seconds, tuple(answered), _counted(before, look(plan.name)))

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
+import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,13 +18,16 @@ from pathlib import Path
 from dynamoctl.bench import results, workloads
 from dynamoctl.bench.results import Answered
 from dynamoctl.bench.workloads import Request
-from dynamoctl.errors import DynamoctlError
+from dynamoctl.errors import DynamoctlError, PreflightError, SpecError
+from dynamoctl.host.models import cache_home
 from dynamoctl.planner.plan import DeploymentPlan
 from dynamoctl.supervisor import process
 
-# Of tqdm's line: 3/8 [00:12<00:20, ...
-_PROGRESS = re.compile(r"\b(\d+)/(\d+) \[")
+# Of tqdm's line: 3/8 [00:12<00:20, ... or, of AIPerf's, Profiling: 3/8 |...
+_PROGRESS = re.compile(r"\b(\d+)/\d+ \[|Profiling: (\d+)/\d+ ")
 _LAST_LINES = 8
+# It cannot share the engine's environment: the two want different versions of the same packages.
+_AIPERF = "aiperf==0.13.0"
 # Not for the load generator: it asks the loopback without a proxy, has no key, and must not touch a GPU.
 _UNSET = ("http_proxy", "https_proxy", "all_proxy", "openai_api_key")
 
@@ -36,16 +41,23 @@ class Load:
     Attributes:
         concurrency: how many at a time, at most.
         request_rate: how many begin in a second, on average (Poisson); None: each as soon as it may.
+        aiperf: the program that sends them; None: `vllm bench serve`.
     """
 
     concurrency: int = 1
     request_rate: float | None = None
+    aiperf: Path | None = None
+
+    @property
+    def tool(self) -> str:
+        """What sends them."""
+        return "vllm bench serve" if self.aiperf is None else "aiperf"
 
 
-def vllm_bench_serve(
+def send(
     plan: DeploymentPlan, requests: Sequence[Request], load: Load, folder: Path, on_done: OnDone
 ) -> tuple[float, list[Answered]]:
-    """Send the requests with `vllm bench serve`, in the engine's environment.
+    """Send the requests.
 
     Args:
         folder: an empty one.
@@ -55,8 +67,17 @@ def vllm_bench_serve(
         Seconds from the first request to the last answer, and each request.
 
     Raises:
-        DynamoctlError: it cannot measure. (A request that fails is no error here.)
+        DynamoctlError: it cannot be measured. (A request that fails is no error here.)
     """
+    if load.aiperf is not None:
+        return _aiperf(load.aiperf, plan, requests, load, folder, on_done)
+    return _vllm_bench_serve(plan, requests, load, folder, on_done)
+
+
+def _vllm_bench_serve(
+    plan: DeploymentPlan, requests: Sequence[Request], load: Load, folder: Path, on_done: OnDone
+) -> tuple[float, list[Answered]]:
+    """`vllm bench serve`, in the engine's environment."""
     trace, result = folder / "trace.jsonl", folder / "result.json"
     trace.write_text(workloads.trace(requests), encoding="utf-8")
     argv = [
@@ -88,6 +109,95 @@ def vllm_bench_serve(
         ) from None
 
 
+def _aiperf(
+    program: Path,
+    plan: DeploymentPlan,
+    requests: Sequence[Request],
+    load: Load,
+    folder: Path,
+    on_done: OnDone,
+) -> tuple[float, list[Answered]]:
+    """AIPerf (0.13), in an environment of its own. It ends with 0 where requests fail; its records say so."""
+    trace = folder / "trace.jsonl"
+    trace.write_text(workloads.text_trace(requests), encoding="utf-8")
+    argv = [
+        str(program), "profile",
+        "--model", plan.model,
+        "--tokenizer", plan.model_path,
+        "--url", plan.endpoint,
+        "--endpoint-type", "completions",
+        "--streaming",
+        "--input-file", str(trace),
+        "--custom-dataset-type", "mooncake_trace",
+        "--no-fixed-schedule",
+        "--dataset-sampling-strategy", "sequential",
+        "--request-count", str(len(requests)),
+        "--concurrency", str(load.concurrency),
+        *([] if load.request_rate is None else ["--request-rate", str(load.request_rate)]),
+        "--use-server-token-count",
+        "--extra-inputs", json.dumps({"ignore_eos": True, "temperature": 0}),
+        "--export-level", "records",
+        "--output-artifact-dir", str(folder / "artifacts"),
+        "--ui", "simple",
+        "--no-server-metrics", "--no-gpu-telemetry",
+    ]  # fmt: skip
+    # Told to keep off the hub, it does not read a folder either.
+    environ = _environment(plan)
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "PYTHONPATH"):
+        environ.pop(name, None)
+    lines = _run(argv, environ, folder, on_done)
+    try:
+        records = (folder / "artifacts" / "profile_export.jsonl").read_text(encoding="utf-8")
+        return results.read_aiperf(records.splitlines())
+    except (OSError, ValueError, KeyError) as error:
+        raise DynamoctlError(f"AIPerf left no records ({type(error).__name__})", "\n".join(lines)) from None
+
+
+def find_aiperf(named: Path | None, on_install: Callable[[Path], None]) -> Path:
+    """AIPerf's program: the one that is named, or the one in dynamoctl's cache, installed there at first.
+
+    Args:
+        on_install: called with the folder before it is installed.
+
+    Raises:
+        SpecError: what is named is no program.
+        PreflightError: it cannot be installed.
+    """
+    if named is not None:
+        if not os.access(named, os.X_OK) or named.is_dir():
+            raise SpecError(f"there is no program {named}", "name AIPerf's own, as in ENVIRONMENT/bin/aiperf")
+        return named.absolute()
+    folder = cache_home() / _AIPERF.replace("==", "-")
+    program, whole = folder / "bin" / "aiperf", folder / "installed"
+    if not whole.exists():
+        on_install(folder)
+        _install(folder)
+        whole.touch()
+    return program
+
+
+def _install(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)  # of an install that was broken off
+    python = str(folder / "bin" / "python")
+    if uv := shutil.which("uv"):
+        steps = [
+            [uv, "venv", "--python", sys.executable, str(folder)],
+            [uv, "pip", "install", "--python", python, _AIPERF],
+        ]
+    else:
+        steps = [[sys.executable, "-m", "venv", str(folder)], [python, "-m", "pip", "install", _AIPERF]]
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        for argv in steps:
+            _run(argv, dict(os.environ), folder.parent, lambda _: None)
+    except (OSError, DynamoctlError) as error:
+        hint = f"{error.hint}\n" if isinstance(error, DynamoctlError) else ""
+        raise PreflightError(
+            f"cannot install {_AIPERF} into {folder}",
+            f"{hint}install it elsewhere and name its program: --aiperf PROGRAM",
+        ) from None
+
+
 def _environment(plan: DeploymentPlan) -> dict[str, str]:
     own = {name: value for name, value in os.environ.items() if name.lower() not in _UNSET}
     hub = {"HF_HUB_OFFLINE": "1"} if Path(plan.model_path).is_dir() else {}
@@ -104,7 +214,7 @@ def _run(argv: Sequence[str], environ: dict[str, str], folder: Path, on_done: On
 
     def heard(line: str) -> None:
         if marks := _PROGRESS.findall(line):
-            on_done(int(marks[-1][0]))
+            on_done(int(marks[-1][0] or marks[-1][1]))
         elif line.strip():
             last.append(line)
 

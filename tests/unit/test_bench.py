@@ -21,7 +21,7 @@ from dynamoctl.bench.comparison import Figures
 from dynamoctl.bench.results import Answered, Counted, Measured
 from dynamoctl.bench.workloads import BLOCK, MultiTurn, Random, Request, Reuse, SharedPrefix, Workload
 from dynamoctl.cli import bench as commands
-from dynamoctl.errors import DynamoctlError, NotReadyError, SpecError
+from dynamoctl.errors import DynamoctlError, NotReadyError, PreflightError, SpecError
 from dynamoctl.operations import bench as operation
 from dynamoctl.operations import load_generators, tune
 from dynamoctl.operations.bench import Bench
@@ -434,3 +434,60 @@ def test_a_load_generator_ends_with_all_that_it_started_when_it_is_broken_off(tm
     while Path(f"/proc/{pids[0]}").exists() and "zombie" not in Path(f"/proc/{pids[0]}/status").read_text():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+# ---- AIPerf -------------------------------------------------------------------------------------
+
+
+def record(number: int, begins: float, ends: float, **more: Any) -> str:
+    times = {"request_start_ns": begins * 1e9, "request_end_ns": ends * 1e9}
+    return json.dumps({"metadata": {"session_num": number, **times}, **more})
+
+
+def test_what_aiperf_writes_is_read_in_the_order_of_the_requests() -> None:
+    metrics = {
+        "usage_prompt_tokens": {"value": 33, "unit": "tokens"},
+        "usage_completion_tokens": {"value": 3, "unit": "tokens"},
+        "time_to_first_token": {"value": 250.0, "unit": "ms"},
+        "inter_chunk_latency": {"value": [10.0, 20.0], "unit": "ms"},
+    }
+    error = {"code": 500, "type": "Internal Server Error", "message": "no"}
+    lines = [record(1, 12, 14.5, metrics={}, error=error), record(0, 10, 11, metrics=metrics)]
+    assert results.read_aiperf(lines) == (
+        4.5,
+        [
+            Answered(33, 3, 0.25, (0.01, 0.02)),
+            Answered(0, 0, 0.0, error="500 Internal Server Error"),
+        ],
+    )
+    with pytest.raises(ValueError, match="empty"):
+        results.read_aiperf([])
+
+
+def test_equal_blocks_are_equal_words_for_it() -> None:
+    lines = workloads.text_trace([Request((5, 6), 3), Request((5, 7), 3)]).splitlines()
+    one, other = (json.loads(line) for line in lines)
+    assert (len(one["text_input"].split()), one["output_length"]) == (2 * BLOCK, 3)
+    assert one["text_input"].split()[:BLOCK] == other["text_input"].split()[:BLOCK]
+    assert one["text_input"] != other["text_input"]
+
+
+def test_aiperf_is_the_program_that_is_named(tmp_path: Path) -> None:
+    program = tmp_path / "aiperf"
+    with pytest.raises(SpecError, match="there is no program"):
+        load_generators.find_aiperf(program, print)
+    program.touch(0o755)
+    assert load_generators.find_aiperf(program, print) == program
+
+
+def test_aiperf_that_cannot_be_installed_is_told_and_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DYNAMOCTL_CACHE", str(tmp_path))
+    monkeypatch.setattr("shutil.which", lambda _: "/bin/false")
+    told: list[Path] = []
+    for _ in range(2):
+        with pytest.raises(PreflightError, match="cannot install") as caught:
+            load_generators.find_aiperf(None, told.append)
+        assert "--aiperf PROGRAM" in caught.value.hint
+    assert [path.parent for path in told] == [tmp_path, tmp_path]

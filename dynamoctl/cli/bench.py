@@ -256,6 +256,7 @@ def compare(
     gpus: Gpus = None,
     engine: Engine = None,
     port: Port = None,
+    lmcache_cpu_gb: Annotated[str | None, typer.Option(metavar="SIZE", help="As for up.")] = None,
     vllm_args: VllmArgs = None,
     kind: Kind = "reuse",
     sizes: Sizes = None,
@@ -280,9 +281,9 @@ def compare(
     from dynamoctl.operations.compare import compare as measure
     from dynamoctl.operations.planning import find_config
 
-    _see_to_plots(plot)
+    _see_to_files(output, plot)
     chosen, workload = parse(variants), workloads.make(kind, sizes or [])
-    common = _common(model, device, gpus, engine, port, vllm_args)
+    common = _common(model, device, gpus, engine, port, vllm_args) | {"lmcache.cpu_gb": lmcache_cpu_gb}
     load = _load(concurrency, request_rate, tool, aiperf)
     with CompareDisplay(quiet=json) as display:
         done = measure(
@@ -330,7 +331,7 @@ def tune(
     from dynamoctl.cli.draw_bench import CompareDisplay, draw_tune
     from dynamoctl.operations.tune import tune as sweep
 
-    _see_to_plots(plot)
+    _see_to_files(output, plot)
     workload = workloads.make(kind, sizes or [])
     chunks = [int(one) for one in _numbers("--chunk-sizes", chunk_sizes)]
     common = _common(model, device, gpus, None, port, vllm_args)
@@ -354,14 +355,16 @@ def show(
     from dynamoctl.cli import draw_bench
     from dynamoctl.operations.bench import read
 
-    _see_to_plots(plot)
+    _see_to_files(None, plot)
     kind, body = read(file)
+    error = body.pop("error", None)
+    failure = DynamoctlError(error["message"], error["hint"]) if error else None
     draw = {
         "bench": draw_bench.draw_bench,
         "bench-compare": draw_bench.draw_compare,
         "bench-tune": draw_bench.draw_tune,
     }[kind]
-    raise typer.Exit(_show(kind, body, None, draw, None, plot, json))
+    raise typer.Exit(_show(kind, body, failure, draw, None, plot, json))
 
 
 def _run(
@@ -379,7 +382,7 @@ def _run(
     from dynamoctl.cli.output import note
     from dynamoctl.operations import bench
 
-    _see_to_plots(plot)
+    _see_to_files(output, plot)
     try:
         with BenchDisplay(quiet=as_json) as display:
             done = bench.run(name, workload, _seed(seed), load, forget, display.progress)
@@ -418,8 +421,11 @@ def _show(
     return fail("bench", failure, as_json=False) if failure else 0
 
 
-def _see_to_plots(plot: Path | None) -> None:
-    """Say before anything is measured that it could not be drawn."""
+def _see_to_files(output: Path | None, plot: Path | None) -> None:
+    """Say before anything is measured that it could not be written or drawn."""
+    for path in filter(None, (output, plot)):
+        if not path.absolute().parent.is_dir():
+            raise SpecError(f"there is no folder {path.parent}", "make it first, or name another file")
     if plot is not None:
         from dynamoctl.bench import plots
 

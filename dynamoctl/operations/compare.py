@@ -47,12 +47,14 @@ class Outcome:
     """What came of one variant.
 
     Attributes:
+        deployment: the name under which it is brought up. (A variant's own may be no name of one.)
         runs: one for each round that it went through.
         ready_s: seconds to ready, of each.
         error: why there are no more runs.
     """
 
     variant: Variant
+    deployment: str
     runs: list[Bench] = field(default_factory=list)
     ready_s: list[float] = field(default_factory=list)
     error: DynamoctlError | None = None
@@ -131,7 +133,7 @@ def compare(
         KeyboardInterrupt: the user broke it off. What was up for it has been taken down.
     """
     began = time.time()
-    outcomes = tuple(Outcome(one) for one in variants)
+    outcomes = tuple(Outcome(one, f"bench-{number}") for number, one in enumerate(variants, 1))
     for number in range(repeat):
         for one in outcomes if number % 2 == 0 else reversed(outcomes):
             if one.error is not None:
@@ -159,8 +161,7 @@ def _once(
     Raises:
         DynamoctlError: it did not come up, did not answer, or could not be taken down.
     """
-    variant = one.variant
-    name = f"bench-{variant.name}"
+    variant, name = one.variant, one.deployment
     watching.begins(variant.name, number, "starts")
     state = Folder(name).read_state()
     if state is not None and state.supervisor_lives:

@@ -320,8 +320,10 @@ def run_of(ttfts: tuple[float, float]) -> Bench:
 
 
 def compared() -> Compared:
-    good = [Outcome(one, [run_of((1.0, later))], [30.0]) for one, later in ((AGG, 0.25), (CHUNK, 0.5))]
-    bad = Outcome(variants.Variant("bad"), error=NotReadyError("it died", "see its log"))
+    good = [
+        Outcome(one, "bench-1", [run_of((1.0, later))], [30.0]) for one, later in ((AGG, 0.25), (CHUNK, 0.5))
+    ]
+    bad = Outcome(variants.Variant("bad"), "bench-3", error=NotReadyError("it died", "see its log"))
     return Compared(Reuse(), 1, Load(), 1, 0.0, (*good, bad))
 
 
@@ -380,6 +382,26 @@ def test_a_missing_library_is_named_before_anything_is_measured(
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     assert cli.run(["bench", "random", "-n", "nothing", "--plot", "x"]) == 3
     assert "pip install 'dynamoctl[bench]'" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_missing_is_told_before_anything_is_measured(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.run(["bench", "random", "-n", "nothing", "-o", "no-such-folder/x.json"]) == 2
+    assert "there is no folder no-such-folder" in capsys.readouterr().err
+
+
+def test_a_result_with_a_failure_is_shown_with_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, failure = tmp_path / "result.json", compared().failure
+    assert failure is not None
+    body = {"schema": "dynamoctl/bench-compare/v1", "ok": False, **compared().as_json()}
+    operation.write(file, {**body, "error": failure.as_json()})
+    assert cli.run(["bench", "show", str(file)]) == 1
+    shown = capsys.readouterr()
+    assert "bad" in shown.out
+    assert "1 variant of 3 failed" in shown.err
+    assert cli.run(["bench", "show", str(file), "--json"]) == 1
+    assert json.loads(capsys.readouterr().out) == json.loads(file.read_text())
 
 
 # ---- progress -----------------------------------------------------------------------------------

@@ -112,11 +112,11 @@ mkdir "$folder/store"  # fresh: a stale one lists a model that is not there
 export DYN_FILE_KV="$folder/store"
 export HF_HUB_OFFLINE=1
 export DYN_DISCOVERY_BACKEND=file
+export DYN_TCP_RESPONSE_STREAM_HOST=lo
 export DYN_REQUEST_PLANE=tcp
 export DYN_EVENT_PLANE=zmq
 export DYN_TCP_RPC_HOST=127.0.0.1
 export DYN_SYSTEM_HOST=127.0.0.1
-export DYN_TCP_RESPONSE_STREAM_HOST=lo
 export DYN_NAMESPACE=dynamoctl-default
 export PYTHONHASHSEED=0
 export PYTHONUNBUFFERED=1

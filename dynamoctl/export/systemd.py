@@ -168,8 +168,10 @@ def _service(plan: DeploymentPlan, unit: Unit, manager: Manager, has_secrets: bo
         f"ExecStart={_command(unit.argv)}",
         f"ExecStartPost={_gate(unit.gate)}",
         f"TimeoutStartSec={plan.timeout_s:g}",
-        "# One SIGTERM to the first process; what is left of the unit afterwards gets SIGKILL.",
+        "# One SIGTERM to the first process. Its helpers end by themselves, and remove what it shared;",
+        "# what is left of the unit after that gets SIGKILL.",
         "KillMode=mixed",
+        "ExecStopPost=/bin/sleep 3",
         f"TimeoutStopSec={local.patience_s(plan)}",
         "# Any end that nobody asked for is a failure, exit code 0 too.",
         "Restart=always",
@@ -187,9 +189,10 @@ def _wants(names: Iterable[str]) -> Iterator[str]:
 
 
 def _environment(plan: DeploymentPlan, unit: Unit) -> Iterator[str]:
+    own = PurePosixPath(unit.argv[0]).parent
     env = {
         # The interpreter's folder has programs that engines start (ninja, for one).
-        "PATH": f"{PurePosixPath(unit.argv[0]).parent}:{_SYSTEM_PATH}",
+        "PATH": f"{own}:{_SYSTEM_PATH}" if own.is_absolute() else _SYSTEM_PATH,
         "DYN_FILE_KV": f"%t/dynamoctl-{plan.name}/store",
     }
     yield from (f"Environment={name}={value}" for name, value in env.items())

@@ -231,12 +231,12 @@ def files_of(pids: Iterable[int]) -> set[str]:
 
 
 def traces_of_files() -> tuple[object, ...]:
-    """What is another one after a process of this host has made a file that `files_of` would find.
+    """What is another one once a process of this host has made shared memory or bound a socket.
 
-    Much cheaper than a look at all processes and at what they have mapped.
+    Much cheaper than `files_of` all processes.
     """
-    folders = [path for path in (Path(_SHARED_MEMORY), Path(tempfile.gettempdir())) if path.exists()]
-    return (*(path.stat().st_mtime_ns for path in folders), frozenset(_bound_sockets()))
+    memory = Path(_SHARED_MEMORY)
+    return (memory.stat().st_mtime_ns if memory.exists() else 0, frozenset(_bound_sockets()))
 
 
 def _bound_sockets() -> dict[str, str]:

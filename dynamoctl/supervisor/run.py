@@ -55,6 +55,8 @@ from dynamoctl.words import duration, iso
 # How often a gate asks. Each attempt costs some milliseconds of a CPU that the engine wants.
 _GATE_INTERVAL_S = 0.4
 _WATCH_INTERVAL_S = 5.0
+# How often a unit is asked for a sign of life. Only one that gives none for minutes is hung.
+_ANSWERS_INTERVAL_S = 10.0
 # How often all processes are looked through for files that nothing has told of.
 _FILES_INTERVAL_S = 60.0
 # Dynamo removes a registration that nobody has touched for 10 s.
@@ -578,7 +580,7 @@ class Supervisor:
         """End a unit that lives and does not answer; it is then started again like one that has died."""
         silent: dict[str, float] = {}
         while True:
-            await asyncio.sleep(_WATCH_INTERVAL_S)
+            await asyncio.sleep(_ANSWERS_INTERVAL_S)
             ready = [member for member in self.members if member.state.state == "ready"]
             answers = await asyncio.gather(*(probes.answers(m.unit.gate) for m in ready))
             now = time.monotonic()

@@ -278,7 +278,7 @@ _STANDSTILL_S = lifecycle.RESTART_WINDOW_S + 100.0
 # Dynamo drops the registration of a dead process after so long.
 _LEASE_S = 10.0
 _REGISTERS_AFTER_S = 1.0
-# A frozen unit is ended so long after HUNG_S at most: a look every 5 s, of up to 10 s.
+# A frozen unit is ended so long after HUNG_S at most: a look every 10 s, of up to 10 s.
 _LOOK_S = 30.0
 
 

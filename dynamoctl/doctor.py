@@ -14,12 +14,13 @@ from collections.abc import Callable, Mapping
 from importlib import metadata, util
 from pathlib import Path
 
-from dynamoctl import etcd, storage, vllm_plugin
+from dynamoctl import etcd, probes, storage, vllm_plugin
 from dynamoctl.errors import PreflightError
 from dynamoctl.facts import HostFacts, ModelFacts
 from dynamoctl.host import gpus, models, ports, processes
 from dynamoctl.planner.memory import argument
 from dynamoctl.planner.plan import DeploymentPlan, Unit
+from dynamoctl.planner.secrets import redact
 from dynamoctl.storage import Finding
 
 # What LMCache may take of the memory that is there before it is worth a warning: the engine, the page
@@ -307,6 +308,24 @@ def _etcd_login(plan: DeploymentPlan, environ: Mapping[str, str]) -> list[Findin
     return []
 
 
+def _nats(plan: DeploymentPlan, _facts: HostFacts, _model: ModelFacts) -> list[Finding]:
+    """No plan needs NATS; who has one may say so in [env]."""
+    environ = {**os.environ, **plan.units[0].env}
+    if "nats" not in (environ.get("DYN_REQUEST_PLANE"), environ.get("DYN_EVENT_PLANE")):
+        return []
+    servers = environ.get("NATS_SERVER") or f"nats://localhost:{probes.NATS_PORT}"
+    asked = [probes.nats_answers(server.strip()) for server in servers.split(",")]
+    if any(answers for answers, _ in asked):
+        return []
+    return [
+        Finding(
+            "error",
+            f"NATS at {redact(servers)} cannot be used: {asked[0][1]}",
+            "start it (dynamoctl does not), mend NATS_SERVER, or leave Dynamo's planes as they are",
+        )
+    ]
+
+
 def _http_port(plan: DeploymentPlan, _facts: HostFacts, _model: ModelFacts) -> list[Finding]:
     if plan.frontend is None:
         return []
@@ -390,6 +409,7 @@ CHECKS: dict[str, Check] = {
     "descriptors": _descriptors,
     "HTTP port": _http_port,
     "etcd": _etcd,
+    "NATS": _nats,
     "model": _model,
     "tiers": lambda plan, _facts, _model: storage.check(plan),
 }

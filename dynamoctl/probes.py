@@ -10,6 +10,7 @@ import socket
 import ssl
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 
@@ -22,6 +23,7 @@ COMPLETION_TIMEOUT_S = 120.0
 STORE_TIMEOUT_S = 3.0
 # More than a unit says of itself.
 _ANSWER_BYTES = 65536
+NATS_PORT = 4222
 
 
 def client() -> httpx2.AsyncClient:
@@ -109,6 +111,19 @@ async def complete(http: httpx2.AsyncClient, endpoint: str, model: str) -> tuple
     except (ValueError, KeyError, TypeError):
         return False, f"a completion got no tokens: {answer.text[:200]}"
     return bool(tokens), "" if tokens else "a completion came back empty"
+
+
+def nats_answers(url: str) -> tuple[bool, str]:
+    """Whether a NATS server is there: (yes, why not). It speaks first, before any login."""
+    server = urlsplit(url if "://" in url else f"nats://{url}")
+    try:
+        with socket.create_connection(
+            (server.hostname or "localhost", server.port or NATS_PORT), timeout=STORE_TIMEOUT_S
+        ) as line:
+            greeting = line.recv(4)
+    except (OSError, ValueError) as error:
+        return False, (getattr(error, "strerror", None) or str(error)).lower()
+    return (True, "") if greeting == b"INFO" else (False, "what answers there is no NATS")
 
 
 def store_answers(store: Store) -> tuple[bool, str]:

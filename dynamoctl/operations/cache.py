@@ -21,10 +21,15 @@ def check(name: str) -> Probe:
     """Ask one new prompt again; in between, empty the engines' own prefix caches.
 
     Raises:
-        SpecError: no such deployment, or one without LMCache.
+        SpecError: no such deployment, one without LMCache, or one on several hosts.
         NotReadyError: it does not serve now, or LMCache gave nothing back, or something else.
     """
     plan = _running(name)
+    if plan.elsewhere:
+        raise SpecError(
+            f"'{name}' is on several hosts: what their engines keep themselves cannot be emptied from here",
+            "status on the host of the prefill workers counts LMCache's hits",
+        )
 
     async def probe() -> Probe:
         async with probes.client() as http:
@@ -78,6 +83,8 @@ def clear(name: str) -> list[str]:
 def _running(name: str) -> DeploymentPlan:
     serving(name)
     plan = DeploymentPlan.from_json((Folder(name).read_plan() or {})["plan"])
+    if plan.lmcache is None and "prefill" in plan.elsewhere:
+        raise SpecError(f"LMCache of '{name}' is with the prefill workers, on another host", "ask there")
     if plan.lmcache is None:
         raise SpecError(f"'{name}' has no LMCache", "bring it up without --no-lmcache")
     return plan

@@ -12,7 +12,7 @@ import httpx2
 
 from dynamoctl import probes
 from dynamoctl.errors import DynamoctlError, NotReadyError
-from dynamoctl.operations.serving import serving
+from dynamoctl.operations.serving import require_frontend, serving
 
 
 @dataclass(frozen=True)
@@ -111,9 +111,10 @@ def begin(name: str, system: str | None, max_tokens: int, temperature: float) ->
         system: what the model is told before the first question.
 
     Raises:
-        SpecError: nothing of this name runs.
+        SpecError: nothing of this name runs, or its frontend is on another host.
         NotReadyError: it does not serve now.
     """
     state = serving(name)
+    require_frontend(state)
     told = [{"role": "system", "content": system}] if system else []
     return Conversation(state.endpoint, state.model, max_tokens, temperature, told)

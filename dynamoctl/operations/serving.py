@@ -11,15 +11,17 @@ def serving(name: str) -> DeploymentState:
 
     Raises:
         SpecError: nothing of this name runs.
-        NotReadyError: it does not serve now, or not from this host.
+        NotReadyError: it does not serve now.
     """
     state = Folder(name).read_state()
     if state is None or not state.supervisor_lives:
         raise SpecError(not_running(name), "bring it up first, or name another with -n")
     if state.state not in ("ready", "degraded"):
         raise NotReadyError(f"'{name}' is {state.state}", f"see: dynamoctl status -n {name}")
-    if not state.endpoint:
-        raise NotReadyError(
-            f"the frontend of '{name}' is on another host", "ask there, or send requests to its API"
-        )
     return state
+
+
+def require_frontend(state: DeploymentState) -> None:
+    """Raise SpecError where requests cannot be sent to it from here."""
+    if not state.endpoint:
+        raise SpecError(f"the frontend of '{state.name}' is on another host", "ask there")

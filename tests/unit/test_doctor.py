@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import socket
+import threading
 from collections import namedtuple
 from collections.abc import Mapping
 from pathlib import Path
@@ -223,3 +224,34 @@ def test_doctor_names_a_models_folder_as_one_writes_it_in_a_shell(monkeypatch: p
     assert examine._where("/home/ada/models/m") == "~/models/m"
     assert examine._where("/srv/models/m") == "/srv/models/m"
     assert "first start" in examine._where(None)
+
+
+# ---- NATS -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("greeting", "why"), [(b"INFO {}\r\n", ""), (b"HTTP/1.1 400\r\n", "what answers there is no NATS")]
+)
+def test_a_nats_that_is_asked_for_must_be_there(greeting: bytes, why: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def greet() -> None:
+            line, _ = server.accept()
+            with line:
+                line.sendall(greeting)
+
+        thread = threading.Thread(target=greet)
+        thread.start()
+        where = f"nats://me:pw-8c31@127.0.0.1:{server.getsockname()[1]}"
+        found = look(doctor._nats, plan(env={"DYN_EVENT_PLANE": "nats", "NATS_SERVER": where}))
+        thread.join()
+    assert [why in finding.what for finding in found] == [True] * bool(why)
+    assert "pw-8c31" not in str(found)
+
+
+def test_nobody_needs_nats() -> None:
+    assert look(doctor._nats, plan(env={"NATS_SERVER": "nats://127.0.0.1:1"})) == []
+    (finding,) = look(
+        doctor._nats, plan(env={"DYN_REQUEST_PLANE": "nats", "NATS_SERVER": "nats://127.0.0.1:1"})
+    )
+    assert (finding.level, "refused" in finding.what) == ("error", True)

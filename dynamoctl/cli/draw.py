@@ -98,7 +98,8 @@ class UpDisplay(Display):
             self.live.update(self._table(state))
             return
         for unit in state.units:
-            words = unit.state if unit.state != "starting" else unit.phase or "starting"
+            # A frontend that is ready may still wait, for another host's part say.
+            words = unit.phase or unit.state if unit.state in ("starting", "ready") else unit.state
             if words != "pending" and self._said.get(unit.name) != words:
                 self._said[unit.name] = words
                 since = duration(time.time() - state.created_at)

@@ -56,7 +56,7 @@ class Host:
 
     def ask(self, url: str, body: dict[str, Any] | None = None, patience_s: float = 60) -> tuple[int, str]:
         """The status and the text that a URL gives here; status 0 where nothing answers."""
-        sent = json.dumps(body) if body else ""
+        sent = "" if body is None else json.dumps(body)
         status, text = json.loads(self.run(sys.executable, "-c", _ASK, url, sent, str(patience_s)))
         return int(status), str(text)
 
@@ -126,16 +126,16 @@ def _download(cache: Path) -> None:
 
 
 @contextmanager
-def etcd(host: Host, at: Path, *words: str, scheme: str = "http") -> Iterator[str]:
+def etcd(host: Host, at: Path, *words: str, scheme: str = "http", port: int = ETCD_PORT) -> Iterator[str]:
     """A new, empty etcd on a host, reachable from the other; gives its URL."""
-    url = f"{scheme}://{host.address}:{ETCD_PORT}"
+    url, peer = f"{scheme}://{host.address}:{port}", f"http://127.0.0.1:{port + 1}"
     arguments: Sequence[str] = (
         "--data-dir", str(at / "etcd"),
         "--listen-client-urls", url,
         "--advertise-client-urls", url,
-        "--listen-peer-urls", "http://127.0.0.1:2380",
-        "--initial-advertise-peer-urls", "http://127.0.0.1:2380",
-        "--initial-cluster", "default=http://127.0.0.1:2380",
+        "--listen-peer-urls", peer,
+        "--initial-advertise-peer-urls", peer,
+        "--initial-cluster", f"default={peer}",
         *words,
     )  # fmt: skip
     with (at / "etcd.log").open("ab") as log:
@@ -150,3 +150,22 @@ def etcd(host: Host, at: Path, *words: str, scheme: str = "http") -> Iterator[st
     finally:
         process.terminate()
         process.wait(60)
+
+
+def certificates(at: Path, address: str) -> dict[str, Path]:
+    """A certificate authority, and what it has signed for an etcd at this address and for its clients."""
+    if not shutil.which("openssl"):
+        pytest.skip("no openssl on the path to make certificates with")
+
+    def openssl(*words: str) -> None:
+        subprocess.run(["openssl", *words], cwd=at, capture_output=True, check=True)
+
+    openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "ca.key", "-out", "ca.crt",
+            "-days", "2", "-subj", "/CN=ca")  # fmt: skip
+    (at / "names").write_text(f"subjectAltName=IP:{address}\nextendedKeyUsage=serverAuth,clientAuth\n")
+    for name in ("server", "client"):
+        openssl("req", "-newkey", "rsa:2048", "-nodes", "-keyout", f"{name}.key", "-out", f"{name}.csr",
+                "-subj", f"/CN={name}")  # fmt: skip
+        openssl("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial",
+                "-out", f"{name}.crt", "-days", "2", "-extfile", "names")  # fmt: skip
+    return {file.name: file for file in at.glob("*.???")}

@@ -7,9 +7,11 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
+from dynamoctl.etcd import CERTIFICATES
 
 from . import hosts
 from .conftest import Cli, cleanly, wait_for
@@ -93,6 +95,7 @@ def bring_up(pair: Pair, *more: str, patience_s: float, **env: str) -> None:
     assert other.code == 0, other.err
     assert "the frontend is on another host" in other.err
     assert waiting.returncode == 0, err
+    assert "waiting for prefill on another host" in err
     assert API in out
 
 
@@ -188,3 +191,52 @@ class TestEngines:
         cut_and_mend(served)
         status, answer = served.chat("What is the capital of France?")
         assert (status, "Paris" in answer) == (200, True)
+
+
+class TestEtcd:
+    """What `doctor`, and so `up`, says of a real etcd that wants to know who asks."""
+
+    def doctor(self, pair: Pair, url: str, **env: str) -> tuple[int, list[str]]:
+        """The exit code, and what is wrong with etcd."""
+        found = ("--discovery", "etcd", "--etcd-endpoints", url)
+        done = pair.here("doctor", "disagg", "--engine", "mocker", "--json", *found, **env)
+        findings = [one for one in done.json["findings"] if one["check"] == "etcd"]
+        return done.code, [one["what"] for one in findings if one["level"] == "error"]
+
+    def test_certificates(self, pair: Pair, tmp_path: Path) -> None:
+        files = hosts.certificates(tmp_path, pair.first.address)
+        server = ("--cert-file", str(files["server.crt"]), "--key-file", str(files["server.key"]))
+        trusts = ("--client-cert-auth", "--trusted-ca-file", str(files["ca.crt"]))
+        mine = (files[name] for name in ("ca.crt", "client.crt", "client.key"))
+        ours = dict(zip(CERTIFICATES, map(str, mine), strict=True))
+        with hosts.etcd(pair.first, tmp_path, *server, *trusts, scheme="https", port=23790) as url:
+            assert self.doctor(pair, url, **ours) == (0, [])
+            text = {name: Path(file).read_text() for name, file in ours.items()}
+            assert self.doctor(pair, url, **text) == (0, [])
+            code, (wrong,) = self.doctor(pair, url)
+            assert (code, "not set: ETCD_AUTH_CA" in wrong) == (3, True)
+            # Of another authority.
+            (other := tmp_path / "other").mkdir()
+            strange = hosts.certificates(other, pair.first.address)
+            code, (wrong,) = self.doctor(pair, url, **{**ours, "ETCD_AUTH_CA": str(strange["ca.crt"])})
+            assert (code, "certificate" in wrong) == (3, True), wrong
+
+    def test_a_name_and_a_password(self, pair: Pair, tmp_path: Path) -> None:
+        with hosts.etcd(pair.first, tmp_path, port=23790) as url:
+
+            def tell(path: str, **body: object) -> None:
+                status, text = pair.first.ask(f"{url}/v3/auth/{path}", body)
+                assert status == 200, text
+
+            for name in ("root", "dynamo"):
+                tell("user/add", name=name, password="pw-1f6a")
+                tell("role/add", name=name)
+                tell("user/grant", user=name, role=name)
+            below = {"permType": "READWRITE", "key": "djEv", "range_end": "djEw"}  # v1/ to v10, in base64
+            tell("role/grant", name="dynamo", perm=below)
+            tell("enable")
+            login = {"ETCD_AUTH_USERNAME": "dynamo", "ETCD_AUTH_PASSWORD": "pw-1f6a"}
+            assert self.doctor(pair, url, **login) == (0, [])
+            code, (wrong,) = self.doctor(pair, url, **{**login, "ETCD_AUTH_PASSWORD": "another-2b7d"})
+            assert (code, "authentication failed" in wrong) == (3, True)
+            assert "another-2b7d" not in wrong

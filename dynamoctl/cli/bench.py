@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -24,6 +25,7 @@ app = typer.Typer(
 
 _SENDING = "Sending"
 _SHOWING = "Output"
+_TAKEN_DOWN = "broken off; what was up for it has been taken down"
 
 Concurrency = Annotated[
     int, typer.Option("--concurrency", min=1, help="Requests at a time, at most.", rich_help_panel=_SENDING)
@@ -285,7 +287,7 @@ def compare(
     chosen, workload = parse(variants), workloads.make(kind, sizes or [])
     common = _common(model, device, gpus, engine, port, vllm_args) | {"lmcache.cpu_gb": lmcache_cpu_gb}
     load = _load(concurrency, request_rate, tool, aiperf)
-    with CompareDisplay(quiet=json) as display:
+    with _if_broken_off(_TAKEN_DOWN, json), CompareDisplay(quiet=json) as display:
         done = measure(
             chosen, common, find_config(config), workload, _seed(seed), load, forget, repeat,
             display.watching(),
@@ -336,7 +338,7 @@ def tune(
     chunks = [int(one) for one in _numbers("--chunk-sizes", chunk_sizes)]
     common = _common(model, device, gpus, None, port, vllm_args)
     load = _load(concurrency, request_rate, tool, aiperf)
-    with CompareDisplay(quiet=json) as display:
+    with _if_broken_off(_TAKEN_DOWN, json), CompareDisplay(quiet=json) as display:
         done = sweep(
             config, common, chunks, _numbers("--cpu-gb", cpu_gb or ""), workload, _seed(seed),
             load, forget, repeat, write, display.watching(),
@@ -379,17 +381,12 @@ def _run(
 ) -> int:
     """Measure one deployment, show it, and give back the exit code."""
     from dynamoctl.cli.draw_bench import BenchDisplay, draw_bench
-    from dynamoctl.cli.output import note
     from dynamoctl.operations import bench
 
     _see_to_files(output, plot)
-    try:
-        with BenchDisplay(quiet=as_json) as display:
-            done = bench.run(name, workload, _seed(seed), load, forget, display.progress)
-    except KeyboardInterrupt:
-        if not as_json:
-            note("the load generator was ended; the deployment goes on")
-        raise
+    ended = "the load generator was ended; the deployment goes on"
+    with _if_broken_off(ended, as_json), BenchDisplay(quiet=as_json) as display:
+        done = bench.run(name, workload, _seed(seed), load, forget, display.progress)
     return _show("bench", done.as_json(), done.failure, draw_bench, output, plot, as_json)
 
 
@@ -419,6 +416,19 @@ def _show(
         return failure.exit_code if failure else 0
     draw(body)
     return fail("bench", failure, as_json=False) if failure else 0
+
+
+@contextmanager
+def _if_broken_off(words: str, as_json: bool) -> Iterator[None]:
+    """Say what has become of what ran, where the user breaks it off."""
+    from dynamoctl.cli.output import note
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not as_json:
+            note(words)
+        raise
 
 
 def _see_to_files(output: Path | None, plot: Path | None) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from dynamoctl.bench.workloads import BLOCK, MultiTurn, Random, Request, Reuse, 
 from dynamoctl.cli import bench as commands
 from dynamoctl.errors import DynamoctlError, NotReadyError, PreflightError, SpecError
 from dynamoctl.operations import bench as operation
+from dynamoctl.operations import compare as comparing
 from dynamoctl.operations import load_generators, tune
 from dynamoctl.operations.bench import Bench
 from dynamoctl.operations.compare import Compared, Outcome
@@ -366,6 +368,76 @@ def test_ratios_are_to_the_first_variant_and_a_failed_one_is_named() -> None:
     assert failure is not None
     assert (failure.message, failure.exit_code) == ("1 variant of 3 failed", 1)
     assert failure.hint == "bad: it died\n  see its log"
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, ...]]:
+    """What `compare` does to deployments, without any: `agg-mp` does not come up."""
+    monkeypatch.setenv("DYNAMOCTL_HOME", str(tmp_path))
+    done: list[tuple[str, ...]] = []
+
+    def up(planned: Any, *_: Any) -> Any:
+        done.append(("up", planned.spec.name))
+        if planned.spec.lmcache.mode == "mp":
+            raise NotReadyError("it died")
+        return SimpleNamespace(seconds=1.0)
+
+    def measure(name: str, _workload: Workload, seed: int, *_: Any) -> Bench:
+        done.append(("bench", name, str(seed)))
+        return run_of((1.0, 0.5))
+
+    monkeypatch.setattr(
+        comparing, "plan_for_here", lambda flags, _: SimpleNamespace(spec=load_spec(flags, {}))
+    )
+    monkeypatch.setattr(comparing, "up", up)
+    monkeypatch.setattr(comparing.bench, "run", measure)
+    monkeypatch.setattr(comparing, "down", lambda name, _: done.append(("down", name)))
+    return done
+
+
+def nobody(*_: Any) -> None:
+    pass
+
+
+def test_every_other_round_goes_backwards_and_who_failed_is_left_out(calls: list[tuple[str, ...]]) -> None:
+    chosen = variants.parse(["agg", "agg-mp", "disagg"])
+    watching = comparing.Watching(nobody, nobody, nobody, nobody)
+    done = comparing.compare(chosen, {}, None, Reuse(), 7, Load(), "reset", 2, watching)
+    first, second = ("bench-1", "7"), ("bench-3", "7")
+    assert calls == [
+        ("up", "bench-1"), ("bench", *first), ("down", "bench-1"),
+        ("up", "bench-2"), ("down", "bench-2"),
+        ("up", "bench-3"), ("bench", *second), ("down", "bench-3"),
+        ("up", "bench-3"), ("bench", "bench-3", "8"), ("down", "bench-3"),
+        ("up", "bench-1"), ("bench", "bench-1", "8"), ("down", "bench-1"),
+    ]  # fmt: skip
+    assert [len(one.runs) for one in done.outcomes] == [2, 0, 2]
+    body = done.as_json()
+    assert [one["ready_s"] for one in body["variants"]] == [[1.0, 1.0], [], [1.0, 1.0]]
+    assert body["variants"][0]["bench"]["passes"][0]["requests"] == 2
+    assert body["variants"][1]["error"]["message"] == "it died"
+
+
+def test_the_best_of_a_sweep_is_set_in_the_toml(calls: list[tuple[str, ...]], tmp_path: Path) -> None:
+    path = tmp_path / "dynamoctl.toml"
+    path.write_text(TOML)
+    watching = comparing.Watching(nobody, nobody, nobody, nobody)
+    words: Any = (path, {}, [1024, 128], [], Reuse(), 7, Load(), "reset", 1)
+    assert tune.tune(*words, write=False, watching=watching).written is False
+    assert path.read_text() == TOML
+    done = tune.tune(*words, write=True, watching=watching)
+    assert (done.best, done.values, done.written) == ("chunk-1024", {"chunk_size": 1024}, True)
+    assert path.read_text() == TOML.replace("256", "1024")
+
+
+def test_there_must_be_a_toml_with_lmcache_to_tune(tmp_path: Path) -> None:
+    path = tmp_path / "off.toml"
+    path.write_text("[lmcache]\nenabled = false\n")
+    watching = comparing.Watching(nobody, nobody, nobody, nobody)
+    for config, message in ((path, "LMCache is off"), (tmp_path / "no.toml", "no config file")):
+        words: Any = (config, {}, [128], [], Reuse(), 7, Load(), "reset", 1, True, watching)
+        with pytest.raises(SpecError, match=message):
+            tune.tune(*words)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": "dynamoctl/status/v1"}', '{"schema": 3}'])

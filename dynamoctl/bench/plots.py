@@ -162,7 +162,7 @@ def _spreads(
     axes.set_xticks(range(len(_SPREAD)), _SPREAD)
     axes.set_title(title)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(title="pass", fontsize=7)
+    _legend(axes, title="pass")
 
 
 def _tokens(axes: Axes, labels: Sequence[str], passes: Sequence[Mapping[str, Any]]) -> None:
@@ -179,6 +179,11 @@ def _tokens(axes: Axes, labels: Sequence[str], passes: Sequence[Mapping[str, Any
         axes.bar(labels, values, 0.6, bottom=bottom, label=name, color=colour)
         bottom = [low + value for low, value in zip(bottom, values, strict=True)]
     axes.set_title("tokens of the prompts")
-    axes.margins(y=0.35)  # room for the legend
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=7)
+    _legend(axes)
+
+
+def _legend(axes: Axes, title: str | None = None) -> None:
+    """A legend above the bars."""
+    axes.set_ylim(0, axes.dataLim.ymax * 1.4 or 1)
+    axes.legend(title=title, fontsize=7, loc="upper left", ncols=2)

@@ -162,11 +162,9 @@ def draw_bench(body: dict[str, Any]) -> None:
     out.print(_latencies(body["passes"]))
     out.print()
     out.print(_counts(body["passes"]))
-    if body["ttft_times_faster"] is not None:
+    if (faster := body["ttft_times_faster"]) is not None:
         out.print()
-        out.print(
-            f"time to first token, mean of the later passes: {body['ttft_times_faster']:.2f} times faster"
-        )
+        out.print(f"mean time to first token: {faster:.2f} times shorter in the later passes")
 
 
 def title(body: dict[str, Any]) -> str:

@@ -217,6 +217,11 @@ def require_portable(spec: DeploymentSpec) -> DeploymentSpec:
             "gpus: workers cannot share a GPU in a cluster: a pod has its GPUs alone",
             "leave --gpus out; the number follows from the workers and --tp",
         )
+    if spec.discovery != "file":
+        raise SpecError(
+            "discovery: the operator has its own, and spreads the pods over its hosts",
+            "leave --discovery, --roles and --advertise out, and export the whole deployment",
+        )
     if spec.lmcache.enabled:
         _check_cache(spec)
     _check_environment(spec.env)

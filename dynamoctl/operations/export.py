@@ -79,9 +79,8 @@ def shell(flags: Mapping[str, Any], config: Path | None) -> Exported:
         PreflightError: not on this host.
     """
     from dynamoctl.export import shell as script
-    from dynamoctl.operations.planning import plan_for_here
 
-    planned = plan_for_here(flags, config)
+    planned = _plan_of_one_host(flags, config)
     return Exported(script.script(planned.plan), _notes(planned))
 
 
@@ -93,15 +92,26 @@ def systemd(flags: Mapping[str, Any], config: Path | None, manager: Manager) -> 
         PreflightError: not on this host.
     """
     from dynamoctl.export import systemd as files
-    from dynamoctl.operations.planning import plan_for_here
 
-    planned = plan_for_here(flags, config)
+    planned = _plan_of_one_host(flags, config)
     # A service has none of the caller's environment, which `up` hands on.
     here = [name for name in sorted(os.environ) if name.startswith("HF_") and name not in planned.spec.env]
     forgotten = [
         f"{name} is set here, and not in a service: the target says which file is for it" for name in here
     ]
     return Exported(files.units(planned.plan, manager), (*_notes(planned), *forgotten))
+
+
+def _plan_of_one_host(flags: Mapping[str, Any], config: Path | None) -> Planned:
+    from dynamoctl.operations.planning import plan_for_here
+
+    planned = plan_for_here(flags, config)
+    if planned.spec.discovery != "file":
+        raise SpecError(
+            "discovery: what is exported for a machine finds its processes in a folder there, not in an etcd",
+            "leave --discovery, --roles and --advertise out; or run `dynamoctl up` on each host",
+        )
+    return planned
 
 
 def _notes(planned: Planned) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import json
 import os
 import random
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -75,6 +76,8 @@ _GRACE_LOADING_S = 5.0
 _GRACE_READY_S = 25.0
 # "/tmp" and a little more.
 _LONGEST_TEMPORARY = 10
+# Clients of the control socket that may wait to be heard.
+_CONTROL_BACKLOG = 100
 _WAITING_FOR_ETCD = "waiting for etcd"
 _WORKERS = ("agg", "decode", "prefill")
 
@@ -149,8 +152,7 @@ class Supervisor:
             with contextlib.suppress(OSError):
                 self.folder.socket.unlink()
             os.chdir(self.folder.path)  # a socket's path may have no more than 107 bytes
-            control = await asyncio.start_unix_server(self._answer, path=self.folder.socket.name)
-            self.folder.socket.chmod(0o600)
+            control = await self._listen()
             keeping = asyncio.ensure_future(self._surely(self._keep_up))
             try:
                 failure = await self._until_stopped(self._live())
@@ -158,6 +160,18 @@ class Supervisor:
                 control.close()
                 keeping.cancel()
             return await self._end(failure)
+
+    async def _listen(self) -> asyncio.Server:
+        """Answer at the control socket."""
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(self.folder.socket.name)
+        self.folder.socket.chmod(0o600)
+        # asyncio accepts as many at once as may wait. Without descriptors (Python 3.11) it tries each of them
+        # again, and ever more: that took a whole core, and filled the disk with its log. So it accepts one at
+        # a time, and more may wait.
+        control = await asyncio.start_unix_server(self._answer, sock=listener, backlog=1)
+        listener.listen(_CONTROL_BACKLOG)
+        return control
 
     async def _live(self) -> None:
         """Bring up, then watch for ever."""
@@ -571,10 +585,11 @@ class Supervisor:
                 self._save()
 
     def _keep(self) -> None:
-        if self.registrations is not None:
-            self.registrations.keep(self._living)
+        # Without a descriptor the second cannot be done; the first can.
         for name in ("supervisor", *(member.unit.name for member in self.members)):
             log_files.bound(self.folder.log(name))
+        if self.registrations is not None:
+            self.registrations.keep(self._living)
 
     async def _watch_answers(self) -> None:
         """End a unit that lives and does not answer; it is then started again like one that has died."""

@@ -388,7 +388,10 @@ def test_a_supervisor_without_descriptors(cli: Cli) -> None:
     # Fewer than it has: it can open nothing.
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, hard))
     os.kill(pids(cli, "starved")["worker-0"], signal.SIGKILL)
+    cli.status("starved")  # it cannot be heard now
     time.sleep(12)
+    log = cli.home / "deployments/starved/logs/supervisor.log"
+    assert log.stat().st_size < 100_000, "it has said the same again and again"
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
     wait_for(lambda: (b := cli.status("starved"))["state"] == "ready" and b["units"][1]["restarts"])
     assert answers(cli.status("starved")["endpoint"])

@@ -159,6 +159,19 @@ TRIES = (
         0,
         ("#!/usr/bin/env bash", "start frontend", "start worker-0", "Ctrl-C ends it"),
     ),
+    Try(
+        "a script for one of several hosts",
+        f"export shell disagg {CPU} --roles prefill --discovery etcd --etcd-endpoints http://127.0.0.1:2379"
+        " --advertise lo",
+        2,
+        ("not in an etcd", "run `dynamoctl up` on each host"),
+    ),
+    Try(
+        "a manifest with an etcd of one's own",
+        "export k8s disagg --discovery etcd --etcd-endpoints http://127.0.0.1:2379",
+        2,
+        ("the operator has its own", "leave --discovery"),
+    ),
     Try("a flag of another export", "export shell agg --image x", 2, ("No such option: --image",)),
     Try(
         "services of the machine, as nobody",

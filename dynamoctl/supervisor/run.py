@@ -513,7 +513,8 @@ class Supervisor:
         try:
             async with asyncio.timeout(self.plan.timeout_s):
                 self._start(member)
-                self.listed = False  # until it is seen: its gate opens before the frontend hears of it
+                # Until it is seen: its gate opens before the frontend hears of it.
+                self.listed = self.frontend is None
                 await self._gate(member)
         except TimeoutError:
             error = NotReadyError(*self._too_late())

@@ -163,14 +163,14 @@ class Supervisor:
 
     async def _listen(self) -> asyncio.Server:
         """Answer at the control socket."""
-        listener = socket.socket(socket.AF_UNIX)
-        listener.bind(self.folder.socket.name)
-        self.folder.socket.chmod(0o600)
         # asyncio accepts as many at once as may wait. Without descriptors (Python 3.11) it tries each of them
         # again, and ever more: that took a whole core, and filled the disk with its log. So it accepts one at
         # a time, and more may wait.
-        control = await asyncio.start_unix_server(self._answer, sock=listener, backlog=1)
-        listener.listen(_CONTROL_BACKLOG)
+        control = await asyncio.start_unix_server(self._answer, path=self.folder.socket.name, backlog=1)
+        self.folder.socket.chmod(0o600)
+        for listener in control.sockets:
+            with socket.socket(fileno=os.dup(listener.fileno())) as same:
+                same.listen(_CONTROL_BACKLOG)
         return control
 
     async def _live(self) -> None:

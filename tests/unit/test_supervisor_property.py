@@ -895,7 +895,7 @@ def install(world: World, patch: pytest.MonkeyPatch) -> None:
         return result
 
     async def no_server(*_: Any, **__: Any) -> SimpleNamespace:
-        return SimpleNamespace(close=lambda: None)
+        return SimpleNamespace(close=lambda: None, sockets=())
 
     def sleep(seconds: float) -> None:
         loop.now += seconds

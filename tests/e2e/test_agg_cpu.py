@@ -237,12 +237,12 @@ def test_bench_fails_with_the_requests_that_fail(up: Up) -> None:
 
 def test_ctrl_c_ends_the_load_generator_of_bench_and_not_the_deployment(up: Up) -> None:
     running = up.cli.start(
-        "bench", "random", "--requests", "40", "--input-tokens", "32", "--output-tokens", "4"
+        "bench", "random", "--requests", "400", "--input-tokens", "32", "--output-tokens", "4"
     )
     assert running.stderr is not None
     try:
         for line in running.stderr:
-            if "10 of 40" in line:
+            if re.search(r"\b[1-9]\d* of 400\b", line):
                 break
         running.send_signal(signal.SIGINT)
         _, err = running.communicate(timeout=30)

@@ -11,6 +11,9 @@ import typer
 from dynamoctl.cli import bench, cache, chat, doctor, down, export, init, logs, output, status, up
 from dynamoctl.errors import DynamoctlError, SpecError
 
+# Typer makes this exit code of a KeyboardInterrupt; no command ends with it by itself.
+_INTERRUPTED = 128 + signal.SIGINT
+
 app = typer.Typer(
     name="dynamoctl",
     help="Bring up LLM-serving deployments on this machine: NVIDIA Dynamo, vLLM, LMCache and NIXL.",
@@ -64,18 +67,18 @@ def run(argv: list[str]) -> int:
         received.append(number)
         if number == signal.SIGHUP:
             # The terminal has gone: what is written to it from now on, on the way out too, would fail.
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            for descriptor in on_terminal:
-                os.dup2(nowhere, descriptor)
+            _write_nowhere(*on_terminal)
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        signal.signal(signal.SIGHUP, interrupt)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, interrupt)
     before_dashes = argv[: argv.index("--")] if "--" in argv else argv
     as_json = "--json" in before_dashes
     command = next((word for word in before_dashes if not word.startswith("-")), "dynamoctl")
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # `main` has held it back
         result = app(args=_or_help(argv), prog_name="dynamoctl", standalone_mode=False)
     except DynamoctlError as error:
         return output.fail(command, error, as_json)
@@ -91,21 +94,39 @@ def run(argv: list[str]) -> int:
         usage = SpecError(error.format_message().rstrip("."), hint)
         return output.fail(command, usage, as_json)
     except (KeyboardInterrupt, typer.Abort):
-        code = 128 + received[-1] if received else 130
-        return output.interrupted(command, code, as_json)
+        return _broken_off(command, received, as_json)
     except (BrokenPipeError, SystemExit):
         # Typer and rich make a SystemExit of a broken pipe, and of nothing else but shell completion.
         if "_DYNAMOCTL_COMPLETE" in os.environ:
             raise
         # Whoever read our output has gone (as in `dynamoctl logs | head`): nothing to say to them.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, 1)
-        os.close(nowhere)
-        return 0
-    if received and result in (None, 0, 130):
-        # A command that Ctrl-C ends without a failure (`status --watch`) takes a signal for one.
+        _write_nowhere(1)
+        return 128 + received[-1] if received else 0
+    if result == _INTERRUPTED:
+        return _broken_off(command, received, as_json)
+    if received and received[-1] != signal.SIGINT and result in (None, 0):
+        # A command that Ctrl-C ends without a failure (`status --watch`) takes another signal for one.
         return 128 + received[-1]
     return result if isinstance(result, int) else 0
+
+
+def _broken_off(command: str, received: list[int], as_json: bool) -> int:
+    """Say so; give back the exit code."""
+    code = 128 + received[-1] if received else _INTERRUPTED
+    try:
+        return output.interrupted(command, code, as_json)
+    except (BrokenPipeError, SystemExit, KeyboardInterrupt):
+        # Ctrl-C has ended what read our output too (as in `dynamoctl up 2>&1 | tee log`), or came again.
+        _write_nowhere(1, 2)
+        return code
+
+
+def _write_nowhere(*descriptors: int) -> None:
+    """What is written to these from now on, at the end of this process too, is lost and does not fail."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in descriptors:
+        os.dup2(nowhere, descriptor)
+    os.close(nowhere)
 
 
 def _or_help(argv: list[str]) -> list[str]:

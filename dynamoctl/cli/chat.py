@@ -57,6 +57,9 @@ def command(
         except EOFError:
             print()
             return
+        except KeyboardInterrupt:
+            print()  # what is said of it begins a line
+            raise
         if not question:
             return
         reply = talk.ask(question, show)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from dynamoctl.cli import completers
-from dynamoctl.cli.options import Json, Name
+from dynamoctl.cli.options import Json, Name, takes
 from dynamoctl.errors import DynamoctlError, SpecError
 
 if TYPE_CHECKING:
@@ -129,22 +130,85 @@ VllmArgs = Annotated[
 ]
 
 
+@dataclass(frozen=True)
+class How:
+    """What every measurement is told beside its workload."""
+
+    concurrency: Concurrency
+    request_rate: Rate = None
+    tool: Tool = "vllm"
+    aiperf: Aiperf = None
+    seed: Seed = None
+    output: Output = None
+    plot: Plot = None
+    json: Json = False
+
+    def load(self) -> Load:
+        """What sends the requests, and how many; AIPerf is installed where it is wanted."""
+        from dynamoctl.cli.output import note
+        from dynamoctl.operations.load_generators import Load, find_aiperf
+
+        program = None
+        if self.tool == "aiperf" or self.aiperf is not None:
+            program = find_aiperf(
+                self.aiperf, lambda folder: note(f"installing AIPerf into {folder} (about 1 GB)")
+            )
+        return Load(self.concurrency, self.request_rate, program)
+
+    def some_seed(self) -> int:
+        """The one that was given, or a new one."""
+        from secrets import randbelow
+
+        return randbelow(2**31) if self.seed is None else self.seed
+
+
+@dataclass(frozen=True)
+class Across:
+    """What is told to a measurement of several deployments: what they have in common, and the workload."""
+
+    model: Model = None
+    device: Device = None
+    gpus: Gpus = None
+    engine: Engine = None
+    port: Port = None
+    lmcache_cpu_gb: Annotated[str | None, typer.Option(metavar="SIZE", help="As for up.")] = None
+    vllm_args: VllmArgs = None
+    kind: Kind = "reuse"
+    sizes: Sizes = None
+    repeat: Repeat = 1
+    forget: Forgetting = "reset"
+
+    def common(self) -> dict[str, Any]:
+        """What all have in common, by the spec's names."""
+        from dynamoctl.cli.plan_flags import words
+
+        return {
+            "model": self.model,
+            "device": self.device,
+            "gpus": self.gpus,
+            "engine": self.engine,
+            "port": self.port,
+            "lmcache.cpu_gb": self.lmcache_cpu_gb,
+            "engine_args": words("--vllm-args", self.vllm_args),
+        }
+
+    def workload(self) -> Workload:
+        """What is sent."""
+        from dynamoctl.bench import workloads
+
+        return workloads.make(self.kind, self.sizes or [])
+
+
 @app.command("reuse")
+@takes("how", How, concurrency=1)
 def reuse(
+    how: How,
     name: Name = "default",
     documents: Annotated[int, typer.Option(min=1, help="How many documents.")] = 8,
     document_tokens: Annotated[int, typer.Option(min=1, help="The length of each.")] = 1024,
     passes: Annotated[int, typer.Option(min=1, help="How often each is asked about.")] = 2,
     output_tokens: OutputTokens = 16,
     forget: Forgetting = "reset",
-    concurrency: Concurrency = 1,
-    request_rate: Rate = None,
-    tool: Tool = "vllm",
-    aiperf: Aiperf = None,
-    seed: Seed = None,
-    output: Output = None,
-    plot: Plot = None,
-    json: Json = False,
 ) -> None:
     """Ask about long documents, and again when the engines' own prefix caches have lost them.
 
@@ -153,13 +217,13 @@ def reuse(
     from dynamoctl.bench.workloads import Reuse
 
     workload = Reuse(documents, document_tokens, passes, output_tokens)
-    raise typer.Exit(
-        _run(name, workload, seed, _load(concurrency, request_rate, tool, aiperf), forget, output, plot, json)
-    )
+    raise typer.Exit(_run(name, workload, how, forget))
 
 
 @app.command("multi-turn")
+@takes("how", How, concurrency=4)
 def multi_turn(
+    how: How,
     name: Name = "default",
     conversations: Annotated[int, typer.Option(min=1, help="How many, side by side.")] = 4,
     turns: Annotated[int, typer.Option(min=1, help="Turns of each.")] = 3,
@@ -168,82 +232,54 @@ def multi_turn(
     ] = 512,
     turn_tokens: Annotated[int, typer.Option(min=1, help="The length of each later question.")] = 64,
     output_tokens: OutputTokens = 32,
-    concurrency: Concurrency = 4,
-    request_rate: Rate = None,
-    tool: Tool = "vllm",
-    aiperf: Aiperf = None,
-    seed: Seed = None,
-    output: Output = None,
-    plot: Plot = None,
-    json: Json = False,
 ) -> None:
     """Go on with conversations: each turn is sent with all that was said before."""
     from dynamoctl.bench.workloads import MultiTurn
 
     workload = MultiTurn(conversations, turns, first_tokens, turn_tokens, output_tokens)
-    raise typer.Exit(
-        _run(
-            name, workload, seed, _load(concurrency, request_rate, tool, aiperf), "reset", output, plot, json
-        )
-    )
+    raise typer.Exit(_run(name, workload, how))
 
 
 @app.command("shared-prefix")
+@takes("how", How, concurrency=4)
 def shared_prefix(
+    how: How,
     name: Name = "default",
     requests: Annotated[int, typer.Option(min=1, help="How many requests.")] = 16,
     prefixes: Annotated[int, typer.Option(min=1, help="How many beginnings they have.")] = 2,
     prefix_tokens: Annotated[int, typer.Option(min=1, help="The length of a beginning.")] = 512,
     suffix_tokens: Annotated[int, typer.Option(min=1, help="The length of what follows it.")] = 64,
     output_tokens: OutputTokens = 32,
-    concurrency: Concurrency = 4,
-    request_rate: Rate = None,
-    tool: Tool = "vllm",
-    aiperf: Aiperf = None,
-    seed: Seed = None,
-    output: Output = None,
-    plot: Plot = None,
-    json: Json = False,
 ) -> None:
     """Send requests that begin alike, as with one system prompt for all."""
     from dynamoctl.bench.workloads import SharedPrefix
 
     workload = SharedPrefix(requests, prefixes, prefix_tokens, suffix_tokens, output_tokens)
-    raise typer.Exit(
-        _run(
-            name, workload, seed, _load(concurrency, request_rate, tool, aiperf), "reset", output, plot, json
-        )
-    )
+    raise typer.Exit(_run(name, workload, how))
 
 
 @app.command("random")
+@takes("how", How, concurrency=4)
 def random(
+    how: How,
     name: Name = "default",
     requests: Annotated[int, typer.Option(min=1, help="How many requests.")] = 16,
     input_tokens: Annotated[int, typer.Option(min=1, help="The length of each prompt.")] = 512,
     output_tokens: OutputTokens = 32,
-    concurrency: Concurrency = 4,
-    request_rate: Rate = None,
-    tool: Tool = "vllm",
-    aiperf: Aiperf = None,
-    seed: Seed = None,
-    output: Output = None,
-    plot: Plot = None,
-    json: Json = False,
 ) -> None:
     """Send requests that have nothing in common: what is paid where no cache helps."""
     from dynamoctl.bench.workloads import Random
 
     workload = Random(requests, input_tokens, output_tokens)
-    raise typer.Exit(
-        _run(
-            name, workload, seed, _load(concurrency, request_rate, tool, aiperf), "reset", output, plot, json
-        )
-    )
+    raise typer.Exit(_run(name, workload, how))
 
 
 @app.command("compare")
+@takes("how", How, concurrency=1)
+@takes("across", Across)
 def compare(
+    across: Across,
+    how: How,
     variants: Annotated[
         list[str],
         typer.Argument(
@@ -253,50 +289,34 @@ def compare(
         ),
     ],
     config: Config = None,
-    model: Model = None,
-    device: Device = None,
-    gpus: Gpus = None,
-    engine: Engine = None,
-    port: Port = None,
-    lmcache_cpu_gb: Annotated[str | None, typer.Option(metavar="SIZE", help="As for up.")] = None,
-    vllm_args: VllmArgs = None,
-    kind: Kind = "reuse",
-    sizes: Sizes = None,
-    repeat: Repeat = 1,
-    forget: Forgetting = "reset",
-    concurrency: Concurrency = 1,
-    request_rate: Rate = None,
-    tool: Tool = "vllm",
-    aiperf: Aiperf = None,
-    seed: Seed = None,
-    output: Output = None,
-    plot: Plot = None,
-    json: Json = False,
 ) -> None:
     """Bring up one deployment after another, measure each with the same prompts, and take it down.
 
     The ratios are to the first variant. One that fails is named, and the others go on.
     """
-    from dynamoctl.bench import workloads
     from dynamoctl.bench.variants import parse
     from dynamoctl.cli.draw_bench import CompareDisplay, draw_compare
     from dynamoctl.operations.compare import compare as measure
     from dynamoctl.operations.planning import find_config
 
-    _see_to_files(output, plot)
-    chosen, workload = parse(variants), workloads.make(kind, sizes or [])
-    common = _common(model, device, gpus, engine, port, vllm_args) | {"lmcache.cpu_gb": lmcache_cpu_gb}
-    load = _load(concurrency, request_rate, tool, aiperf)
-    with _if_broken_off(_TAKEN_DOWN, json), CompareDisplay(quiet=json) as display:
+    _see_to_files(how.output, how.plot)
+    chosen, workload, common, load = parse(variants), across.workload(), across.common(), how.load()
+    with _if_broken_off(_TAKEN_DOWN, how.json), CompareDisplay(quiet=how.json) as display:
         done = measure(
-            chosen, common, find_config(config), workload, _seed(seed), load, forget, repeat,
-            display.watching(),
+            chosen, common, find_config(config), workload, how.some_seed(), load, across.forget,
+            across.repeat, display.watching(),
         )  # fmt: skip
-    raise typer.Exit(_show("bench-compare", done.as_json(), done.failure, draw_compare, output, plot, json))
+    raise typer.Exit(
+        _show("bench-compare", done.as_json(), done.failure, draw_compare, how.output, how.plot, how.json)
+    )
 
 
 @app.command("tune")
+@takes("how", How, concurrency=1)
+@takes("across", Across, without=("engine", "lmcache_cpu_gb"))
 def tune(
+    across: Across,
+    how: How,
     config: Config = None,
     chunk_sizes: Annotated[
         str, typer.Option(metavar="TOKENS,...", help="Chunk sizes to try.")
@@ -306,45 +326,26 @@ def tune(
         typer.Option(metavar="GIB,...", help="Sizes of LMCache's CPU memory to try; without it, it stays."),
     ] = None,
     write: Annotated[bool, typer.Option("--write/--no-write", help="Set the best in the TOML.")] = True,
-    model: Model = None,
-    device: Device = None,
-    gpus: Gpus = None,
-    port: Port = None,
-    vllm_args: VllmArgs = None,
-    kind: Kind = "reuse",
-    sizes: Sizes = None,
-    repeat: Repeat = 1,
-    forget: Forgetting = "reset",
-    concurrency: Concurrency = 1,
-    request_rate: Rate = None,
-    tool: Tool = "vllm",
-    aiperf: Aiperf = None,
-    seed: Seed = None,
-    output: Output = None,
-    plot: Plot = None,
-    json: Json = False,
 ) -> None:
     """Find the chunk size, and the size of the cache, that suit a workload, and set them in the TOML.
 
     The best has the shortest time to the first token once the cache knows the prompts. What is within 5 % of
     it is as good; of those, the one with the least memory is taken.
     """
-    from dynamoctl.bench import workloads
     from dynamoctl.cli.draw_bench import CompareDisplay, draw_tune
     from dynamoctl.operations.tune import tune as sweep
 
-    _see_to_files(output, plot)
-    workload = workloads.make(kind, sizes or [])
+    _see_to_files(how.output, how.plot)
+    workload = across.workload()
     chunks = [int(one) for one in _numbers("--chunk-sizes", chunk_sizes)]
-    common = _common(model, device, gpus, None, port, vllm_args)
-    load = _load(concurrency, request_rate, tool, aiperf)
-    with _if_broken_off(_TAKEN_DOWN, json), CompareDisplay(quiet=json) as display:
+    common, load = across.common(), how.load()
+    with _if_broken_off(_TAKEN_DOWN, how.json), CompareDisplay(quiet=how.json) as display:
         done = sweep(
-            config, common, chunks, _numbers("--cpu-gb", cpu_gb or ""), workload, _seed(seed),
-            load, forget, repeat, write, display.watching(),
+            config, common, chunks, _numbers("--cpu-gb", cpu_gb or ""), workload, how.some_seed(),
+            load, across.forget, across.repeat, write, display.watching(),
         )  # fmt: skip
     failure = done.compared.failure
-    raise typer.Exit(_show("bench-tune", done.as_json(), failure, draw_tune, output, plot, json))
+    raise typer.Exit(_show("bench-tune", done.as_json(), failure, draw_tune, how.output, how.plot, how.json))
 
 
 @app.command("show")
@@ -369,25 +370,17 @@ def show(
     raise typer.Exit(_show(kind, body, failure, draw, None, plot, json))
 
 
-def _run(
-    name: str,
-    workload: Workload,
-    seed: int | None,
-    load: Load,
-    forget: Forget,
-    output: Path | None,
-    plot: Path | None,
-    as_json: bool,
-) -> int:
+def _run(name: str, workload: Workload, how: How, forget: Forget = "reset") -> int:
     """Measure one deployment, show it, and give back the exit code."""
     from dynamoctl.cli.draw_bench import BenchDisplay, draw_bench
     from dynamoctl.operations import bench
 
-    _see_to_files(output, plot)
+    _see_to_files(how.output, how.plot)
+    load = how.load()
     ended = "the load generator was ended; the deployment goes on"
-    with _if_broken_off(ended, as_json), BenchDisplay(quiet=as_json) as display:
-        done = bench.run(name, workload, _seed(seed), load, forget, display.progress)
-    return _show("bench", done.as_json(), done.failure, draw_bench, output, plot, as_json)
+    with _if_broken_off(ended, how.json), BenchDisplay(quiet=how.json) as display:
+        done = bench.run(name, workload, how.some_seed(), load, forget, display.progress)
+    return _show("bench", done.as_json(), done.failure, draw_bench, how.output, how.plot, how.json)
 
 
 def _show(
@@ -440,43 +433,6 @@ def _see_to_files(output: Path | None, plot: Path | None) -> None:
         from dynamoctl.bench import plots
 
         plots.require()
-
-
-def _seed(given: int | None) -> int:
-    from secrets import randbelow
-
-    return randbelow(2**31) if given is None else given
-
-
-def _load(concurrency: int, request_rate: float | None, tool: str, aiperf: Path | None) -> Load:
-    from dynamoctl.cli.output import note
-    from dynamoctl.operations.load_generators import Load, find_aiperf
-
-    program = None
-    if tool == "aiperf" or aiperf is not None:
-        program = find_aiperf(aiperf, lambda folder: note(f"installing AIPerf into {folder} (about 1 GB)"))
-    return Load(concurrency, request_rate, program)
-
-
-def _common(
-    model: str | None,
-    device: str | None,
-    gpus: str | None,
-    engine: str | None,
-    port: int | None,
-    vllm_args: str | None,
-) -> dict[str, Any]:
-    """What all variants have in common, by the spec's names."""
-    from dynamoctl.cli.plan_flags import words
-
-    return {
-        "model": model,
-        "device": device,
-        "gpus": gpus,
-        "engine": engine,
-        "port": port,
-        "engine_args": words("--vllm-args", vllm_args),
-    }
 
 
 def _numbers(flag: str, given: str) -> list[float]:

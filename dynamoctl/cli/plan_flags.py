@@ -5,14 +5,15 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable
 from functools import wraps
-from inspect import Parameter, Signature, signature
+from inspect import Parameter, signature
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 from typer.models import OptionInfo
 
 from dynamoctl.cli import completers
+from dynamoctl.cli.options import show
 from dynamoctl.errors import SpecError
 
 Flags = dict[str, Any]
@@ -338,12 +339,10 @@ def _with_flags(command: Callable[..., None], without: tuple[str, ...]) -> Calla
         config = flags.pop("config")
         command(flags, *(() if without else (config,)), **given)
 
-    # Typer reads the options from here.
     parameters = [*shared.values(), *own]
     for one in parameters:
         _show_default(one)
-    cast("Any", run).__signature__ = Signature(parameters)
-    run.__annotations__ = {one.name: one.annotation for one in parameters}
+    show(run, parameters)
     return run
 
 

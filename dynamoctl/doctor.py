@@ -18,6 +18,7 @@ from dynamoctl import etcd, probes, storage, vllm_plugin
 from dynamoctl.errors import PreflightError
 from dynamoctl.facts import HostFacts, ModelFacts
 from dynamoctl.host import gpus, models, ports, processes
+from dynamoctl.known_sets import KNOWN_SETS
 from dynamoctl.planner.memory import argument
 from dynamoctl.planner.plan import DeploymentPlan, Unit
 from dynamoctl.planner.secrets import redact
@@ -35,11 +36,6 @@ DEFAULT_UTILIZATION = 0.92
 SHARED_MEMORY_GIB = 1.0
 # The driver's version of CUDA, as NVML has it, that torch 2.11's build for CUDA 13 needs.
 CUDA_NEEDED = 13000
-# Sets of versions that were run together; the first is what dynamoctl installs.
-KNOWN_SETS = (
-    {"ai-dynamo": "1.4.2", "vllm": "0.26.0", "torch": "2.11.0", "nixl": "1.3.2", "lmcache": "0.5.3"},
-    {"ai-dynamo": "1.6.1", "vllm": "0.31.0", "torch": "2.13.0", "nixl": "1.4.1", "lmcache": "0.5.6"},
-)
 _GIB = 1024**3
 _SHARED = "/dev/shm"  # noqa: S108  (where POSIX shared memory is; nothing is made here)
 

@@ -15,17 +15,15 @@ from dynamoctl import stores
 from dynamoctl.errors import SpecError
 from dynamoctl.export import dgd_rules
 from dynamoctl.facts import Gpu, HostFacts, ModelFacts
+from dynamoctl.known_sets import INSTALLED
 from dynamoctl.planner.memory import argument
 from dynamoctl.planner.secrets import HIDDEN, is_secret_name, redact
 from dynamoctl.spec import DeploymentSpec
 
-# What the plan is written for, and so what the image must have. A test holds it against the packages.
-VERSIONS = {"ai-dynamo": "1.4.2", "vllm": "0.26.0", "torch": "2.11.0", "nixl": "1.3.2", "lmcache": "0.5.3"}
-
 # Dynamo's own. It has not dynamoctl's vLLM plugin, without which LMCache in process gives back wrong values.
-IMAGE = f"nvcr.io/nvidia/ai-dynamo/vllm-runtime:{VERSIONS['ai-dynamo']}"
+IMAGE = f"nvcr.io/nvidia/ai-dynamo/vllm-runtime:{INSTALLED['ai-dynamo']}"
 # So there the user's own is wanted. Nothing answers below `.example` (RFC 6761): pods wait, and say why.
-PLACEHOLDER = f"registry.example/dynamo-vllm-lmcache-dynamoctl:{VERSIONS['ai-dynamo']}"
+PLACEHOLDER = f"registry.example/dynamo-vllm-lmcache-dynamoctl:{INSTALLED['ai-dynamo']}"
 
 # An environment of a unit whose values the operator decides (or the pod, which has a network and GPUs alone).
 _OPERATORS = re.compile(
@@ -88,7 +86,7 @@ class Cluster:
         if self.runtime_version is not None and not dgd_rules.RUNTIME_VERSION.fullmatch(self.runtime_version):
             raise SpecError(
                 f"--runtime-version: '{self.runtime_version}' is no version of the form MAJOR.MINOR.PATCH",
-                f"write it as in {VERSIONS['ai-dynamo']}",
+                f"write it as in {INSTALLED['ai-dynamo']}",
             )
         if self.namespace is not None and not re.fullmatch(_LABEL, self.namespace):
             raise SpecError(
@@ -126,7 +124,7 @@ class Cluster:
             what = "a digest" if digest else f"the tag '{tag}'" if tag else "no tag"
             raise SpecError(
                 f"--image: {what} says no version, and the operator must know that of Dynamo in it",
-                f"add --runtime-version, as in --runtime-version {VERSIONS['ai-dynamo']}",
+                f"add --runtime-version, as in --runtime-version {INSTALLED['ai-dynamo']}",
             )
 
     @staticmethod
@@ -193,7 +191,7 @@ def host(spec: DeploymentSpec) -> HostFacts:
         free_ports=tuple(range(20000, 32768)),
         python="python3",
         home="/run/dynamoctl",
-        versions=VERSIONS,
+        versions=INSTALLED,
     )
 
 

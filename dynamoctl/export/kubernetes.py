@@ -16,7 +16,8 @@ from urllib.parse import quote
 from dynamoctl import __version__, vllm_plugin
 from dynamoctl.errors import SpecError
 from dynamoctl.export import dgd_rules
-from dynamoctl.export.cluster import VERSIONS, Cluster
+from dynamoctl.export.cluster import Cluster
+from dynamoctl.known_sets import INSTALLED
 from dynamoctl.planner.memory import argument
 from dynamoctl.planner.plan import DeploymentPlan, Role, Unit
 from dynamoctl.planner.secrets import redact
@@ -376,8 +377,8 @@ def _head(plan: DeploymentPlan, cluster: Cluster) -> list[str]:
 
 def _to_fill_in(plan: DeploymentPlan, cluster: Cluster) -> list[str]:
     operators = "Dynamo's operator" + (" and LMCache's" if plan.lmcache == "mp" else "")
-    stack = f"Dynamo {VERSIONS['ai-dynamo']}, vLLM {VERSIONS['vllm']}, NIXL {VERSIONS['nixl']}"
-    lmcache = f", LMCache {VERSIONS['lmcache']}" if plan.lmcache else ""
+    stack = f"Dynamo {INSTALLED['ai-dynamo']}, vLLM {INSTALLED['vllm']}, NIXL {INSTALLED['nixl']}"
+    lmcache = f", LMCache {INSTALLED['lmcache']}" if plan.lmcache else ""
     plugin = " and dynamoctl's vLLM plugin (without it answers are wrong)" if needs_plugin(plan) else ""
     image = cluster.image_for(needs_plugin(plan))
     placeholder = ", a placeholder" if needs_plugin(plan) and cluster.image is None else ""

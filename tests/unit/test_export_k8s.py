@@ -19,7 +19,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from dynamoctl import __version__, doctor
+from dynamoctl import __version__
 from dynamoctl.cli import run
 from dynamoctl.export import cluster, dgd_rules, kubernetes
 from dynamoctl.operations import export
@@ -136,10 +136,6 @@ def test_each_variable_of_the_planners_is_kept_or_dropped_on_purpose() -> None:
     planned = {name for unit in units if unit.role != "cache" for name in unit.env} | {"HF_HUB_OFFLINE"}
     assert planned == {*kubernetes.DROPPED, *kubernetes.KEPT}
     assert not set(kubernetes.DROPPED) & set(kubernetes.KEPT)
-
-
-def test_the_versions_are_those_that_dynamoctl_installs() -> None:
-    assert doctor.KNOWN_SETS[0] == cluster.VERSIONS
 
 
 def test_the_users_environment_reaches_every_pod(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

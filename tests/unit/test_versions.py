@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import platform
+import re
+import tomllib
 from contextlib import contextmanager
 from importlib import metadata
+from pathlib import Path
 
 import dynamoctl
 import pytest
 from dynamoctl.cli import run
 from dynamoctl.host import gpus
+from dynamoctl.known_sets import INSTALLED
 
 from tests.unit.fresh import last_line
 
@@ -86,6 +90,18 @@ def test_whatever_is_broken(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     monkeypatch.setattr(metadata, "version", broken)
     monkeypatch.setattr(gpus, "driver", broken)
     assert lines(capsys)[0] == f"dynamoctl {dynamoctl.__version__}"
+
+
+@pytest.mark.parametrize("extra", ["cpu", "gpu"])
+def test_the_set_that_plans_are_written_for_is_the_one_that_is_installed(extra: str) -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
+    found = {}
+    for requirement in project["project"]["optional-dependencies"][extra]:
+        name, exact, version = requirement.partition("==")
+        if exact:
+            found[re.sub(r"\[.*\]|-cpu$", "", name)] = version
+    found.setdefault("torch", INSTALLED["torch"])  # vLLM's build for GPUs asks for it itself
+    assert {name: found[name] for name in INSTALLED} == INSTALLED
 
 
 def test_nothing_heavy_is_imported() -> None:

@@ -19,8 +19,8 @@ from dynamoctl.errors import PreflightError
 from dynamoctl.facts import HostFacts, ModelFacts
 from dynamoctl.host import gpus, models, ports, processes
 from dynamoctl.known_sets import KNOWN_SETS
-from dynamoctl.planner.memory import argument
-from dynamoctl.planner.plan import DeploymentPlan, Unit
+from dynamoctl.planner.memory import utilization
+from dynamoctl.planner.plan import DeploymentPlan
 from dynamoctl.planner.secrets import redact
 from dynamoctl.storage import Finding
 
@@ -204,7 +204,7 @@ def _gpu_memory(plan: DeploymentPlan, facts: HostFacts, _model: ModelFacts) -> l
         used, held = gpus.memory_used(), gpus.memory_by_process()
     for gpu in facts.gpus:
         on_it = [unit for unit in plan.workers if any(map(gpu.is_named, unit.gpus))]
-        shares = [_utilization(unit) for unit in on_it]
+        shares = [utilization(unit.argv, DEFAULT_UTILIZATION) for unit in on_it]
         free = gpu.memory_mib - used.get(gpu.index, 0)
         if not on_it or None in shares or sum(filter(None, shares)) * gpu.memory_mib <= free:
             continue
@@ -223,14 +223,6 @@ def _gpu_memory(plan: DeploymentPlan, facts: HostFacts, _model: ModelFacts) -> l
             )
         )
     return findings
-
-
-def _utilization(unit: Unit) -> float | None:
-    """The share of a GPU that a worker may use; None where it is no number (vLLM will say so)."""
-    try:
-        return float(argument(unit.argv, "--gpu-memory-utilization") or DEFAULT_UTILIZATION)
-    except ValueError:
-        return None
 
 
 def _driver(plan: DeploymentPlan, facts: HostFacts, _model: ModelFacts) -> list[Finding]:

@@ -43,7 +43,7 @@ def kv_cache_arguments(
             f" a size; that cannot be worked out, because {why}",
             "start them in turn (--start ordered), or give --kv-cache-memory-bytes after --",
         )
-    share = _share(user) or place.memory_share
+    share = utilization(user, place.memory_share) or place.memory_share
     total = min(sizes)
     left = share * total - model.weights_gib / tp - _OVERHEAD_GIB
     if left < _LEAST_GIB:
@@ -55,10 +55,10 @@ def kv_cache_arguments(
     return ("--kv-cache-memory-bytes", str(int(left * _GIB)))
 
 
-def _share(user: tuple[str, ...]) -> float | None:
-    """The user's own --gpu-memory-utilization; None where it is no number (vLLM will say so)."""
+def utilization(arguments: tuple[str, ...], default: float) -> float | None:
+    """The share of a GPU that a worker may use; None where it is no number (vLLM will say so)."""
     try:
-        return float(argument(user, "--gpu-memory-utilization") or "")
+        return float(argument(arguments, "--gpu-memory-utilization") or default)
     except ValueError:
         return None
 

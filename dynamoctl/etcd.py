@@ -1,5 +1,7 @@
 """An etcd that somebody runs: does it answer, and who is registered in it? By its HTTP gateway (etcd 3.4 on).
 
+It is read, and leases are ended; nothing is written.
+
 One attempt each, which blocks for some seconds at most. Name, password and certificates are what Dynamo
 reads: ETCD_AUTH_USERNAME and ETCD_AUTH_PASSWORD, or ETCD_AUTH_CA, ETCD_AUTH_CLIENT_CERT and
 ETCD_AUTH_CLIENT_KEY.
@@ -12,7 +14,7 @@ import json
 import os
 import ssl
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,28 +95,45 @@ class Etcd:
     def instances(self, namespace: str) -> list[Instance] | None:
         """Who is registered in a namespace of Dynamo's; None where it does not say."""
         try:
-            values = self._range(f"v1/instances/{namespace}/".encode())
+            values = [value for value, _ in self._range(_instances(namespace))]
         except _NoAnswerError:
             return None
         return sorted(filter(None, map(_instance, values)), key=lambda one: (one.component, one.address))
 
-    def _range(self, prefix: bytes, limit: int = 0) -> list[bytes]:
-        """The values of all keys that begin so."""
+    def leases(self, namespace: str) -> dict[str, str]:
+        """Lease -> address of who is registered in a namespace; none where it does not say."""
+        try:
+            pairs = self._range(_instances(namespace))
+        except _NoAnswerError:
+            return {}
+        found = {lease: _instance(value) for value, lease in pairs if lease not in ("", "0")}
+        return {lease: one.address for lease, one in found.items() if one is not None}
+
+    def revoke(self, lease: str) -> None:
+        """End a lease, and with it all that is registered by it; nothing where that cannot be done."""
+        with suppress(_NoAnswerError):
+            self._first("POST", "/v3/lease/revoke", {"ID": lease}, self._token())
+
+    def _range(self, prefix: bytes, limit: int = 0) -> list[tuple[bytes, str]]:
+        """The value of each key that begins so, and its lease, or an empty text."""
         end = prefix[:-1] + bytes([prefix[-1] + 1])
         question = {"key": _text(prefix), "range_end": _text(end), "limit": limit}
-        name, password = self._login
-        token = ""
-        if all(self._login):
-            token = str(
-                self._first("POST", "/v3/auth/authenticate", {"name": name, "password": password}).get(
-                    "token", ""
-                )
-            )
-        body = self._first("POST", "/v3/kv/range", question, token)
+        body = self._first("POST", "/v3/kv/range", question, self._token())
         try:
-            return [base64.b64decode(one.get("value", "")) for one in body.get("kvs", [])]
+            return [
+                (base64.b64decode(one.get("value", "")), str(one.get("lease", "")))
+                for one in body.get("kvs", [])
+            ]
         except (AttributeError, TypeError, ValueError):
             raise _NoAnswerError("what answers there is no etcd") from None
+
+    def _token(self) -> str:
+        """What says who asks, where there are a name and a password; else an empty text."""
+        if not all(self._login):
+            return ""
+        name, password = self._login
+        said = self._first("POST", "/v3/auth/authenticate", {"name": name, "password": password})
+        return str(said.get("token", ""))
 
     def _first(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, token: str = ""
@@ -171,6 +190,10 @@ def _reason(error: httpx2.HTTPError) -> str:
 
 def _text(data: bytes) -> str:
     return base64.b64encode(data).decode()
+
+
+def _instances(namespace: str) -> bytes:
+    return f"v1/instances/{namespace}/".encode()
 
 
 def _instance(value: bytes) -> Instance | None:

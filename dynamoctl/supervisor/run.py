@@ -48,6 +48,7 @@ from dynamoctl.planner.connectors import SERVER_HEARTBEAT_S
 from dynamoctl.planner.plan import DeploymentPlan, Unit
 from dynamoctl.state import DeploymentState, Folder, UnitState
 from dynamoctl.supervisor import lifecycle, log_files, process, removal
+from dynamoctl.supervisor.leases import Leases
 from dynamoctl.supervisor.phases import LogWatch, last_lines
 from dynamoctl.supervisor.read_ahead import read_ahead
 from dynamoctl.supervisor.registrations import Registrations
@@ -134,6 +135,9 @@ class Supervisor:
         self.frontend = next((one for one in self.members if one.unit.role == "frontend"), None)
         # In etcd a registration has a lease, which its own process keeps up.
         self.registrations = Registrations(self.folder.store) if self.plan.discovery == "file" else None
+        self.leases: Leases | None = None
+        if self.plan.discovery == "etcd":
+            self.leases = Leases(self._etcd, self._namespace(), self.plan.address)
 
     # ---- the whole life -------------------------------------------------------------------
 
@@ -669,9 +673,10 @@ class Supervisor:
 
     async def _watch_etcd(self) -> None:
         """Without etcd nobody new is found, and who loses his lease there ends."""
-        while self.plan.discovery == "etcd":
+        while self.leases is not None:
             await asyncio.sleep(_WATCH_INTERVAL_S)
-            await self._look_at_etcd()
+            if await self._look_at_etcd():
+                await asyncio.to_thread(self.leases.learn, self._living)
 
     async def _look_at_etcd(self) -> bool:
         """Whether it answers; what `status` says of it."""
@@ -685,7 +690,7 @@ class Supervisor:
 
     def _ask_etcd(self) -> tuple[bool, str]:
         try:
-            return etcd.Etcd(self.plan.etcd_endpoints, self._environ()).answers()
+            return self._etcd().answers()
         except DynamoctlError as error:
             return False, error.message
 
@@ -810,6 +815,8 @@ class Supervisor:
         """Take the registrations of dead workers out of discovery."""
         if self.registrations is not None:
             self.registrations.forget_the_dead(self._living())
+        if self.leases is not None:
+            self.leases.end_those_of_the_dead()
 
     def _living(self) -> list[Identity]:
         return [one for member in self._processes_of_each(self.members) for one in member]
@@ -853,9 +860,7 @@ class Supervisor:
         if self.plan.discovery == "file":
             return []
         try:
-            known = etcd.Etcd(self.plan.etcd_endpoints, self._environ()).instances(
-                self.plan.units[0].env["DYN_NAMESPACE"]
-            )
+            known = self._etcd().instances(self._namespace())
         except DynamoctlError as error:
             _say(error.message, "WARN")
             return None
@@ -864,6 +869,12 @@ class Supervisor:
         # Besides the one that takes requests, a worker has endpoints for its own kind.
         serving = (one for one in known if one.endpoint == "generate")
         return [asdict(one) for one in serving if one.address.rpartition(":")[0] != self.plan.address]
+
+    def _namespace(self) -> str:
+        return self.plan.units[0].env["DYN_NAMESPACE"]
+
+    def _etcd(self) -> etcd.Etcd:
+        return etcd.Etcd(self.plan.etcd_endpoints, self._environ())
 
     def _environ(self) -> dict[str, str]:
         """What every unit sees of etcd's name, password and certificates."""

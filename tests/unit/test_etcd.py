@@ -143,6 +143,31 @@ def test_only_the_namespace_itself_is_asked_for(gateway: Gateway) -> None:
     assert asked == [(b"v1/instances/dynamoctl-a/", b"v1/instances/dynamoctl-a0")]
 
 
+def test_the_leases_of_who_is_registered(gateway: Gateway) -> None:
+    at = b'{"component":"prefill","endpoint":"generate","transport":{"tcp":"10.0.0.2:4000/1a/generate"}}'
+    pairs = [(at, "26"), (at, "26"), (at, "0"), (b"{}", "27")]
+    kvs = [{"value": base64.b64encode(value).decode(), "lease": lease} for value, lease in pairs]
+    gateway.answer = lambda *_: (200, {"kvs": kvs})
+    assert Etcd([gateway.url], {}).leases("dynamoctl-default") == {"26": "10.0.0.2:4000"}
+    gateway.answer = lambda *_: (503, {})
+    assert Etcd([gateway.url], {}).leases("dynamoctl-default") == {}
+
+
+def test_a_lease_is_ended_where_it_can_be(gateway: Gateway) -> None:
+    asked: list[tuple[str, dict[str, Any], str]] = []
+
+    def answer(path: str, body: dict[str, Any], token: str) -> tuple[int, Any]:
+        asked.append((path, body, token))
+        if path == "/v3/auth/authenticate":
+            return 200, {"token": "t"}
+        return 404, {"error": "etcdserver: requested lease not found"}
+
+    gateway.answer = answer
+    Etcd([gateway.url], LOGIN).revoke("26")
+    assert asked[1:] == [("/v3/lease/revoke", {"ID": "26"}, "t")]
+    Etcd([closed_port()], {}).revoke("26")
+
+
 # ---- certificates ---------------------------------------------------------------------------
 
 

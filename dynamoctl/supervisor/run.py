@@ -77,6 +77,7 @@ _GRACE_LOADING_S = 5.0
 _GRACE_READY_S = 25.0
 # "/tmp" and a little more.
 _LONGEST_TEMPORARY = 10
+_SHORT_TEMPORARY = "/tmp"  # noqa: S108  (`mkdtemp` makes a folder that is nobody else's)
 # Clients of the control socket that may wait to be heard.
 _CONTROL_BACKLOG = 100
 _WAITING_FOR_ETCD = "waiting for etcd"
@@ -292,14 +293,17 @@ class Supervisor:
         """A folder of vLLM's sockets: killed, it leaves them behind, and in the folder for temporary files
         nobody could tell whose they are.
 
-        Nothing where the names would be too long: a socket's path may have no more than 107 bytes, and
-        LMCache in process has names of 80 in there.
+        It is in /tmp where the names would be too long in the folder for temporary files: a socket's path may
+        have no more than 107 bytes, and LMCache in process has names of 80 in there.
         """
-        if self.plan.engine != "vllm" or len(tempfile.gettempdir()) > _LONGEST_TEMPORARY:
+        if self.plan.engine != "vllm":
             return {}
         if not self.sockets:
+            parent = tempfile.gettempdir()
+            if len(parent) > _LONGEST_TEMPORARY:
+                parent = _SHORT_TEMPORARY
             try:
-                self.sockets = tempfile.mkdtemp(prefix="dctl-")
+                self.sockets = tempfile.mkdtemp(prefix="dctl-", dir=parent)
             except OSError:
                 return {}
             self.files.add(self.sockets)

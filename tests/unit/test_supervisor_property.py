@@ -955,7 +955,7 @@ def install(world: World, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(
         run,
         "tempfile",
-        types.SimpleNamespace(gettempdir=lambda: "/tmp", mkdtemp=lambda prefix: "/nowhere/sockets"),
+        types.SimpleNamespace(gettempdir=lambda: "/tmp", mkdtemp=lambda prefix, dir: "/nowhere/sockets"),
     )
     patch.setattr(lifecycle, "follow", world.follow)
     # What is kept alive in the store is not played, and takes half of the time.

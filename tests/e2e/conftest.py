@@ -171,15 +171,15 @@ def outside() -> set[str]:
     return found | {f"/dev/shm/{name}" for name in shared_memory()}
 
 
-def bytes_left(home: Path, before: set[str]) -> int:
-    """The bytes of what is left after a deployment but its logs and its state; a socket counts as one."""
+def left_over(home: Path, before: set[str]) -> dict[str, int]:
+    """What is left after a deployment but its logs and its state, and its bytes; a socket counts as one."""
     found = {Path(path) for path in outside() - before}
     for folder in (home / "deployments").glob("*/*"):
         if folder.name in ("store", "run"):
             found |= {path for path in folder.rglob("*") if path.is_file()}
         elif folder.is_socket():
             found.add(folder)
-    return sum(max(1, path.lstat().st_size) for path in found)
+    return {str(path): max(1, path.lstat().st_size) for path in sorted(found)}
 
 
 @pytest.fixture(scope="module")
@@ -196,13 +196,14 @@ def cleanly(one: Cli, nodeid: str) -> Iterator[Cli]:
     yield one
     # Each test, or the module's deployment, has been taken down by now. Where one has not, the next module
     # must not suffer from it.
-    living, size = one.ours(), bytes_left(one.home, before)
+    living, files = one.ours(), left_over(one.home, before)
+    print(f"left: {living} {files}" if living or files else "")
     down = one("down", "--all")
     left = one.ours()
     for pid in left:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    matrix.settle(nodeid, len(living), size)
+    matrix.settle(nodeid, len(living), sum(files.values()))
     assert down.code == 0, down.err
     assert left == {}
     assert outside() - before == set()

@@ -14,11 +14,14 @@ environment, and that takes in the port of NIXL's side channel (`vllm.envs.compi
 worker has for itself: decode and prefill compile the same graphs one after the other, and so does a
 later start at other ports. Here the port does not count. It is not in any graph.
 
-**A heartbeat of LMCache's scheduler side.** Beside a cache server, LMCache 0.5.3 asks on two sides of an
+**LMCache's server.** Beside a cache server, LMCache 0.5.3 asks on two sides of an
 engine whether the server lives. The side that looks prompts up never starts to ask (it takes its empty
 table of heartbeats for a started one), so a server that did not answer once, in `mq_timeout`, is never
 asked again: the engine serves on without a cache for ever. Here it asks. And on the other side, a server
 that does not answer while KV blocks are stored ends the whole engine. Here it counts as one that is away.
+And a request whose blocks were promised and did not come is looked up again by a connector that does not load
+a second time: it waits for ever. Here it goes on without LMCache. (That it goes on at all is vLLM's
+`kv_load_failure_policy`: `planner.connectors`.)
 
 **A call that is not heard.** An engine of several processes hands calls and results on in shared memory. A
 process that has waited for a second sleeps until its neighbour tells it of the next one, by a ZMQ socket that
@@ -45,7 +48,7 @@ VARIABLE = "DYNAMOCTL_NIXL_ON_CPU"
 # Its values: shared memory and the pause; the pause alone.
 ON_ONE_HOST = "1"
 BETWEEN_HOSTS = "tcp"
-HEARTBEAT = "DYNAMOCTL_LMCACHE_HEARTBEAT"
+LMCACHE_SERVER = "DYNAMOCTL_LMCACHE_SERVER"
 SHARE_COMPILE_CACHE = "DYNAMOCTL_SHARE_COMPILE_CACHE"
 PACKED_KV = "DYNAMOCTL_LMCACHE_PACKED_KV"
 WAKE_UP = "DYNAMOCTL_WAKE_UP"
@@ -109,11 +112,13 @@ def before_connectors(factory: Any, mends: list[Callable[[], None]]) -> None:
     _wrap(factory, "create_connector", around)
 
 
-def _mend_heartbeats() -> None:
+def _mend_server() -> None:
+    from lmcache.integration.vllm import lmcache_mp_connector as connector
     from lmcache.integration.vllm import vllm_multi_process_adapter as adapters
 
     start_heartbeats(adapters)
     survive_timeouts(adapters.LMCacheMPWorkerAdapter)
+    look_up_once(connector.LMCacheMPConnector, connector.LMCacheMPRequestState.PREFETCHING)
 
 
 def _mend_packed_kv() -> None:
@@ -124,7 +129,7 @@ def _mend_packed_kv() -> None:
     _wrap(ops, "multi_layer_kv_transfer", lambda plain: packed_kv.around(plain, ops.EngineKVFormat))
 
 
-_LMCACHE_MENDS = {HEARTBEAT: _mend_heartbeats, PACKED_KV: _mend_packed_kv}
+_LMCACHE_MENDS = {LMCACHE_SERVER: _mend_server, PACKED_KV: _mend_packed_kv}
 
 
 def start_heartbeats(adapters: Any) -> None:
@@ -151,6 +156,29 @@ def survive_timeouts(adapter: Any) -> None:
     """Let a worker go on without a cache server that does not answer, as it does without one that is away."""
     for name in ("submit_store_request", "submit_retrieve_request"):
         _wrap(adapter, name, _surviving)
+
+
+def look_up_once(connector: Any, fresh: Any) -> None:
+    """Say of a request whose blocks were to be loaded, and that is asked about again, that there is nothing.
+
+    Args:
+        fresh: the state of a request before it is loaded; until then it may be asked about more than once.
+    """
+
+    def around(plain: Any) -> Any:
+        def matched(self: Any, request: Any, num_computed_tokens: int) -> tuple[int | None, bool]:
+            tracker = self.request_trackers.get(request.request_id)
+            if tracker is None or tracker.state == fresh or request.status.name == "PREEMPTED":
+                found: tuple[int | None, bool] = plain(self, request, num_computed_tokens)
+                return found
+            # As after a preemption: what it knows of the blocks it had is no longer so.
+            del self.request_trackers[request.request_id]
+            self._get_or_create_request_tracker(request)
+            return 0, False
+
+        return matched
+
+    _wrap(connector, "get_num_new_matched_tokens", around)
 
 
 def _surviving(plain: Any) -> Any:

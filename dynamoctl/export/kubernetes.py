@@ -86,7 +86,7 @@ KEPT = (
     vllm_plugin.SHARE_COMPILE_CACHE,
     vllm_plugin.WAKE_UP,
     vllm_plugin.PACKED_KV,
-    vllm_plugin.HEARTBEAT,
+    vllm_plugin.LMCACHE_SERVER,
 )
 
 # Where the KV router of another pod hears what a worker's cache holds. In a pod the port is free.

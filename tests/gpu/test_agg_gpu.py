@@ -55,6 +55,7 @@ def test_it_comes_up_on_the_gpu_with_lmcache_in_the_engine(up: Up) -> None:
     assert worker["kv_transfer_config"] == {
         "kv_connector": "LMCacheConnectorV1",
         "kv_role": "kv_both",
+        "kv_load_failure_policy": "recompute",
     }
     assert worker["gpus"] == [up.gpu]
     assert up.cli.status()["units"][-1]["gpus"] == [up.gpu]

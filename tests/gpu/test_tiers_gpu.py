@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import Cli, chat, counter, free_port, wait_for
-from tests.e2e.stores import Redis
+from tests.e2e.stores import BROKEN_LOADS, Redis
 from tests.gpu.conftest import prove
 
 pytestmark = [pytest.mark.gpu, pytest.mark.engine, pytest.mark.e2e, pytest.mark.timeout(900)]
@@ -41,9 +41,9 @@ def taken_down(cli: Cli) -> Iterator[None]:
     assert cli("down").code == 0
 
 
-def up(cli: Cli, *words: str, **environ: str) -> str:
+def up(cli: Cli, *words: str, engine: tuple[str, ...] = ENGINE, **environ: str) -> str:
     port = free_port()
-    done = cli("up", "agg", "--model", MODEL, "--port", str(port), *words, *ENGINE, patience_s=800, **environ)
+    done = cli("up", "agg", "--model", MODEL, "--port", str(port), *words, *engine, patience_s=800, **environ)
     print(done.err)
     assert done.code == 0, done.err
     return f"http://127.0.0.1:{port}"
@@ -105,6 +105,26 @@ def test_what_one_worker_computed_hits_on_the_other_by_way_of_redis(cli: Cli, re
     )
     assert "Creating Redis connector for URL" in shown.stdout
     assert "a-password-of-redis" not in shown.stdout
+
+
+def test_what_lmcache_promises_and_does_not_bring_is_computed(cli: Cli, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    path = os.pathsep.join(filter(None, (str(BROKEN_LOADS), os.environ.get("PYTHONPATH"))))
+    endpoint = up(
+        cli, "--gpus", "0", "--lmcache-cpu-gb", "1", engine=(*ENGINE, "--no-enable-prefix-caching"),
+        PYTHONPATH=path, BREAK_LOADS=str(broken),
+    )  # fmt: skip
+    system = cli.units()["worker-0"]["ports"]["system"]
+    first = [chat(endpoint, MODEL, LONG, max_tokens=4) for _ in range(2)]
+    broken.touch()
+    assert [chat(endpoint, MODEL, LONG, max_tokens=4) for _ in range(2)] == first
+    broken.unlink()
+    log = cli.home / "deployments/default/logs/worker-0.log"
+    assert log.read_text(errors="replace").count("Recovered from KV load failure") == 2
+    before = counter(system, HITS)
+    assert chat(endpoint, MODEL, LONG, max_tokens=4) == first[0]
+    assert counter(system, HITS) - before >= 512
+    assert cli.status()["units"][-1]["restarts"] == 0
 
 
 def test_gpudirect_storage_hits_or_says_why_not(cli: Cli, tmp_path: Path) -> None:

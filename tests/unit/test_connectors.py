@@ -29,21 +29,26 @@ NIXL = {"kv_connector": "NixlConnector", "kv_role": "kv_both"}
 NIXL_CPU = {"kv_connector": "NixlConnector", "kv_role": "kv_both", "kv_buffer_device": "cpu"}
 
 
+# What LMCache does not bring is computed again.
+AGAIN = {"kv_load_failure_policy": "recompute"}
+
+
 def multi(*inner: dict[str, Any]) -> dict[str, Any]:
     return {
         "kv_connector": "MultiConnector",
         "kv_role": "kv_both",
         "kv_connector_extra_config": {"connectors": list(inner)},
+        **AGAIN,
     }
 
 
 DECISIONS: list[tuple[Role, CacheMode | None, Device, dict[str, Any]]] = [
     ("agg", None, "cuda", NIXL),
     ("agg", None, "cpu", NIXL_CPU),
-    ("agg", "inproc", "cuda", INPROC),
-    ("agg", "inproc", "cpu", INPROC),
-    ("agg", "mp", "cuda", MP),
-    ("agg", "mp", "cpu", MP),
+    ("agg", "inproc", "cuda", INPROC | AGAIN),
+    ("agg", "inproc", "cpu", INPROC | AGAIN),
+    ("agg", "mp", "cuda", MP | AGAIN),
+    ("agg", "mp", "cpu", MP | AGAIN),
     ("decode", None, "cuda", NIXL),
     ("decode", None, "cpu", NIXL_CPU),
     ("decode", "inproc", "cuda", NIXL),

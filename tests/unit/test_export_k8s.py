@@ -180,6 +180,7 @@ def test_the_workers_shell_puts_the_operators_connector_where_ours_would_be(
         "kv_connector": "MultiConnector",
         "kv_role": "kv_both",
         "kv_connector_extra_config": {"connectors": [said, nixl]},
+        "kv_load_failure_policy": "recompute",
     }
     assert json.loads(words[-1]) == (said if mode == "agg" else both)
 

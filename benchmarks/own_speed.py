@@ -127,7 +127,9 @@ def deployed(
 ) -> Deployment:
     """Bring up so many units, measure, take them down; the others have as many plain processes meanwhile."""
     seen = Deployment(units, "stand-ins" if light else "mockers")
-    environ = {**environ, "PYTHONPATH": f"{STAND_INS}:{environ['PYTHONPATH']}"} if light else environ
+    if light:
+        path = os.pathsep.join(filter(None, (str(STAND_INS), environ.get("PYTHONPATH"))))
+        environ = {**environ, "PYTHONPATH": path}
     words = (
         "agg",
         "--engine",

@@ -146,7 +146,7 @@ def write_all(folder: Path, files: Mapping[str, str]) -> None:
 
 
 def write(path: Path, content: object) -> None:
-    """Write what was exported: text as it is, all else as JSON.
+    """Write what was exported: text as it is, a script so that it can be run, all else as JSON.
 
     Raises:
         PreflightError: it cannot be written.
@@ -156,7 +156,8 @@ def write(path: Path, content: object) -> None:
         if path.exists() and not path.is_file():
             path.write_text(text, encoding="utf-8")  # a pipe, say
         else:
-            write_whole(path.resolve(), text)  # Prometheus may be reading it
+            # Prometheus may be reading it.
+            write_whole(path.resolve(), text, 0o777 if text.startswith("#!") else 0o666)
     except OSError as error:
         raise PreflightError(
             f"cannot write {path}: {error.strerror}", "name a file in a folder that is there with -o"

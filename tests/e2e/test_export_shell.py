@@ -31,7 +31,7 @@ def exported(cli: Cli, folder: Path, *words: str) -> tuple[Path, int]:
 @contextmanager
 def running(file: Path, **env: str) -> Iterator[subprocess.Popen[str]]:
     script = subprocess.Popen(
-        ["bash", file.name], cwd=file.parent, env={**os.environ, **env}, stdin=subprocess.DEVNULL,
+        [file], cwd=file.parent, env={**os.environ, **env}, stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     try:

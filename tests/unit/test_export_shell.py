@@ -161,7 +161,7 @@ def test_the_command(
     assert "\ntimeout=1 " in body["content"]
     (note,) = body["notes"]
     assert "`dynamoctl up` puts it there" in note
-    done = subprocess.run(["bash", "run.sh"], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(["./run.sh"], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     assert "there is no model in" in done.stderr
     assert not (tmp_path / "default-logs").exists()

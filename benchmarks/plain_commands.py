@@ -124,11 +124,15 @@ def main() -> None:
     workload = workloads.make(given.workload, given.sizes)
     kinds: tuple[tuple[str, Started], ...] = (("plain commands", plain), ("dynamoctl up", managed))
     runs: dict[str, list[list[Measured]]] = {name: [] for name, _ in kinds}
+    rounds: list[dict[str, Any]] = []  # how much one start differs from the next
     for number in range(given.repeat):
         for name, started in kinds if number % 2 == 0 else reversed(kinds):
             with tempfile.TemporaryDirectory() as home, started(Path(home), given.up) as plan:
                 print(f"round {number + 1}: {name}", file=sys.stderr, flush=True)
                 runs[name].append(measured(plan, workload, given.seed + number, Load(given.concurrency)))
+            figures = comparison.figures([results.summed_up(one) for one in runs[name][-1]])
+            rounds.append({"round": number + 1, "started by": name, **asdict(figures)})
+            print(rounds[-1], flush=True)
     found: dict[str, Any] = {}
     for name, each in runs.items():
         passes = [results.summed_up(one) for one in comparison.pooled(each)]
@@ -143,7 +147,12 @@ def main() -> None:
     found["ratios"] = comparison.ratios(both[1], both[0])
     print(f"dynamoctl up, in times of the plain commands: {found['ratios']}")
     if given.json is not None:
-        body = {"workload": workloads.as_json(workload, given.seed), "up": given.up, **found}
+        body = {
+            "workload": workloads.as_json(workload, given.seed),
+            "up": given.up,
+            **found,
+            "rounds": rounds,
+        }
         given.json.write_text(json.dumps(body, indent=1) + "\n")
 
 

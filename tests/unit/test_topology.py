@@ -187,6 +187,12 @@ def test_a_cpu_worker_alone_is_left_to_vllm() -> None:
     assert not {"VLLM_CPU_OMP_THREADS_BIND", "OMP_NUM_THREADS"} & set(plan(cores=4).unit("worker-0").env)
 
 
+def test_a_cpu_worker_with_nixl_is_bound_to_no_core_alone_too() -> None:
+    environ = plan(cores=4, lmcache={"enabled": False}).unit("worker-0").env
+    assert environ["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
+    assert "OMP_NUM_THREADS" not in environ
+
+
 def test_with_more_workers_than_cores_each_has_a_thread() -> None:
     assert [one.threads for one in place(spec(workers=3), host(cores=2))] == [1, 1, 1]
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dynamoctl.host import models
 from dynamoctl.host.processes import MARK, all_pids, environment_of
 
 from tests.e2e import matrix
@@ -105,6 +106,11 @@ class Cli:
         return found
 
 
+def first_on_path(folder: Path) -> str:
+    """A PYTHONPATH on which this folder comes before what is there already."""
+    return os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
+
+
 def full_command_line(pid: int) -> str:
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
@@ -187,6 +193,15 @@ def cli(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
     """A dynamoctl with a home of its own; afterwards nothing of it may be left."""
     with cleanly(Cli(tmp_path_factory.mktemp("home")), request.node.nodeid) as one:
         yield one
+
+
+@pytest.fixture
+def model(cli: Cli) -> None:
+    """The built-in model is here. `up` converts it; what it exports does not."""
+    if not (models.builtin_folder() / "config.json").exists():
+        up = cli("up", "agg", "--engine", "mocker", "-n", "convert", "--port", str(free_port()))
+        assert up.code == 0, up.err
+        assert cli("down", "-n", "convert").code == 0
 
 
 @contextlib.contextmanager

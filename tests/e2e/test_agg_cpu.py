@@ -20,7 +20,7 @@ import pytest
 from dynamoctl.host.processes import all_pids, identify, is_running
 from dynamoctl.state import Folder
 
-from .conftest import Cli, chat, free_port, full_command_line, post, shared_memory, wait_for
+from .conftest import Cli, chat, first_on_path, free_port, full_command_line, post, shared_memory, wait_for
 from .stores import BROKEN_LOADS
 
 pytestmark = [pytest.mark.e2e, pytest.mark.engine, pytest.mark.timeout(600)]
@@ -47,7 +47,7 @@ def up(cli: Cli, tmp_path_factory: pytest.TempPathFactory) -> Up:
     port = free_port()
     # Its name is too long for vLLM's sockets.
     temporary = tmp_path_factory.mktemp("temporary-files")
-    path = os.pathsep.join(filter(None, (str(BROKEN_LOADS), os.environ.get("PYTHONPATH"))))
+    path = first_on_path(BROKEN_LOADS)
     cli.environ |= {"TMPDIR": str(temporary), "BREAK_LOADS": str(temporary / "broken"), "PYTHONPATH": path}
     before = shared_memory()
     leader, follower = os.openpty()

@@ -15,7 +15,12 @@ from dynamoctl.host.processes import all_pids, environment_of
 
 from .conftest import Cli, chat, free_port, outside
 
-pytestmark = [pytest.mark.e2e, pytest.mark.engine, pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.engine,
+    pytest.mark.timeout(300),
+    pytest.mark.usefixtures("model"),
+]
 
 MODEL = "smollm2-135m-instruct"
 
@@ -71,17 +76,6 @@ def folder_of(port: int) -> Path:
             assert store is not None
             return Path(store).parent
     raise AssertionError(f"no frontend with port {port}")
-
-
-@pytest.fixture(autouse=True)
-def model(cli: Cli) -> None:
-    """The built-in model is converted by `up`, not by a script."""
-    from dynamoctl.host import models
-
-    if not (models.builtin_folder() / "config.json").exists():
-        up = cli("up", "agg", "--engine", "mocker", "-n", "convert", "--port", str(free_port()))
-        assert up.code == 0, up.err
-        assert cli("down", "-n", "convert").code == 0
 
 
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -20,7 +20,12 @@ import pytest
 
 from .conftest import Cli, chat, free_port, wait_for
 
-pytestmark = [pytest.mark.e2e, pytest.mark.engine, pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.engine,
+    pytest.mark.timeout(300),
+    pytest.mark.usefixtures("model"),
+]
 
 MODEL = "smollm2-135m-instruct"
 PROGRAM = Path("/lib/systemd/systemd")
@@ -147,17 +152,6 @@ def manager(tmp_path: Path, groups: list[Path]) -> Iterator[Manager]:
             assert stream is not None
             with contextlib.suppress(BrokenPipeError):
                 stream.close()
-
-
-@pytest.fixture(autouse=True)
-def model(cli: Cli) -> None:
-    """The built-in model is converted by `up`, not by a service."""
-    from dynamoctl.host import models
-
-    if not (models.builtin_folder() / "config.json").exists():
-        up = cli("up", "agg", "--engine", "mocker", "-n", "convert", "--port", str(free_port()))
-        assert up.code == 0, up.err
-        assert cli("down", "-n", "convert").code == 0
 
 
 def test_it_serves_restarts_and_leaves_nothing(cli: Cli, manager: Manager, tmp_path: Path) -> None:

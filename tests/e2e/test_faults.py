@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from dynamoctl.host.processes import boot_id, identify
 
-from .conftest import Cli, Result, chat, free_port, post, wait_for
+from .conftest import Cli, Result, chat, first_on_path, free_port, post, wait_for
 from .stand_ins import SERVE, reap, stand_in, supervise
 
 pytestmark = [pytest.mark.e2e, pytest.mark.engine, pytest.mark.timeout(300)]
@@ -233,7 +233,7 @@ plain, began = time.time, time.monotonic()
 time.time = lambda: plain() + (3600 * {hours} if time.monotonic() - began > 2 else 0)
 """)
     name = f"clock{hours}"
-    path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
+    path = first_on_path(tmp_path)
     stand_in(cli, name, SERVE)
     supervise(cli, name, PYTHONPATH=path)
     wait_for(lambda: cli.status(name)["state"] == "ready", 60)

@@ -6,7 +6,6 @@ so that a prompt that comes back comes out of the tier below.
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import Cli, chat, counter, free_port, wait_for
+from tests.e2e.conftest import Cli, chat, counter, first_on_path, free_port, wait_for
 from tests.e2e.stores import BROKEN_LOADS, Redis
 from tests.gpu.conftest import prove
 
@@ -109,7 +108,7 @@ def test_what_one_worker_computed_hits_on_the_other_by_way_of_redis(cli: Cli, re
 
 def test_what_lmcache_promises_and_does_not_bring_is_computed(cli: Cli, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
-    path = os.pathsep.join(filter(None, (str(BROKEN_LOADS), os.environ.get("PYTHONPATH"))))
+    path = first_on_path(BROKEN_LOADS)
     endpoint = up(
         cli, "--gpus", "0", "--lmcache-cpu-gb", "1", engine=(*ENGINE, "--no-enable-prefix-caching"),
         PYTHONPATH=path, BREAK_LOADS=str(broken),
@@ -151,7 +150,7 @@ def test_a_cache_that_gives_back_something_else_is_not_served(cli: Cli, tmp_path
         "from dynamoctl import packed_kv\n"
         "packed_kv.around = lambda plain, layouts: lambda *words, **named: plain(*words, **named)\n"
     )
-    path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
+    path = first_on_path(tmp_path)
     done = cli(
         "up", "agg", "--model", MODEL, "--port", str(free_port()), "--gpus", "0", "--lmcache-cpu-gb", "1",
         *ENGINE, patience_s=800, PYTHONPATH=path,
@@ -165,7 +164,7 @@ def test_a_cache_that_gives_back_something_else_is_not_served(cli: Cli, tmp_path
 def test_lmcache_without_its_compiled_kernels_is_a_warning(cli: Cli, tmp_path: Path) -> None:
     """As with a wheel that was built for another torch: the import fails, and LMCache goes on."""
     (tmp_path / "sitecustomize.py").write_text('import sys\nsys.modules["lmcache.c_ops"] = None\n')
-    path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
+    path = first_on_path(tmp_path)
     up(cli, "--gpus", "0", "--lmcache-cpu-gb", "1", PYTHONPATH=path)
     warnings = cli.status()["warnings"]
     print(warnings)

@@ -7,8 +7,8 @@
 | prefill worker | MultiConnector of [LMCache's connector, NixlConnector] | NixlConnector |
 
 All are `kv_both`. LMCache's connector is `LMCacheConnectorV1` in process and `LMCacheMPConnector`
-beside a cache server; a worker that has it computes again what it does not bring. Each rule below stands
-with its reason; a new one has its home here.
+beside a cache server; what that server does not bring is computed again. Each rule below stands with its
+reason; a new one has its home here.
 """
 
 from __future__ import annotations
@@ -30,8 +30,10 @@ SERVER_TIMEOUT_S = 15.0
 SERVER_HEARTBEAT_S = 3.0
 
 # LMCache says that it has a prompt, and then does not bring it: its store has died in between, or takes
-# longer than LMCache waits. By vLLM's default (0.26: "fail") such a request fails. A decode worker keeps the
-# default: what it computed in prefill's place would hold up the answers of all others.
+# longer than LMCache waits. By vLLM's default (0.26: "fail") such a request fails, and beside a cache server
+# the engine with it. In process the default stays: there vLLM 0.26 would go on with a wrong answer (seen on
+# an H100; https://github.com/vllm-project/vllm/issues/49250). Decode keeps it, too: what it computed in
+# prefill's place would hold up the answers of all others.
 _COMPUTED_AGAIN = {"kv_load_failure_policy": "recompute"}
 
 
@@ -47,13 +49,14 @@ def kv_transfer_config(
     """
     if cache is None or role == "decode":
         return nixl(device)
-    if role == "agg":
-        return lmcache(cache, cache_port) | _COMPUTED_AGAIN
-    return {
-        "kv_connector": "MultiConnector",
-        "kv_role": "kv_both",
-        "kv_connector_extra_config": {"connectors": [lmcache(cache, cache_port), nixl(device)]},
-    } | _COMPUTED_AGAIN
+    config = lmcache(cache, cache_port)
+    if role == "prefill":
+        config = {
+            "kv_connector": "MultiConnector",
+            "kv_role": "kv_both",
+            "kv_connector_extra_config": {"connectors": [config, nixl(device)]},
+        }
+    return config | _COMPUTED_AGAIN if cache == "mp" else config
 
 
 def nixl(device: Device) -> Connector:

@@ -142,7 +142,6 @@ def test_decode_transfers_and_prefill_caches_in_the_engine(up: Up) -> None:
         "kv_connector_extra_config": {
             "connectors": [{"kv_connector": "LMCacheConnectorV1", "kv_role": "kv_both"}, nixl]
         },
-        "kv_load_failure_policy": "recompute",
     }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+import urllib.error
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -106,7 +107,7 @@ def test_what_one_worker_computed_hits_on_the_other_by_way_of_redis(cli: Cli, re
     assert "a-password-of-redis" not in shown.stdout
 
 
-def test_what_lmcache_promises_and_does_not_bring_is_computed(cli: Cli, tmp_path: Path) -> None:
+def test_what_lmcache_promises_and_does_not_bring_fails_and_is_no_answer(cli: Cli, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     path = first_on_path(BROKEN_LOADS)
     endpoint = up(
@@ -116,14 +117,21 @@ def test_what_lmcache_promises_and_does_not_bring_is_computed(cli: Cli, tmp_path
     system = cli.units()["worker-0"]["ports"]["system"]
     first = [chat(endpoint, MODEL, LONG, max_tokens=4) for _ in range(2)]
     broken.touch()
-    assert [chat(endpoint, MODEL, LONG, max_tokens=4) for _ in range(2)] == first
+    for _ in range(2):
+        with pytest.raises(urllib.error.HTTPError) as failed:
+            chat(endpoint, MODEL, LONG, max_tokens=4)
+        assert failed.value.code == 500
+        failed.value.close()
+    assert chat(endpoint, MODEL, LONG.replace("sea", "river"), max_tokens=4)  # nothing is promised
     broken.unlink()
     log = cli.home / "deployments/default/logs/worker-0.log"
-    assert log.read_text(errors="replace").count("Recovered from KV load failure") == 2
+    assert log.read_text(errors="replace").count("request(s) due to KV load failure") == 2
     before = counter(system, HITS)
-    assert chat(endpoint, MODEL, LONG, max_tokens=4) == first[0]
+    assert chat(endpoint, MODEL, LONG, max_tokens=4) == first[0] == first[1]
     assert counter(system, HITS) - before >= 512
-    assert cli.status()["units"][-1]["restarts"] == 0
+    status = cli.status()
+    assert status["units"][-1]["restarts"] == 0
+    assert status["load"]["failed_requests_total"] == 2
 
 
 def test_gpudirect_storage_hits_or_says_why_not(cli: Cli, tmp_path: Path) -> None:

@@ -45,11 +45,7 @@ def test_the_plan_has_the_promised_keys(capsys: pytest.CaptureFixture[str]) -> N
     [
         (
             ["--gpus", "0"],
-            {
-                "kv_connector": "LMCacheConnectorV1",
-                "kv_role": "kv_both",
-                "kv_load_failure_policy": "recompute",
-            },
+            {"kv_connector": "LMCacheConnectorV1", "kv_role": "kv_both"},
         ),
         (["--gpus", "0", "--no-lmcache"], {"kv_connector": "NixlConnector", "kv_role": "kv_both"}),
     ],

@@ -29,7 +29,7 @@ NIXL = {"kv_connector": "NixlConnector", "kv_role": "kv_both"}
 NIXL_CPU = {"kv_connector": "NixlConnector", "kv_role": "kv_both", "kv_buffer_device": "cpu"}
 
 
-# What LMCache does not bring is computed again.
+# What a cache server does not bring is computed again; in process vLLM would compute it wrongly.
 AGAIN = {"kv_load_failure_policy": "recompute"}
 
 
@@ -38,15 +38,14 @@ def multi(*inner: dict[str, Any]) -> dict[str, Any]:
         "kv_connector": "MultiConnector",
         "kv_role": "kv_both",
         "kv_connector_extra_config": {"connectors": list(inner)},
-        **AGAIN,
     }
 
 
 DECISIONS: list[tuple[Role, CacheMode | None, Device, dict[str, Any]]] = [
     ("agg", None, "cuda", NIXL),
     ("agg", None, "cpu", NIXL_CPU),
-    ("agg", "inproc", "cuda", INPROC | AGAIN),
-    ("agg", "inproc", "cpu", INPROC | AGAIN),
+    ("agg", "inproc", "cuda", INPROC),
+    ("agg", "inproc", "cpu", INPROC),
     ("agg", "mp", "cuda", MP | AGAIN),
     ("agg", "mp", "cpu", MP | AGAIN),
     ("decode", None, "cuda", NIXL),
@@ -59,8 +58,8 @@ DECISIONS: list[tuple[Role, CacheMode | None, Device, dict[str, Any]]] = [
     ("prefill", None, "cpu", NIXL_CPU),
     ("prefill", "inproc", "cuda", multi(INPROC, NIXL)),
     ("prefill", "inproc", "cpu", multi(INPROC, NIXL_CPU)),
-    ("prefill", "mp", "cuda", multi(MP, NIXL)),
-    ("prefill", "mp", "cpu", multi(MP, NIXL_CPU)),
+    ("prefill", "mp", "cuda", multi(MP, NIXL) | AGAIN),
+    ("prefill", "mp", "cpu", multi(MP, NIXL_CPU) | AGAIN),
 ]
 
 

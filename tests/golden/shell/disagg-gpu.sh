@@ -185,7 +185,7 @@ prefill-0() {
     --model Qwen/Qwen3-0.6B \
     --served-model-name Qwen/Qwen3-0.6B \
     --disaggregation-mode prefill \
-    --kv-transfer-config '{"kv_connector":"MultiConnector","kv_role":"kv_both","kv_connector_extra_config":{"connectors":[{"kv_connector":"LMCacheConnectorV1","kv_role":"kv_both"},{"kv_connector":"NixlConnector","kv_role":"kv_both"}]},"kv_load_failure_policy":"recompute"}' \
+    --kv-transfer-config '{"kv_connector":"MultiConnector","kv_role":"kv_both","kv_connector_extra_config":{"connectors":[{"kv_connector":"LMCacheConnectorV1","kv_role":"kv_both"},{"kv_connector":"NixlConnector","kv_role":"kv_both"}]}}' \
     --disable-hybrid-kv-cache-manager \
     --kv-events-config '{"enable_kv_cache_events":true,"publisher":"zmq","endpoint":"ipc://kv-events"}'
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -17,6 +17,7 @@ from dynamoctl.errors import DynamoctlError, SpecError
 if TYPE_CHECKING:
     from dynamoctl.bench.workloads import Workload
     from dynamoctl.operations.bench import Forget
+    from dynamoctl.operations.compare import Compared
     from dynamoctl.operations.load_generators import Load
 
 app = typer.Typer(
@@ -293,6 +294,8 @@ def compare(
     """Bring up one deployment after another, measure each with the same prompts, and take it down.
 
     The ratios are to the first variant. One that fails is named, and the others go on.
+
+    Broken off, it shows what has been measured, which is also in the file of --output then.
     """
     from dynamoctl.bench.variants import parse
     from dynamoctl.cli.draw_bench import CompareDisplay, draw_compare
@@ -301,10 +304,10 @@ def compare(
 
     _see_to_files(how.output, how.plot)
     chosen, workload, common, load = parse(variants), across.workload(), across.common(), how.load()
-    with _if_broken_off(_TAKEN_DOWN, how.json), CompareDisplay(quiet=how.json) as display:
+    with _kept(how) as keep, CompareDisplay(quiet=how.json) as display:
         done = measure(
             chosen, common, find_config(config), workload, how.some_seed(), load, across.forget,
-            across.repeat, display.watching(),
+            across.repeat, display.watching(keep),
         )  # fmt: skip
     raise typer.Exit(
         _show("bench-compare", done.as_json(), done.failure, draw_compare, how.output, how.plot, how.json)
@@ -339,10 +342,10 @@ def tune(
     workload = across.workload()
     chunks = [int(one) for one in _numbers("--chunk-sizes", chunk_sizes)]
     common, load = across.common(), how.load()
-    with _if_broken_off(_TAKEN_DOWN, how.json), CompareDisplay(quiet=how.json) as display:
+    with _kept(how) as keep, CompareDisplay(quiet=how.json) as display:
         done = sweep(
             config, common, chunks, _numbers("--cpu-gb", cpu_gb or ""), workload, how.some_seed(),
-            load, across.forget, across.repeat, write, display.watching(),
+            load, across.forget, across.repeat, write, display.watching(keep),
         )  # fmt: skip
     failure = done.compared.failure
     raise typer.Exit(_show("bench-tune", done.as_json(), failure, draw_tune, how.output, how.plot, how.json))
@@ -422,6 +425,37 @@ def _if_broken_off(words: str, as_json: bool) -> Iterator[None]:
         if not as_json:
             note(words)
         raise
+
+
+@contextmanager
+def _kept(how: How) -> Iterator[Callable[[Compared], None]]:
+    """Hours of measuring are not lost where the user breaks them off, or the machine goes.
+
+    What is yielded takes all that has been measured so far.
+    """
+    from dynamoctl.cli.draw_bench import draw_compare
+    from dynamoctl.cli.output import note, schema
+    from dynamoctl.operations.bench import write
+
+    latest: list[Compared] = []
+    unfinished = DynamoctlError("not finished", "it was broken off, or goes on still").as_json()
+
+    def keep(now: Compared) -> None:
+        latest[:] = [now]
+        if how.output is not None:
+            body = {"schema": schema("bench-compare"), "ok": False, **now.as_json(), "error": unfinished}
+            with suppress(DynamoctlError):  # if it cannot be written at the end either, that is told
+                write(how.output, body)
+
+    with _if_broken_off(_TAKEN_DOWN, how.json):
+        try:
+            yield keep
+        except KeyboardInterrupt:
+            if latest and not how.json:
+                draw_compare(latest[0].as_json())
+            if latest and how.output is not None:
+                note(f"what was measured is in {how.output}")
+            raise
 
 
 def _see_to_files(output: Path | None, plot: Path | None) -> None:

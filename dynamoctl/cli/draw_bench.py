@@ -9,11 +9,13 @@ from dynamoctl.cli.draw import WIDE, Display
 from dynamoctl.words import duration
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.console import Console
     from rich.table import Table
 
     from dynamoctl.operations.bench import Progress
-    from dynamoctl.operations.compare import Watching
+    from dynamoctl.operations.compare import Compared, Watching
     from dynamoctl.state import DeploymentState
 
 # Key in a pass's JSON, its name, and the unit it is shown in.
@@ -56,11 +58,11 @@ class BenchDisplay(Display):
 class CompareDisplay(BenchDisplay):
     """Which variant is on, what its units do, and how far its load is."""
 
-    def watching(self) -> Watching:
+    def watching(self, so_far: Callable[[Compared], None]) -> Watching:
         """For the operation."""
         from dynamoctl.operations.compare import Watching
 
-        return Watching(self.begins, self.state, self.progress, self.model)
+        return Watching(self.begins, self.state, self.progress, self.model, so_far)
 
     def begins(self, variant: str, number: int, what: str) -> None:
         """The next step of a variant."""
@@ -131,7 +133,9 @@ def _variants(body: dict[str, Any]) -> Table:
     for one in body["variants"]:
         ready = ", ".join(f"{seconds:.0f}" for seconds in one["ready_s"]) or "-"
         if one["figures"] is None:
-            table.add_row(one["name"], "failed", *([""] * len(_FIGURES)), ready)
+            table.add_row(
+                one["name"], "failed" if one["error"] else "not measured", *([""] * len(_FIGURES)), ready
+            )
             continue
         cells = [(one["figures"][key], factor) for key, _, factor in _FIGURES]
         hits = [each["counted"]["lmcache_hit_tokens"] for each in one["bench"]["passes"]]

@@ -34,12 +34,14 @@ class Watching:
         state: called with each state of the units on their way up or down.
         progress: called as the load goes on.
         model: called with (what, fraction done) while a model is prepared.
+        so_far: called with what there is after each run that went well.
     """
 
     begins: Callable[[str, int, str], None]
     state: OnState
     progress: OnProgress
     model: Callable[[str, float], None]
+    so_far: Callable[[Compared], None]
 
 
 @dataclass
@@ -130,10 +132,11 @@ def compare(
         config: the TOML of those that have none of their own.
 
     Raises:
-        KeyboardInterrupt: the user broke it off. What was up for it has been taken down.
+        KeyboardInterrupt: the user broke it off. What was up for it has been taken down; what was measured
+            is with `watching`.
     """
-    began = time.time()
     outcomes = tuple(Outcome(one, f"bench-{number}") for number, one in enumerate(variants, 1))
+    compared = Compared(workload, seed, load, repeat, time.time(), outcomes)
     for number in range(repeat):
         for one in outcomes if number % 2 == 0 else reversed(outcomes):
             if one.error is not None:
@@ -142,7 +145,9 @@ def compare(
                 _once(one, number, common, config, workload, seed + number, load, forget, watching)
             except DynamoctlError as error:
                 one.error = error
-    return Compared(workload, seed, load, repeat, began, outcomes)
+            else:
+                watching.so_far(compared)
+    return compared
 
 
 def _once(
@@ -184,7 +189,7 @@ def _as_json(one: Outcome, against: Outcome | None) -> dict[str, Any]:
     to = against.figures if against else None
     return {
         "name": one.variant.name,
-        "ok": one.error is None,
+        "ok": pooled is not None,
         "ready_s": [round(seconds, 1) for seconds in one.ready_s],
         "figures": None if figures is None else {k: _rounded(v) for k, v in asdict(figures).items()},
         "ratios": comparison.ratios(figures, to) if figures and to else None,

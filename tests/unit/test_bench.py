@@ -401,7 +401,7 @@ def nobody(*_: Any) -> None:
 
 def test_every_other_round_goes_backwards_and_who_failed_is_left_out(calls: list[tuple[str, ...]]) -> None:
     chosen = variants.parse(["agg", "agg-mp", "disagg"])
-    watching = comparing.Watching(nobody, nobody, nobody, nobody)
+    watching = comparing.Watching(nobody, nobody, nobody, nobody, nobody)
     done = comparing.compare(chosen, {}, None, Reuse(), 7, Load(), "reset", 2, watching)
     first, second = ("bench-1", "7"), ("bench-3", "7")
     assert calls == [
@@ -418,10 +418,46 @@ def test_every_other_round_goes_backwards_and_who_failed_is_left_out(calls: list
     assert body["variants"][1]["error"]["message"] == "it died"
 
 
+@pytest.mark.parametrize("words", [("compare", "agg", "disagg"), ("tune", "--chunk-sizes", "128,256")])
+def test_what_was_measured_is_not_lost_when_it_is_broken_off(
+    calls: list[tuple[str, ...]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    words: tuple[str, ...],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dynamoctl.toml").write_text(TOML)
+    file = tmp_path / "so-far.json"
+
+    def measure(name: str, *_: Any) -> Bench:
+        if name == "bench-2":
+            assert json.loads(file.read_text())["error"]["message"] == "not finished"
+            raise KeyboardInterrupt
+        return run_of((1.0, 0.5))
+
+    monkeypatch.setattr(comparing.bench, "run", measure)
+    assert cli.run(["bench", *words, "-o", str(file)]) == 130
+    shown = capsys.readouterr()
+    assert "0.500" in shown.out
+    assert "not measured" in shown.out
+    assert shown.err.splitlines()[-3:] == [
+        f"what was measured is in {file}",
+        "broken off; what was up for it has been taken down",
+        "error: interrupted",
+    ]
+    assert calls[-1] == ("down", "bench-2")
+    assert (tmp_path / "dynamoctl.toml").read_text() == TOML
+    assert cli.run(["bench", "show", str(file)]) == 1
+    shown = capsys.readouterr()
+    assert "0.500" in shown.out
+    assert "not finished" in shown.err
+
+
 def test_the_best_of_a_sweep_is_set_in_the_toml(calls: list[tuple[str, ...]], tmp_path: Path) -> None:
     path = tmp_path / "dynamoctl.toml"
     path.write_text(TOML)
-    watching = comparing.Watching(nobody, nobody, nobody, nobody)
+    watching = comparing.Watching(nobody, nobody, nobody, nobody, nobody)
     words: Any = (path, {}, [1024, 128], [], Reuse(), 7, Load(), "reset", 1)
     assert tune.tune(*words, write=False, watching=watching).written is False
     assert path.read_text() == TOML
@@ -433,7 +469,7 @@ def test_the_best_of_a_sweep_is_set_in_the_toml(calls: list[tuple[str, ...]], tm
 def test_there_must_be_a_toml_with_lmcache_to_tune(tmp_path: Path) -> None:
     path = tmp_path / "off.toml"
     path.write_text("[lmcache]\nenabled = false\n")
-    watching = comparing.Watching(nobody, nobody, nobody, nobody)
+    watching = comparing.Watching(nobody, nobody, nobody, nobody, nobody)
     for config, message in ((path, "LMCache is off"), (tmp_path / "no.toml", "no config file")):
         words: Any = (config, {}, [128], [], Reuse(), 7, Load(), "reset", 1, True, watching)
         with pytest.raises(SpecError, match=message):

@@ -94,14 +94,13 @@ def measured(plan: DeploymentPlan, workload: Workload, seed: int, load: Load) ->
 
 async def one_pass(plan: DeploymentPlan, one: workloads.Pass, load: Load) -> Measured:
     """One pass, after the engines have lost what they must."""
-    async with probes.client() as http:
-        if one.forget and not await cache_probe.clear_prefix_caches(http, plan):
-            sys.exit("the engines do not empty their own prefix caches")
-        before = await observe.snapshot(http, plan)
-        with tempfile.TemporaryDirectory() as folder:
-            seconds, answered = send(plan, one.requests, load, Path(folder), lambda _: None)
-        await asyncio.sleep(SETTLE_S)
-        after = await observe.snapshot(http, plan)
+    if one.forget and not await cache_probe.clear_prefix_caches(plan):
+        sys.exit("the engines do not empty their own prefix caches")
+    before = await observe.snapshot(plan)
+    with tempfile.TemporaryDirectory() as folder:
+        seconds, answered = send(plan, one.requests, load, Path(folder), lambda _: None)
+    await asyncio.sleep(SETTLE_S)
+    after = await observe.snapshot(plan)
     if any(request.error for request in answered):
         sys.exit(f"a request failed: {answered}")
     hits = Counted(lmcache_hit_tokens=after.total("hit_tokens") - before.total("hit_tokens"))

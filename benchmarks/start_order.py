@@ -61,8 +61,7 @@ def asked(probe: Callable[..., Awaitable[tuple[bool, str]]], *words: Any) -> boo
     """What one attempt of the supervisor's own probe says."""
 
     async def once() -> bool:
-        async with probes.client() as http:
-            return (await probe(http, *words))[0]
+        return (await probe(*words))[0]
 
     return asyncio.run(once())
 

@@ -18,10 +18,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import httpx2
-
-from dynamoctl import observe, probes
+from dynamoctl import observe, plain_http, probes
 from dynamoctl.errors import NotReadyError
+from dynamoctl.plain_http import NoAnswerError
 from dynamoctl.planner.plan import DeploymentPlan
 
 WRONG = "LMCache gives back another KV cache than it was given: answers would be wrong"
@@ -70,7 +69,7 @@ class _Answer:
     tokens: tuple[tuple[str, float], ...]
 
 
-async def run(http: httpx2.AsyncClient, plan: DeploymentPlan, chunks: float) -> Probe:
+async def run(plan: DeploymentPlan, chunks: float) -> Probe:
     """Ask a new prompt until a worker that had it before has been asked again.
 
     Args:
@@ -81,15 +80,15 @@ async def run(http: httpx2.AsyncClient, plan: DeploymentPlan, chunks: float) -> 
     """
     size = int(next(one.value for one in plan.lmcache_settings if one.name == "chunk_size"))
     prompt = exercise(int(chunks * size))
-    first = last = await _ask(http, plan, prompt)
+    first = last = await _ask(plan, prompt)
     caching = sum(unit.role in ("agg", "prefill") for unit in plan.workers)
     cleared, hits = False, 0
     for _ in range(caching):
         await asyncio.sleep(_SETTLE_S)
-        cleared = await clear_prefix_caches(http, plan)
-        before = await hit_tokens(http, plan)
-        last = await _ask(http, plan, prompt)
-        hits = await _hits_since(http, plan, before)
+        cleared = await clear_prefix_caches(plan)
+        before = await hit_tokens(plan)
+        last = await _ask(plan, prompt)
+        hits = await _hits_since(plan, before)
         if hits:
             break
     same = same_answer(first.tokens, last.tokens)
@@ -116,36 +115,36 @@ def same_answer(first: Sequence[tuple[str, float]], last: Sequence[tuple[str, fl
     return [token for token, _ in sure] == [token for token, _ in last[: len(sure)]]
 
 
-async def _hits_since(http: httpx2.AsyncClient, plan: DeploymentPlan, before: int) -> int:
+async def _hits_since(plan: DeploymentPlan, before: int) -> int:
     """How many hit tokens have come since, once there are any; 0 if none come."""
     for _ in range(_SETTLE_TRIES):
         await asyncio.sleep(_SETTLE_S)
-        hits = await hit_tokens(http, plan) - before
+        hits = await hit_tokens(plan) - before
         if hits:
             return hits
     return 0
 
 
-async def hit_tokens(http: httpx2.AsyncClient, plan: DeploymentPlan) -> int:
+async def hit_tokens(plan: DeploymentPlan) -> int:
     """How many tokens LMCache has given back, all workers together."""
-    seen = await observe.snapshot(http, plan)
+    seen = await observe.snapshot(plan)
     return int(seen.cache["hit_tokens"]) if seen.cache else 0
 
 
-async def clear_prefix_caches(http: httpx2.AsyncClient, plan: DeploymentPlan) -> bool:
+async def clear_prefix_caches(plan: DeploymentPlan) -> bool:
     """Empty what the engines keep on the device, and nothing of LMCache's (as `clear_kv_blocks` would)."""
 
     async def clear(port: int) -> bool:
         try:
-            answer = await http.post(f"http://127.0.0.1:{port}/engine/flush_cache", json={})
-            return answer.status_code == 200 and answer.json().get("status") == "ok"
-        except (httpx2.HTTPError, ValueError, AttributeError):
+            answer = await plain_http.ask("POST", f"http://127.0.0.1:{port}/engine/flush_cache", {})
+            return answer.status == 200 and answer.json().get("status") == "ok"
+        except (NoAnswerError, ValueError, AttributeError):
             return False
 
     return all(await asyncio.gather(*(clear(worker.ports["system"]) for worker in plan.workers)))
 
 
-async def _ask(http: httpx2.AsyncClient, plan: DeploymentPlan, prompt: str) -> _Answer:
+async def _ask(plan: DeploymentPlan, prompt: str) -> _Answer:
     """One streamed completion."""
     request = {
         "model": plan.model,
@@ -159,13 +158,13 @@ async def _ask(http: httpx2.AsyncClient, plan: DeploymentPlan, prompt: str) -> _
     began, first, prompt_tokens = time.monotonic(), 0.0, 0
     tokens: list[tuple[str, float]] = []
     try:
-        async with http.stream(
-            "POST", f"{plan.endpoint}/v1/completions", json=request, timeout=probes.COMPLETION_TIMEOUT_S
+        async with plain_http.stream(
+            "POST", f"{plan.endpoint}/v1/completions", request, probes.COMPLETION_TIMEOUT_S
         ) as answer:
-            if answer.status_code != 200:
-                text = (await answer.aread()).decode(errors="replace")[:200]
-                raise NotReadyError(f"a completion got HTTP {answer.status_code}: {text}")
-            async for line in answer.aiter_lines():
+            if answer.status != 200:
+                text = "\n".join([line async for line in answer.lines()])[:200]
+                raise NotReadyError(f"a completion got HTTP {answer.status}: {text}")
+            async for line in answer.lines():
                 body = _event(line)
                 if body.get("choices") and not first:
                     first = time.monotonic() - began
@@ -173,8 +172,8 @@ async def _ask(http: httpx2.AsyncClient, plan: DeploymentPlan, prompt: str) -> _
                 for choice in body.get("choices") or []:
                     said = choice.get("logprobs") or {}
                     tokens += zip(said.get("tokens") or [], said.get("token_logprobs") or [], strict=False)
-    except httpx2.HTTPError as error:
-        raise NotReadyError(f"no answer to a completion ({type(error).__name__})") from None
+    except NoAnswerError as error:
+        raise NotReadyError(f"no answer to a completion ({error})") from None
     return _Answer(prompt_tokens, first, tuple(tokens))
 
 

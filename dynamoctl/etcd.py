@@ -17,11 +17,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import httpx2
+from typing import TYPE_CHECKING, Any
 
 from dynamoctl.errors import PreflightError
+
+if TYPE_CHECKING:
+    import httpx2
 
 TIMEOUT_S = 3.0
 CERTIFICATES = ("ETCD_AUTH_CA", "ETCD_AUTH_CLIENT_CERT", "ETCD_AUTH_CLIENT_KEY")
@@ -139,6 +140,8 @@ class Etcd:
         self, method: str, path: str, body: Mapping[str, Any] | None = None, token: str = ""
     ) -> dict[str, Any]:
         """The answer of the first member that gives one."""
+        import httpx2  # 7 MB, which supervisors without etcd do not need
+
         why = "it has no endpoint"
         headers = {"Authorization": token} if token else {}
         with httpx2.Client(verify=self._verify, trust_env=False, timeout=TIMEOUT_S) as http:
@@ -183,6 +186,8 @@ def _memory_file(text: str, stack: ExitStack) -> str:
 
 
 def _reason(error: httpx2.HTTPError) -> str:
+    import httpx2
+
     if isinstance(error, httpx2.TimeoutException):
         return f"no answer within {TIMEOUT_S:g} s"
     return str(error).lower() or type(error).__name__

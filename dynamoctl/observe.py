@@ -12,8 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import httpx2
-
 from dynamoctl import probes
 from dynamoctl.host import gpus, processes
 from dynamoctl.planner.plan import DeploymentPlan, Unit
@@ -112,10 +110,10 @@ class Snapshot:
         return int(sum(counts.get(counter, 0) for counts in self.counters.values()))
 
 
-async def snapshot(http: httpx2.AsyncClient, plan: DeploymentPlan) -> Snapshot:
+async def snapshot(plan: DeploymentPlan) -> Snapshot:
     """Ask every unit, all at once. A unit that does not answer is unhealthy, not an error."""
     seen = Snapshot()
-    await asyncio.gather(*(_ask(http, plan, unit, seen) for unit in plan.units))
+    await asyncio.gather(*(_ask(plan, unit, seen) for unit in plan.units))
     if plan.lmcache is not None:
         hits, asked = seen.total("hit_tokens"), seen.total("requested_tokens")
         rate = round(hits / asked, 4) if asked else None
@@ -128,16 +126,16 @@ async def snapshot(http: httpx2.AsyncClient, plan: DeploymentPlan) -> Snapshot:
     return seen
 
 
-async def _ask(http: httpx2.AsyncClient, plan: DeploymentPlan, unit: Unit, seen: Snapshot) -> None:
+async def _ask(plan: DeploymentPlan, unit: Unit, seen: Snapshot) -> None:
     if unit.role == "frontend":
         (ok, why), text = await asyncio.gather(
-            probes.lists_model(http, plan.endpoint, plan.model),
-            probes.get_text(http, f"{plan.endpoint}/metrics"),
+            probes.lists_model(plan.endpoint, plan.model),
+            probes.get_text(f"{plan.endpoint}/metrics"),
         )
     else:
         (ok, why), text = await asyncio.gather(
-            probes.gate_is_open(http, unit.gate),
-            probes.get_text(http, f"{unit.gate.origin}/metrics"),
+            probes.gate_is_open(unit.gate),
+            probes.get_text(f"{unit.gate.origin}/metrics"),
         )
     seen.health[unit.name] = "ok" if ok else why
     if text:
@@ -193,19 +191,19 @@ def _count(counts: dict[str, float], name: str, value: float) -> None:
     counts[name] = counts.get(name, 0) + value
 
 
-async def transfers(http: httpx2.AsyncClient, plan: DeploymentPlan) -> int:
+async def transfers(plan: DeploymentPlan) -> int:
     """How many KV transfers the decode workers have finished; 0 where there is none to ask."""
     seen = Snapshot()
     decode = [unit for unit in plan.workers if unit.role == "decode" and plan.moves_kv_cache]
-    await asyncio.gather(*(_ask(http, plan, unit, seen) for unit in decode))
+    await asyncio.gather(*(_ask(plan, unit, seen) for unit in decode))
     return seen.total("transfers")
 
 
-async def kv_cache_tokens(http: httpx2.AsyncClient, plan: DeploymentPlan) -> int:
+async def kv_cache_tokens(plan: DeploymentPlan) -> int:
     """How many tokens' KV cache fit on the devices of the workers that compute prompts; 0 where none says."""
     asked = [unit for unit in plan.workers if unit.role in ("agg", "prefill")]
     texts = await asyncio.gather(
-        *(probes.get_text(http, f"http://127.0.0.1:{unit.gate.port}/metrics") for unit in asked)
+        *(probes.get_text(f"http://127.0.0.1:{unit.gate.port}/metrics") for unit in asked)
     )
     return sum(_cache_size(one.labels) for text in texts for one in _samples(text, (_CACHE_CONFIG,)))
 

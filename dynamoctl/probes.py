@@ -5,91 +5,64 @@ No retries and no waiting here; a gate does that, with its deadline.
 
 from __future__ import annotations
 
-import asyncio
 import socket
-import ssl
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx2
-
+from dynamoctl import plain_http
+from dynamoctl.plain_http import NoAnswerError
 from dynamoctl.planner.plan import Gate
 from dynamoctl.stores import Store
 
-# The loopback answers in milliseconds; a starved two-core host in seconds.
-TIMEOUT_S = 10.0
 COMPLETION_TIMEOUT_S = 120.0
 STORE_TIMEOUT_S = 3.0
-# More than a unit says of itself.
-_ANSWER_BYTES = 65536
 NATS_PORT = 4222
 
 
-def client() -> httpx2.AsyncClient:
-    """An HTTP client for the loopback: no proxy from the environment, and no certificates to load for TLS."""
-    plain = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    return httpx2.AsyncClient(trust_env=False, timeout=TIMEOUT_S, verify=plain)
-
-
-async def gate_is_open(http: httpx2.AsyncClient, gate: Gate) -> tuple[bool, str]:
+async def gate_is_open(gate: Gate) -> tuple[bool, str]:
     """Whether the unit behind a gate says ready, and what it said, in a few words."""
     try:
-        answer = await http.get(f"{gate.origin}{gate.path}")
+        answer = await plain_http.ask("GET", f"{gate.origin}{gate.path}")
         if gate.kind == "endpoint":
             said = answer.json()["endpoints"]["generate"]
             return said == "ready", f"generate: {said}"
-    except httpx2.HTTPError as error:
-        return False, type(error).__name__
+    except NoAnswerError as error:
+        return False, str(error)
     except (ValueError, KeyError, TypeError):
         return False, "no endpoint generate"
-    return answer.status_code == 200, f"HTTP {answer.status_code}"
+    return answer.status == 200, f"HTTP {answer.status}"
 
 
 async def answers(gate: Gate) -> bool:
-    """Whether anything comes back from a unit, whatever it says.
-
-    Not by the HTTP client, which takes four times as much of the CPU: every unit is asked so for as long as
-    it lives, and nobody looks at what it says.
-    """
-    request = f"GET {gate.path} HTTP/1.1\r\nHost: {gate.host}:{gate.port}\r\nConnection: close\r\n\r\n"
-    try:
-        async with asyncio.timeout(TIMEOUT_S):
-            reader, writer = await asyncio.open_connection(gate.host.strip("[]"), gate.port)
-            try:
-                writer.write(request.encode())
-                return bool(await reader.read(_ANSWER_BYTES))
-            finally:
-                writer.close()
-    except (OSError, TimeoutError):
-        return False
+    """Whether anything comes back from a unit, whatever it says."""
+    return await plain_http.says_anything(f"{gate.origin}{gate.path}")
 
 
-async def get_json(http: httpx2.AsyncClient, url: str) -> dict[str, Any] | None:
+async def get_json(url: str) -> dict[str, Any] | None:
     """The JSON object at a URL; None where there is none."""
     try:
-        answer = await http.get(url)
-        body = answer.json()
-    except (httpx2.HTTPError, ValueError):
+        body = (await plain_http.ask("GET", url)).json()
+    except (NoAnswerError, ValueError):
         return None
     return body if isinstance(body, dict) else None
 
 
-async def get_text(http: httpx2.AsyncClient, url: str) -> str:
+async def get_text(url: str) -> str:
     """The text at a URL; empty where it does not give 200."""
     try:
-        answer = await http.get(url)
-    except httpx2.HTTPError:
+        answer = await plain_http.ask("GET", url)
+    except NoAnswerError:
         return ""
-    return answer.text if answer.status_code == 200 else ""
+    return answer.text if answer.status == 200 else ""
 
 
-async def lists_model(http: httpx2.AsyncClient, endpoint: str, model: str) -> tuple[bool, str]:
+async def lists_model(endpoint: str, model: str) -> tuple[bool, str]:
     """Whether the frontend serves the model: (yes, why not).
 
     `/v1/models/{id}/ready` answers 200 in both cases (Dynamo 1.4; 503 from 1.6 on): its body counts.
     """
-    body = await get_json(http, f"{endpoint}/v1/models/{model}/ready")
+    body = await get_json(f"{endpoint}/v1/models/{model}/ready")
     if body is None:
         return False, f"the frontend does not list {model}"
     if body.get("ready") is True:
@@ -97,15 +70,15 @@ async def lists_model(http: httpx2.AsyncClient, endpoint: str, model: str) -> tu
     return False, str(body.get("reason") or f"the frontend does not list {model}")
 
 
-async def complete(http: httpx2.AsyncClient, endpoint: str, model: str) -> tuple[bool, str]:
+async def complete(endpoint: str, model: str) -> tuple[bool, str]:
     """Ask for a few tokens: (whether they came, why not)."""
     request = {"model": model, "prompt": "The capital of France is", "max_tokens": 4, "temperature": 0}
     try:
-        answer = await http.post(f"{endpoint}/v1/completions", json=request, timeout=COMPLETION_TIMEOUT_S)
-    except httpx2.HTTPError as error:
-        return False, f"no answer to a completion ({type(error).__name__})"
-    if answer.status_code != 200:
-        return False, f"a completion got HTTP {answer.status_code}: {answer.text[:200]}"
+        answer = await plain_http.ask("POST", f"{endpoint}/v1/completions", request, COMPLETION_TIMEOUT_S)
+    except NoAnswerError as error:
+        return False, f"no answer to a completion ({error})"
+    if answer.status != 200:
+        return False, f"a completion got HTTP {answer.status}: {answer.text[:200]}"
     try:
         tokens = answer.json()["usage"]["completion_tokens"]
     except (ValueError, KeyError, TypeError):

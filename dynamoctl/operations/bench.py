@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from dynamoctl import cache_probe, observe, probes, rates
+from dynamoctl import cache_probe, observe, rates
 from dynamoctl.bench import results, workloads
 from dynamoctl.bench.results import Counted, Measured
 from dynamoctl.bench.workloads import Pass, Workload
@@ -254,11 +254,10 @@ def _sample(seen: Look) -> rates.Sample | None:
 
 def _empty_prefix_caches(plan: DeploymentPlan) -> None:
     async def empty() -> bool:
-        async with probes.client() as http:
-            for _ in range(_RESET_TRIES):
-                if await cache_probe.clear_prefix_caches(http, plan):
-                    return True
-                await asyncio.sleep(_SETTLE_S)
+        for _ in range(_RESET_TRIES):
+            if await cache_probe.clear_prefix_caches(plan):
+                return True
+            await asyncio.sleep(_SETTLE_S)
         return False
 
     if not asyncio.run(empty()):
@@ -269,11 +268,7 @@ def _empty_prefix_caches(plan: DeploymentPlan) -> None:
 
 
 def _require_more_than_fits(plan: DeploymentPlan, one: Pass) -> None:
-    async def ask() -> int:
-        async with probes.client() as http:
-            return await observe.kv_cache_tokens(http, plan)
-
-    holds = asyncio.run(ask())
+    holds = asyncio.run(observe.kv_cache_tokens(plan))
     tokens = sum(request.input_tokens for request in one.requests)
     if not holds:
         raise NotReadyError(

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-import httpx2
-
-from dynamoctl import cache_probe, probes
+from dynamoctl import cache_probe, plain_http
 from dynamoctl.cache_probe import Probe
 from dynamoctl.errors import DynamoctlError, NotReadyError, SpecError
 from dynamoctl.operations.serving import serving
+from dynamoctl.plain_http import NoAnswerError
 from dynamoctl.planner.plan import DeploymentPlan
 from dynamoctl.state import Folder
 
@@ -31,11 +30,7 @@ def check(name: str) -> Probe:
             "status on the host of the prefill workers counts LMCache's hits",
         )
 
-    async def probe() -> Probe:
-        async with probes.client() as http:
-            return await cache_probe.run(http, plan, _CHUNKS)
-
-    result = asyncio.run(probe())
+    result = asyncio.run(cache_probe.run(plan, _CHUNKS))
     if not result.hit_tokens:
         raise NotReadyError(
             f"LMCache of '{name}' gave none of {result.prompt_tokens} tokens back"
@@ -64,17 +59,17 @@ def clear(name: str) -> list[str]:
         )
 
     async def empty() -> None:
-        async with probes.client() as http:
-            try:
-                answer = await http.post(f"http://127.0.0.1:{plan.unit('lmcache').ports['http']}/cache/clear")
-            except httpx2.HTTPError as error:
-                raise NotReadyError(
-                    f"LMCache's server of '{name}' does not answer ({type(error).__name__})",
-                    f"see: dynamoctl status -n {name}",
-                ) from None
-            if answer.status_code != 200:
-                raise DynamoctlError(f"LMCache's server of '{name}' answered HTTP {answer.status_code}")
-            await cache_probe.clear_prefix_caches(http, plan)
+        port = plan.unit("lmcache").ports["http"]
+        try:
+            answer = await plain_http.ask("POST", f"http://127.0.0.1:{port}/cache/clear")
+        except NoAnswerError as error:
+            raise NotReadyError(
+                f"LMCache's server of '{name}' does not answer ({error})",
+                f"see: dynamoctl status -n {name}",
+            ) from None
+        if answer.status != 200:
+            raise DynamoctlError(f"LMCache's server of '{name}' answered HTTP {answer.status}")
+        await cache_probe.clear_prefix_caches(plan)
 
     asyncio.run(empty())
     return [f"{tier.kind} {tier.place}" for tier in plan.lmcache_tiers]

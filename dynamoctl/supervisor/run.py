@@ -152,19 +152,17 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGHUP, lambda: None)
         loop.add_signal_handler(signal.SIGCHLD, self._reap)
         self.folder.write_state(self.state)  # `up` waits for it: here a full disk is an error
-        async with probes.client() as http:
-            self.http = http
-            with contextlib.suppress(OSError):
-                self.folder.socket.unlink()
-            os.chdir(self.folder.path)  # a socket's path may have no more than 107 bytes
-            control = await self._listen()
-            keeping = asyncio.ensure_future(self._surely(self._keep_up))
-            try:
-                failure = await self._until_stopped(self._live())
-            finally:
-                control.close()
-                keeping.cancel()
-            return await self._end(failure)
+        with contextlib.suppress(OSError):
+            self.folder.socket.unlink()
+        os.chdir(self.folder.path)  # a socket's path may have no more than 107 bytes
+        control = await self._listen()
+        keeping = asyncio.ensure_future(self._surely(self._keep_up))
+        try:
+            failure = await self._until_stopped(self._live())
+        finally:
+            control.close()
+            keeping.cancel()
+        return await self._end(failure)
 
     async def _listen(self) -> asyncio.Server:
         """Answer at the control socket."""
@@ -315,7 +313,7 @@ class Supervisor:
         while True:
             if member.ended.is_set():
                 raise self._died(member)
-            says_ready, _ = await probes.gate_is_open(self.http, member.unit.gate)
+            says_ready, _ = await probes.gate_is_open(member.unit.gate)
             if says_ready:
                 if self._is_own_answer(member):
                     break
@@ -374,7 +372,7 @@ class Supervisor:
             return  # off, or other hosts' engines have caches of their own, which cannot be emptied from here
         self._set_phase_of_frontend("asking LMCache")
         try:
-            probe = await cache_probe.run(self.http, self.plan, _PROBE_CHUNKS)
+            probe = await cache_probe.run(self.plan, _PROBE_CHUNKS)
         except NotReadyError as error:
             self.state.warnings.append(f"LMCache was not put to the proof: {error.message}")
             return
@@ -389,20 +387,20 @@ class Supervisor:
             )
 
     async def _is_listed(self) -> tuple[bool, str]:
-        listed, why = await probes.lists_model(self.http, self.plan.endpoint, self.plan.model)
+        listed, why = await probes.lists_model(self.plan.endpoint, self.plan.model)
         if not listed and self.plan.elsewhere:
             why = f"waiting for {' and '.join(self.plan.elsewhere)} on another host ({why})"
         return listed, why
 
     async def _answers(self) -> tuple[bool, str]:
         """One completion, with a KV transfer where the plan has one: (yes, why not)."""
-        before = await observe.transfers(self.http, self.plan)
-        done, why = await probes.complete(self.http, self.plan.endpoint, self.plan.model)
+        before = await observe.transfers(self.plan)
+        done, why = await probes.complete(self.plan.endpoint, self.plan.model)
         decodes_here = any(unit.role == "decode" for unit in self.plan.workers)
         if not done or not self.plan.moves_kv_cache or not decodes_here:
             return done, why
         for _ in range(_COUNTER_TRIES):
-            if await observe.transfers(self.http, self.plan) > before:
+            if await observe.transfers(self.plan) > before:
                 return True, ""
             await asyncio.sleep(_GATE_INTERVAL_S)
         return False, "a completion came back, but no KV cache went from prefill to decode"
@@ -751,7 +749,7 @@ class Supervisor:
         with contextlib.suppress(ConnectionError):
             await reader.readline()
             seen, memory, remote = await asyncio.gather(
-                observe.snapshot(self.http, self.plan),
+                observe.snapshot(self.plan),
                 asyncio.to_thread(self._memory),
                 asyncio.to_thread(self._remote),
             )

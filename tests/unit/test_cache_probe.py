@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import httpx2
 import pytest
 from dynamoctl import cache_probe
 from dynamoctl.cache_probe import Probe, exercise, same_answer
 from dynamoctl.planner.plan import DeploymentPlan
 
 from tests.unit.hosts import plan
+from tests.unit.served import served
 
 SURE, UNSURE = math.log(0.95), math.log(0.4)
 HITS = "vllm:external_prefix_cache_hits_total"
@@ -53,7 +53,7 @@ def test_the_exercise_ends_with_the_numbers_that_it_begins_with() -> None:
     assert exercise(300).split()[0] != words[0]
 
 
-def served(second: Sequence[tuple[str, float]], hits: int) -> httpx2.MockTransport:
+def one_worker(second: Sequence[tuple[str, float]], hits: int) -> Callable[[str, Any], str]:
     """A deployment of one worker that answers the second time as given, with so many tokens of LMCache's."""
     asked: list[dict[str, Any]] = []
 
@@ -65,27 +65,24 @@ def served(second: Sequence[tuple[str, float]], hits: int) -> httpx2.MockTranspo
         bodies.append({"choices": [], "usage": {"prompt_tokens": 400}})
         return "".join(f"data: {json.dumps(body)}\n\n" for body in bodies) + "data: [DONE]\n\n"
 
-    def reply(request: httpx2.Request) -> httpx2.Response:
-        if request.url.path == "/v1/completions":
-            asked.append(json.loads(request.content))
-            return httpx2.Response(200, text=events(answer("4", "1") if len(asked) == 1 else second))
-        if request.url.path == "/engine/flush_cache":
-            return httpx2.Response(200, json={"status": "ok"})
+    def reply(url: str, body: Any) -> str:
+        if url.endswith("/v1/completions"):
+            asked.append(body)
+            return events(answer("4", "1") if len(asked) == 1 else second)
+        if url.endswith("/engine/flush_cache"):
+            return '{"status": "ok"}'
         found = hits if len(asked) > 1 else 0
-        return httpx2.Response(200, text=f'# TYPE {HITS} counter\n{HITS}{{engine="0"}} {found}.0\n')
+        return f'# TYPE {HITS} counter\n{HITS}{{engine="0"}} {found}.0\n'
 
-    return httpx2.MockTransport(reply)
+    return reply
 
 
 def probed(second: Sequence[tuple[str, float]], hits: int, monkeypatch: pytest.MonkeyPatch) -> Probe:
     monkeypatch.setattr(cache_probe, "_SETTLE_S", 0.0)
     deployment: DeploymentPlan = plan(1, mode="agg", gpus=(0,))
 
-    async def probe() -> Probe:
-        async with httpx2.AsyncClient(transport=served(second, hits)) as http:
-            return await cache_probe.run(http, deployment, 1.2)
-
-    return asyncio.run(probe())
+    with served(one_worker(second, hits)):
+        return asyncio.run(cache_probe.run(deployment, 1.2))
 
 
 def test_hits_with_another_answer_are_told_from_hits_with_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,8 @@ import json
 import os
 import re
 from typing import Any
+from urllib.parse import urlsplit
 
-import httpx2
 import pytest
 from dynamoctl import observe
 from dynamoctl.cli.draw import draw_status
@@ -21,6 +21,7 @@ from dynamoctl.planner.plan import DeploymentPlan
 from dynamoctl.state import DeploymentState, UnitState
 
 from tests.unit.hosts import plan, uuid
+from tests.unit.served import served
 
 # ---- KV transfers ---------------------------------------------------------------------------
 
@@ -42,18 +43,13 @@ def transfers(made: DeploymentPlan, counts: dict[str, int]) -> tuple[int, set[st
     names = {port: unit.name for unit in made.units for port in unit.ports.values()}
     asked = set()
 
-    def answer(request: httpx2.Request) -> httpx2.Response:
-        name = names[request.url.port or 80]
+    def answer(url: str, _: object) -> str | None:
+        name = names[urlsplit(url).port or 80]
         asked.add(name)
-        if name not in counts:
-            raise httpx2.ConnectError("refused")
-        return httpx2.Response(200, text=metrics(counts[name]))
+        return metrics(counts[name]) if name in counts else None
 
-    async def count() -> int:
-        async with httpx2.AsyncClient(transport=httpx2.MockTransport(answer)) as http:
-            return await observe.transfers(http, made)
-
-    return asyncio.run(count()), asked
+    with served(answer):
+        return asyncio.run(observe.transfers(made)), asked
 
 
 def test_transfers_are_counted_on_the_decode_workers_alone() -> None:
@@ -111,19 +107,14 @@ def snapshot(made: DeploymentPlan, pages: dict[str, str]) -> Snapshot:
     """What is seen where units have these pages; others do not answer."""
     names = {port: unit.name for unit in made.units for port in unit.ports.values()}
 
-    def answer(request: httpx2.Request) -> httpx2.Response:
-        name = names[request.url.port or 80]
-        if name not in pages:
-            raise httpx2.ConnectError("refused")
-        if request.url.path == "/metrics":
-            return httpx2.Response(200, text=pages[name])
-        return httpx2.Response(200, json={"ready": True})
+    def answer(url: str, _: object) -> str | None:
+        name = names[urlsplit(url).port or 80]
+        if not url.endswith("/metrics"):
+            return '{"ready": true}' if name in pages else None
+        return pages.get(name)
 
-    async def take() -> Snapshot:
-        async with httpx2.AsyncClient(transport=httpx2.MockTransport(answer)) as http:
-            return await observe.snapshot(http, made)
-
-    return asyncio.run(take())
+    with served(answer):
+        return asyncio.run(observe.snapshot(made))
 
 
 def test_the_frontend_is_asked_for_requests_tokens_and_latencies() -> None:

@@ -638,7 +638,7 @@ class World:
     def _unit_at(self, port: int) -> str:
         return next(unit.name for unit in self.plan.units if unit.gate.port == port)
 
-    async def gate_is_open(self, http: object, gate: Gate) -> tuple[bool, str]:
+    async def gate_is_open(self, gate: Gate) -> tuple[bool, str]:
         unit = self._unit_at(gate.port)
         open_ = await self._reach(unit) is not None
         one = self.leaders.get(unit)
@@ -647,14 +647,14 @@ class World:
     async def answers(self, gate: Gate) -> bool:
         return await self._reach(self._unit_at(gate.port)) is not None
 
-    async def lists_model(self, http: object, endpoint: str, model: str) -> tuple[bool, str]:
+    async def lists_model(self, endpoint: str, model: str) -> tuple[bool, str]:
         front = await self._reach("frontend")
         self.told_listed = front is not None and self._lists()
         if front is not None and self.told_listed:
             front.listed = self.loop.now
         return self.told_listed, "" if self.told_listed else "not listed"
 
-    async def complete(self, http: object, endpoint: str, model: str) -> tuple[bool, str]:
+    async def complete(self, endpoint: str, model: str) -> tuple[bool, str]:
         await asyncio.sleep(0.3)
         if await self._reach("frontend") is None or not self._lists():
             return False, "no answer"
@@ -666,13 +666,13 @@ class World:
         self.transfers += 1
         return True, ""
 
-    async def count_transfers(self, http: object, plan: DeploymentPlan) -> int:
+    async def count_transfers(self, plan: DeploymentPlan) -> int:
         await asyncio.sleep(_LATENCY_S)
         return self.transfers
 
-    async def prove_cache(self, http: object, plan: DeploymentPlan, chunks: float) -> cache_probe.Probe:
+    async def prove_cache(self, plan: DeploymentPlan, chunks: float) -> cache_probe.Probe:
         for _ in range(2):
-            done, why = await self.complete(http, "", "")
+            done, why = await self.complete("", "")
             if not done:
                 raise NotReadyError(why)
             await asyncio.sleep(1.0)
@@ -859,14 +859,6 @@ class _NoThread:
         pass
 
 
-class _NoClient:
-    async def __aenter__(self) -> _NoClient:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        pass
-
-
 def _folder(world: World) -> SimpleNamespace:
     here = PurePosixPath("/nowhere")
     logs = {unit: here / "logs" / f"{unit}.log" for unit in ("supervisor", *world.units)}
@@ -925,7 +917,6 @@ def install(world: World, patch: pytest.MonkeyPatch) -> None:
             describe=lambda identities: [str(one.pid) for one in identities],
         ),
         "probes": SimpleNamespace(
-            client=_NoClient,
             gate_is_open=world.gate_is_open,
             answers=world.answers,
             lists_model=world.lists_model,

@@ -41,6 +41,8 @@ class Registrations:
         self._store = store
         self._now = now
         self._known: dict[Path, _Registration] = {}
+        self._changes: dict[Path, tuple[int, int]] = {}
+        self._all_read = False
         self._lock = threading.Lock()
 
     def keep(self, living: Callable[[], Iterable[Identity]]) -> None:
@@ -93,6 +95,11 @@ class Registrations:
 
     def _learn(self, living: Callable[[], Iterable[Identity]]) -> None:
         """Read what has been written since, and find out whose it is."""
+        before, self._changes = self._changes, self._look()
+        if self._changes == before and self._all_read:
+            return
+        # Another look after each change: this one may have come in the middle of it.
+        self._all_read = self._changes == before
         new: dict[Path, tuple[str, dict[str, Any]]] = {}
         for path in self._files():
             text, known = _text(path), self._known.get(path)
@@ -100,6 +107,7 @@ class Registrations:
                 continue
             body = _parse(text)
             if body is None:
+                self._all_read = False
                 continue
             if known is not None:
                 known.text = text
@@ -118,6 +126,19 @@ class Registrations:
             owner = owners.get(_instance(path, body))
             if path not in self._known and owner is not None:
                 self._known[path] = _Registration(text, owner)
+        self._all_read &= new.keys() <= self._known.keys()
+
+    def _look(self) -> dict[Path, tuple[int, int]]:
+        """What is another one once a file has come, gone or been written: Dynamo writes each beside its place
+        and moves it there (1.4), and the folder's time tells of it. Touching a file does not show.
+        """
+        store = self._store / "v1"
+        found = {}
+        for folder in (store, *store.glob("*/")):
+            with contextlib.suppress(OSError):
+                seen = folder.stat()
+                found[folder] = (seen.st_ino, seen.st_mtime_ns)
+        return found
 
     def _forget(self, path: Path) -> None:
         del self._known[path]

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from dynamoctl.host.processes import Identity, identify
+from dynamoctl.supervisor import registrations
 from dynamoctl.supervisor.registrations import PUT_BACK_S, Registrations
 
 LIVE, DEAD = "105391dec6c547", "fd405ff89e074cce"
@@ -127,6 +128,76 @@ def test_what_was_removed_of_the_living_is_put_back(
     kept.keep(me)
     assert {file.name: json.loads(file.read_text()) for file in store.glob("v1/*/*")} == texts
     assert sorted(store.parent.rglob("*.registration")) == []
+
+
+def moved(store: Path, kind: str, name: str, body: dict[str, Any]) -> None:
+    """Written beside its place and moved there, as Dynamo does it."""
+    write(store, kind, "beside", body)
+    folder = store / "v1" / kind
+    (folder / "dynamoctl%2Dq%2Fprefill%2Fgenerate%2Fbeside").replace(
+        folder / f"dynamoctl%2Dq%2Fprefill%2Fgenerate%2F{name}"
+    )
+
+
+def test_what_is_put_back_is_what_was_written_last(
+    store: Path, kept: Registrations, clock: Clock, port: int
+) -> None:
+    worker(store, LIVE, port)
+    kept.keep(me)
+    kept.keep(me)
+    moved(store, "mdc", LIVE, {"type": "Model", "instance_id": int(LIVE, 16), "card_json": {"new": 1}})
+    kept.keep(me)
+    card = next(store.glob("v1/mdc/*"))
+    card.unlink()
+    kept.keep(me)
+    clock.now += PUT_BACK_S
+    kept.keep(me)
+    assert json.loads(card.read_text())["card_json"] == {"new": 1}
+
+
+def test_a_file_is_read_again_where_its_folder_has_changed(
+    store: Path, kept: Registrations, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+    text = registrations._text
+    monkeypatch.setattr(registrations, "_text", lambda path: read.append(path) or text(path))
+
+    def rounds(count: int) -> int:
+        read.clear()
+        for _ in range(count):
+            kept.keep(me)
+        return len(read)
+
+    worker(store, LIVE, port)
+    # Once more than it is seen to change: the first look may have come in the middle.
+    assert rounds(5) == 2 * 4
+    for file in store.glob("v1/*/*"):
+        os.utime(file)
+    assert rounds(5) == 0
+    moved(store, "mdc", LIVE, {"type": "Model", "instance_id": int(LIVE, 16), "card_json": {"new": 1}})
+    assert rounds(5) == 2 * 4
+
+
+def test_whose_it_is_may_be_found_out_later(store: Path, kept: Registrations, port: int) -> None:
+    worker(store, LIVE, port)
+    for _ in range(3):
+        kept.keep(list)
+    assert not kept.has_any(me())
+    kept.keep(me)
+    assert kept.has_any(me())
+
+
+def test_what_is_half_written_is_read_again(store: Path, kept: Registrations, port: int) -> None:
+    worker(store, LIVE, port)
+    file = next(store.glob("v1/mdc/*"))
+    text = file.read_text()
+    file.write_text(text[:-5])
+    for _ in range(3):
+        kept.keep(me)
+    file.write_text(text)
+    os.utime(file, (1, 1))
+    kept.keep(me)
+    assert file.stat().st_mtime > 1
 
 
 def test_what_a_process_registered_goes_when_it_has_ended(store: Path, kept: Registrations) -> None:

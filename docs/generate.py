@@ -395,11 +395,11 @@ def reference() -> str:
 
 def commands() -> str:
     """Every command's --help, as a person sees it at this width."""
-    names = list(typer.main.get_command(cli.app).commands)  # type: ignore[attr-defined]
+    names = list(typer.main.get_command(cli.app()).commands)  # type: ignore[attr-defined]
     parts = ["## Commands\n", _fenced(_help())]
     for name in names:
         parts += [f"### dynamoctl {name}\n", _fenced(_help(name))]
-        for inner in getattr(typer.main.get_command(cli.app).commands[name], "commands", ()):  # type: ignore[attr-defined]
+        for inner in getattr(typer.main.get_command(cli.app()).commands[name], "commands", ()):  # type: ignore[attr-defined]
             parts += [f"#### dynamoctl {name} {inner}\n", _fenced(_help(name, inner))]
     return "\n".join(parts)
 
@@ -488,7 +488,7 @@ def _model_table(model: type[BaseModel], prefix: str) -> str:
 
 def _flags() -> dict[str, str]:
     """`up`'s parameters: name -> flags."""
-    command = typer.main.get_command(cli.app).commands["up"]  # type: ignore[attr-defined]
+    command = typer.main.get_command(cli.app()).commands["up"]  # type: ignore[attr-defined]
     found = {}
     for parameter in command.params:
         long = [f"`{flag}`" for flag in (*parameter.opts, *parameter.secondary_opts) if flag.startswith("--")]

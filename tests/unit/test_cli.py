@@ -10,6 +10,8 @@ import pytest
 from dynamoctl.cli import plan_flags, run
 from dynamoctl.spec import ROUTER_MODES
 
+from tests.unit.fresh import last_line
+
 
 @pytest.fixture(autouse=True)
 def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,3 +180,19 @@ def test_help_shows_defaults_and_choices_as_they_are_typed(
 
 def test_the_router_modes_of_the_flag_are_those_of_the_spec() -> None:
     assert get_args(plan_flags.RouterMode) == ROUTER_MODES
+
+
+@pytest.mark.parametrize(
+    ("words", "others"),
+    [(["status"], False), (["down", "-n", "none"], False), (["--help"], True), (["nonsense"], True)],
+)
+def test_a_command_waits_for_no_other(words: list[str], others: bool) -> None:
+    script = f"""
+import sys
+from dynamoctl.cli import run
+run({words})
+there = {{"status", "down", "up", "bench", "export"}} - set({words})
+print(sorted(name for name in there if f"dynamoctl.cli.{{name}}" in sys.modules))
+"""
+    there = {"status", "down", "up", "bench", "export"} - set(words)
+    assert last_line(script) == str(sorted(there) if others else [])

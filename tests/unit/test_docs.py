@@ -81,7 +81,7 @@ def parse(words: list[str]) -> None:
     Raises:
         typer.TyperException: it has an unknown command, an unknown flag, or a value of the wrong type.
     """
-    command: Any = typer.main.get_command(cli.app)
+    command: Any = typer.main.get_command(cli.app())
     path = "dynamoctl"
     while hasattr(command, "commands") and words and not words[0].startswith("-"):
         path, name, words = f"{path} {words[0]}", words[0], words[1:]

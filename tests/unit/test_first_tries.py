@@ -55,7 +55,7 @@ def test_it_is_told_what_to_do(one: Try, tmp_path: Path) -> None:
 def commands() -> list[tuple[str, ...]]:
     """Every command and every command of a group."""
     found: list[tuple[str, ...]] = []
-    top: Any = typer.main.get_command(cli.app)
+    top: Any = typer.main.get_command(cli.app())
     for name, command in top.commands.items():
         found.append((name,))
         found += [(name, inner) for inner in getattr(command, "commands", ())]
@@ -76,7 +76,7 @@ def test_a_typo_in_each_flag_of_up_gets_the_right_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The last letter is missing, as when one's finger slips."""
-    up: Any = typer.main.get_command(cli.app)
+    up: Any = typer.main.get_command(cli.app())
     flags = [name for one in up.commands["up"].params for name in one.opts if name[:2] == "--"]
     flags = [name for name in flags if len(name) > len("--tp") and name[:-1] not in flags]
     assert len(flags) > 20

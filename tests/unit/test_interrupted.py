@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dynamoctl.cli import app, run
+from dynamoctl.cli import COMMANDS as KNOWN
+from dynamoctl.cli import run
 
 # A command, and what it does when the signal comes.
 COMMANDS = {
@@ -49,7 +50,7 @@ def interrupt_in(monkeypatch: pytest.MonkeyPatch, what: str, number: signal.Sign
 
 
 def test_each_command_is_here() -> None:
-    assert {one.name for one in (*app.registered_commands, *app.registered_groups)} == set(COMMANDS)
+    assert set(KNOWN) == set(COMMANDS)
 
 
 @pytest.mark.parametrize(("words", "what"), COMMANDS.values(), ids=COMMANDS)
@@ -126,7 +127,7 @@ WHILE_IMPORTING = """
 import signal, sys
 class Finder:
     def find_spec(self, name, path=None, target=None):
-        if name == "dynamoctl.cli.bench":
+        if name == "dynamoctl.cli.status":
             signal.raise_signal(signal.SIGINT)
 sys.meta_path.insert(0, Finder())
 """

@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Collection
 from contextlib import suppress
-from importlib import metadata
 from pathlib import Path
 
 from dynamoctl.facts import HostFacts
@@ -59,6 +58,8 @@ def visible_gpus() -> tuple[str, ...] | None:
 
 def versions() -> dict[str, str]:
     """Distribution -> version, of the engine's packages that are installed."""
+    from importlib import metadata  # 1.4 MB, which supervisors do not need
+
     found = {}
     for name in ENGINE:
         with suppress(metadata.PackageNotFoundError):

@@ -9,6 +9,8 @@ from pathlib import Path
 import dynamoctl
 import pytest
 
+from tests.unit.fresh import last_line
+
 ROOT = Path(dynamoctl.__file__).parent
 SOURCES = sorted(ROOT.rglob("*.py"))
 PROCESS = ROOT / "supervisor" / "process.py"
@@ -112,3 +114,12 @@ def test_leaves_import_nothing_above_them(package: str) -> None:
 def test_nobody_but_the_cli_and_the_program_imports_the_cli(file: Path) -> None:
     if ROOT / "cli" not in file.parents and file.name != "__main__.py":
         assert not any(name.startswith("dynamoctl.cli") for name in imports(file))
+
+
+def test_the_supervisor_has_no_library_that_it_does_not_need() -> None:
+    script = """
+import sys
+import dynamoctl.supervisor.run
+print(sorted({"httpx2", "anyio", "prometheus_client", "importlib.metadata"} & sys.modules.keys()))
+"""
+    assert last_line(script) == "[]"

@@ -13,8 +13,6 @@ import pytest
 from dynamoctl import plain_http
 from dynamoctl.plain_http import Answer, NoAnswerError
 
-from tests.unit.fresh import last_line
-
 T = TypeVar("T")
 
 
@@ -117,12 +115,3 @@ def test_lines_come_as_they_are_written() -> None:
             return [line async for line in answer.lines()]
 
     assert asked(CHUNKED + b"3\r\na\nb\r\n4\r\nc\r\nd\r\n0\r\n\r\n", lines)[0] == ["a", "bc", "d"]
-
-
-def test_the_supervisor_has_no_library_that_it_does_not_need() -> None:
-    script = """
-import sys
-import dynamoctl.supervisor.run
-print(sorted({"httpx2", "anyio", "prometheus_client"} & sys.modules.keys()))
-"""
-    assert last_line(script) == "[]"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,14 +96,20 @@ class Cli:
         plan = json.loads((self.home / "deployments" / name / "plan.json").read_text())["plan"]
         return {unit["name"]: unit for unit in plan["units"]}
 
-    def ours(self) -> dict[int, str]:
-        """Every living process that a deployment of this home has started, supervisors too."""
+    def ours(self, name: str | None = None) -> dict[int, str]:
+        """Every living process that deployments of this home have started, supervisors too; or one has."""
         found = {}
         for pid in all_pids():
             if pid == os.getpid() or environment_of(pid, "DYNAMOCTL_HOME") != str(self.home):
                 continue
             line = full_command_line(pid)
-            if environment_of(pid, MARK) or "dynamoctl.supervisor" in line:
+            if "dynamoctl.supervisor" in line:
+                folder = line.split()[-1]
+            elif environment_of(pid, MARK):
+                folder = working_folder(pid)
+            else:
+                continue
+            if name is None or f"{folder}/".startswith(f"{self.home}/deployments/{name}/"):
                 found[pid] = line
         return found
 
@@ -114,6 +122,13 @@ def first_on_path(folder: Path) -> str:
 def full_command_line(pid: int) -> str:
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except OSError:
+        return ""
+
+
+def working_folder(pid: int) -> str:
+    try:
+        return str(Path(f"/proc/{pid}/cwd").readlink())
     except OSError:
         return ""
 
@@ -222,6 +237,40 @@ def cleanly(one: Cli, nodeid: str) -> Iterator[Cli]:
     assert down.code == 0, down.err
     assert left == {}
     assert outside() - before == set()
+
+
+_BEGUN = pytest.StashKey[Future[None]]()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _begun(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The tests of the module that are marked `meanwhile` have begun, each in a thread.
+
+    Such a test has deployments of its own, and no fixtures but the module's. It is reported in its turn.
+    """
+    tests = [
+        item
+        for item in request.session.items
+        if isinstance(item, pytest.Function)
+        and item.path == request.path
+        and item.get_closest_marker("meanwhile")
+    ]
+    with ThreadPoolExecutor(len(tests) or 1) as pool:
+        for item in tests:
+            given = item.callspec.params if hasattr(item, "callspec") else {}
+            names = inspect.signature(item.function).parameters
+            words = {name: given[name] if name in given else request.getfixturevalue(name) for name in names}
+            item.stash[_BEGUN] = pool.submit(item.function, **words)
+        yield
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    begun = pyfuncitem.stash.get(_BEGUN, None)
+    if begun is None:
+        return None
+    begun.result()
+    return True
 
 
 @pytest.hookimpl(wrapper=True)

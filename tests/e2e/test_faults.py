@@ -30,7 +30,8 @@ MEMORY = Path("/sys/fs/cgroup/memory")
 
 
 def words(name: str, *more: str) -> tuple[str, ...]:
-    return ("up", "agg", "--engine", "mocker", "-n", name, "--port", str(free_port()), "--drain", "0", *more)
+    quick = ("--engine", "mocker", "--start", "overlapped", "--drain", "0")
+    return ("up", "agg", *quick, "-n", name, "--port", str(free_port()), *more)
 
 
 def up(cli: Cli, name: str, *more: str) -> Result:
@@ -42,11 +43,11 @@ def up(cli: Cli, name: str, *more: str) -> Result:
 def down(cli: Cli, name: str) -> None:
     done = cli("down", "-n", name)
     assert done.code == 0, done.err
-    assert not [line for line in cli.ours().values() if f"/{name}" in line or f"dynamoctl-{name}" in line]
+    assert cli.ours(name) == {}
 
 
 def supervisor(cli: Cli, name: str) -> int:
-    return next(pid for pid, line in cli.ours().items() if line.endswith(f"/deployments/{name} "))
+    return next(pid for pid, line in cli.ours(name).items() if "dynamoctl.supervisor" in line)
 
 
 def pids(cli: Cli, name: str) -> dict[str, int]:
@@ -55,7 +56,7 @@ def pids(cli: Cli, name: str) -> dict[str, int]:
 
 def has_begun(cli: Cli, name: str) -> bool:
     """Whether its first unit has been started."""
-    return any(f"--namespace dynamoctl-{name} " in line for line in cli.ours().values())
+    return any("dynamo.frontend" in line for line in cli.ours(name).values())
 
 
 def answers(endpoint: str) -> bool:
@@ -65,7 +66,7 @@ def answers(endpoint: str) -> bool:
         return False
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _supervisors_are_reaped() -> Iterator[None]:
     yield
     reap()
@@ -139,7 +140,7 @@ def test_an_up_that_is_killed_does_not_take_the_start_with_it(cli: Cli) -> None:
 @pytest.mark.fault("SIGKILL to `up` before its supervisor has begun", "`down` ends what there is")
 def test_down_finds_a_supervisor_that_has_written_nothing_yet(cli: Cli) -> None:
     starting = cli.start(*words("early"))
-    wait_for(lambda: [pid for pid, line in cli.ours().items() if line.endswith("/deployments/early ")], 60)
+    wait_for(lambda: cli.ours("early"), 60)
     starting.kill()
     starting.communicate(timeout=60)
     down(cli, "early")
@@ -226,14 +227,16 @@ def test_a_pid_that_is_somebody_elses_by_now_is_left_alone(cli: Cli, what: str) 
 
 @pytest.mark.fault("the clock jumps by an hour, back or ahead", "restarts and deadlines do not notice")
 @pytest.mark.parametrize("hours", [-1, 1])
-def test_a_clock_that_jumps(cli: Cli, tmp_path: Path, hours: int) -> None:
-    (tmp_path / "sitecustomize.py").write_text(f"""
+@pytest.mark.meanwhile
+def test_a_clock_that_jumps(cli: Cli, tmp_path_factory: pytest.TempPathFactory, hours: int) -> None:
+    folder = tmp_path_factory.mktemp("clock")
+    (folder / "sitecustomize.py").write_text(f"""
 import time
 plain, began = time.time, time.monotonic()
 time.time = lambda: plain() + (3600 * {hours} if time.monotonic() - began > 2 else 0)
 """)
     name = f"clock{hours}"
-    path = first_on_path(tmp_path)
+    path = first_on_path(folder)
     stand_in(cli, name, SERVE)
     supervise(cli, name, PYTHONPATH=path)
     wait_for(lambda: cli.status(name)["state"] == "ready", 60)
@@ -270,6 +273,7 @@ def test_damaged_files_and_no_supervisor(cli: Cli) -> None:
 
 
 @pytest.mark.fault("the deployment's whole folder is deleted", "it goes on; `down` removes all")
+@pytest.mark.meanwhile
 def test_a_deleted_folder(cli: Cli) -> None:
     up(cli, "deleted")
     shutil.rmtree(cli.home / "deployments/deleted")
@@ -350,8 +354,9 @@ def test_a_home_that_can_take_nothing(cli: Cli, tmp_path: Path, options: str, be
 
 
 @pytest.mark.fault("the disk runs full while it serves", "goes on and restarts what dies; `down` removes all")
-def test_a_disk_that_runs_full(cli: Cli, tmp_path: Path) -> None:
-    with elsewhere(tmp_path / "home", "size=4m") as one:
+@pytest.mark.meanwhile
+def test_a_disk_that_runs_full(cli: Cli, tmp_path_factory: pytest.TempPathFactory) -> None:
+    with elsewhere(tmp_path_factory.mktemp("full") / "home", "size=4m") as one:
         started = one(*words("default"), "--json")
         assert started.code == 0, started.err
         endpoint = started.json["endpoint"]
@@ -370,17 +375,17 @@ def test_a_disk_that_runs_full(cli: Cli, tmp_path: Path) -> None:
 
 @pytest.mark.fault("no file descriptors before a start", "exit 3 and what to do; nothing is started")
 def test_too_few_descriptors_before_a_start(cli: Cli) -> None:
-    before = cli.ours()
     refused = subprocess.run(
         ["prlimit", "--nofile=100:100", sys.executable, "-m", "dynamoctl", *words("few")],
         env=cli.env(), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert refused.returncode == 3, refused.stderr
     assert "no more than 100 files and sockets" in refused.stderr
-    assert cli.ours() == before
+    assert cli.ours("few") == {}
 
 
 @pytest.mark.fault("the supervisor runs out of file descriptors", "goes on when there are some again")
+@pytest.mark.meanwhile
 def test_a_supervisor_without_descriptors(cli: Cli) -> None:
     up(cli, "starved")
     pid = supervisor(cli, "starved")
@@ -441,6 +446,7 @@ def failed(cli: Cli, name: str, patience_s: float = 60) -> dict[str, Any]:
 
 
 @pytest.mark.fault("a port is stolen between plan and start", "fails at once (4) with its last lines")
+@pytest.mark.meanwhile
 def test_a_port_that_is_stolen_between_plan_and_start(cli: Cli) -> None:
     port = stand_in(cli, "stolen", SERVE)
     with socket.socket() as thief:
@@ -467,9 +473,10 @@ def test_a_worker_that_dies_while_it_loads(cli: Cli) -> None:
 
 
 @pytest.mark.fault("a worker exits 0 again and again", "restarts it three times, then says failed")
+@pytest.mark.meanwhile
 def test_a_worker_that_ends_again_and_again(cli: Cli) -> None:
     """Each time after it has been ready: exit code 0 is a failure too, nobody asked for it."""
-    ending = "import os, threading\nthreading.Timer(4, os._exit, (0,)).start()\n"
+    ending = "import os, threading\nthreading.Timer(12, os._exit, (0,)).start()\n"
     stand_in(cli, "again", ending + SERVE)
     supervise(cli, "again")
     body = failed(cli, "again", 200)

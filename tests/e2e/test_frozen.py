@@ -1,6 +1,9 @@
 """Units that are frozen for a while, and a store that is lost: they serve again when they go on, unrestarted.
 
 By itself a worker of Dynamo's that was frozen for 16 s lives on and is never listed again.
+
+Nearly all of this is waiting: while the units of one deployment are frozen in turn, two others wait for what
+takes a minute.
 """
 
 from __future__ import annotations
@@ -25,10 +28,18 @@ MODEL = "smollm2-135m-instruct"
 @dataclass
 class Up:
     cli: Cli
-    endpoint: str
+    name: str
+    port: int
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
 
     def units(self) -> dict[str, dict[str, Any]]:
-        return {unit["name"]: unit for unit in self.cli.status()["units"]}
+        return {unit["name"]: unit for unit in self.cli.status(self.name)["units"]}
+
+    def is_ready(self) -> bool:
+        return bool(self.cli.status(self.name)["state"] == "ready")
 
     def answers(self) -> bool:
         try:
@@ -38,12 +49,17 @@ class Up:
 
 
 @pytest.fixture(scope="module")
-def up(cli: Cli) -> Iterator[Up]:
-    port = free_port()
-    done = cli("up", "disagg", "--engine", "mocker", "--port", str(port), "--start", "overlapped")
-    assert done.code == 0, done.err
-    yield Up(cli, f"http://127.0.0.1:{port}")
-    assert cli("down").code == 0
+def ups(cli: Cli) -> Iterator[dict[str, Up]]:
+    """Deployments by name. They start together, but for their plans: each takes the ports that are left."""
+    found = {name: Up(cli, name, free_port()) for name in ("in-turn", "minute", "store")}
+    words, starting = ("up", "disagg", "--engine", "mocker", "--start", "overlapped"), []
+    for name, up in found.items():
+        starting.append(cli.start(*words, "-n", name, "--port", str(up.port)))
+        wait_for((cli.home / "deployments" / name / "plan.json").exists, 60)
+    said = [one.communicate(timeout=240)[1] for one in starting]
+    assert [one.returncode for one in starting] == [0, 0, 0], said
+    yield found
+    assert cli("down", "--all").code == 0
     assert cli.ours() == {}
 
 
@@ -64,7 +80,8 @@ def freeze(up: Up, names: list[str], seconds: float) -> None:
 )
 @pytest.mark.parametrize("seconds", [5, 16])
 @pytest.mark.parametrize("name", ["frontend", "decode-0", "prefill-0"])
-def test_a_frozen_unit_goes_on(up: Up, name: str, seconds: float) -> None:
+def test_a_frozen_unit_goes_on(ups: dict[str, Up], name: str, seconds: float) -> None:
+    up = ups["in-turn"]
     before = up.units()
     freeze(up, [name], seconds)
     wait_for(up.answers, 20)
@@ -72,13 +89,30 @@ def test_a_frozen_unit_goes_on(up: Up, name: str, seconds: float) -> None:
     assert {name: unit["pid"] for name, unit in after.items()} == {
         name: unit["pid"] for name, unit in before.items()
     }
-    assert up.cli.status()["state"] == "ready"
+    assert up.is_ready()
+
+
+@pytest.mark.fault("SIGSTOP to the supervisor for 16 s", "requests go on; ready when it goes on")
+def test_a_frozen_supervisor_does_no_harm(ups: dict[str, Up]) -> None:
+    up = ups["in-turn"]
+    lines = up.cli.ours(up.name)
+    supervisor = next(pid for pid, line in lines.items() if "dynamoctl.supervisor" in line)
+    os.kill(supervisor, signal.SIGSTOP)
+    try:
+        time.sleep(16)
+        body = {"model": MODEL, "prompt": "Hello", "max_tokens": 4}
+        assert post(f"{up.endpoint}/v1/completions", body)["choices"]
+    finally:
+        os.kill(supervisor, signal.SIGCONT)
+    wait_for(up.is_ready, 30)
 
 
 @pytest.mark.fault(
     "SIGSTOP to all units for 60 s", "keeps their registrations; they serve again when they go on"
 )
-def test_all_of_them_frozen_for_a_minute_go_on(up: Up) -> None:
+@pytest.mark.meanwhile
+def test_all_of_them_frozen_for_a_minute_go_on(ups: dict[str, Up]) -> None:
+    up = ups["minute"]
     before = up.units()
     freeze(up, list(before), 60)
     wait_for(up.answers, 20)
@@ -87,26 +121,15 @@ def test_all_of_them_frozen_for_a_minute_go_on(up: Up) -> None:
 
 
 @pytest.mark.fault("the store folder is deleted", "puts the registrations back and restarts the frontend")
-def test_a_store_that_was_deleted_comes_back(up: Up) -> None:
+@pytest.mark.meanwhile
+def test_a_store_that_was_deleted_comes_back(ups: dict[str, Up]) -> None:
     """The frontend cannot see into a new folder of that name; it is started again, the workers are not."""
+    up = ups["store"]
     before = up.units()
-    shutil.rmtree(up.cli.home / "deployments/default/store")
+    shutil.rmtree(up.cli.home / "deployments" / up.name / "store")
     wait_for(lambda: not up.answers(), 60)
     wait_for(up.answers, 120)
-    wait_for(lambda: up.cli.status()["state"] == "ready", 30)
+    wait_for(up.is_ready, 30)
     after = up.units()
     for name in ("decode-0", "prefill-0"):
         assert after[name]["pid"] == before[name]["pid"]
-
-
-@pytest.mark.fault("SIGSTOP to the supervisor for 16 s", "requests go on; ready when it goes on")
-def test_a_frozen_supervisor_does_no_harm(up: Up) -> None:
-    supervisor = next(pid for pid, line in up.cli.ours().items() if "dynamoctl.supervisor" in line)
-    os.kill(supervisor, signal.SIGSTOP)
-    try:
-        time.sleep(16)
-        body = {"model": MODEL, "prompt": "Hello", "max_tokens": 4}
-        assert post(f"{up.endpoint}/v1/completions", body)["choices"]
-    finally:
-        os.kill(supervisor, signal.SIGCONT)
-    wait_for(lambda: up.cli.status()["state"] == "ready", 30)

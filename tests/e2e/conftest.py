@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 from dynamoctl.host import models
-from dynamoctl.host.processes import MARK, all_pids, environment_of
+from dynamoctl.host.processes import MARK, all_pids, environment_of, files_of
 
 from tests.e2e import matrix
 
@@ -192,10 +192,16 @@ def outside() -> set[str]:
     return found | {f"/dev/shm/{name}" for name in shared_memory()}
 
 
-def left_over(home: Path, before: set[str]) -> dict[str, int]:
+def left_outside(one: Cli, before: set[str]) -> set[str]:
+    """What has come since, without what living processes of others have: other engines may run here too."""
+    found = outside() - before
+    return found - files_of(set(all_pids()) - one.ours().keys()) if found else found
+
+
+def left_over(one: Cli, before: set[str]) -> dict[str, int]:
     """What is left after a deployment but its logs and its state, and its bytes; a socket counts as one."""
-    found = {Path(path) for path in outside() - before}
-    for folder in (home / "deployments").glob("*/*"):
+    found = {Path(path) for path in left_outside(one, before)}
+    for folder in (one.home / "deployments").glob("*/*"):
         if folder.name in ("store", "run"):
             found |= {path for path in folder.rglob("*") if path.is_file()}
         elif folder.is_socket():
@@ -226,7 +232,7 @@ def cleanly(one: Cli, nodeid: str) -> Iterator[Cli]:
     yield one
     # Each test, or the module's deployment, has been taken down by now. Where one has not, the next module
     # must not suffer from it.
-    living, files = one.ours(), left_over(one.home, before)
+    living, files = one.ours(), left_over(one, before)
     print(f"left: {living} {files}" if living or files else "")
     down = one("down", "--all")
     left = one.ours()
@@ -236,7 +242,7 @@ def cleanly(one: Cli, nodeid: str) -> Iterator[Cli]:
     matrix.settle(nodeid, len(living), sum(files.values()))
     assert down.code == 0, down.err
     assert left == {}
-    assert outside() - before == set()
+    assert left_outside(one, before) == set()
 
 
 _BEGUN = pytest.StashKey[Future[None]]()

@@ -14,6 +14,7 @@ from dynamoctl.errors import DynamoctlError, SpecError
 
 # Each has a module here; the last ones are groups of commands.
 COMMANDS = ("up", "init", "doctor", "status", "chat", "logs", "down", "cache", "bench", "export")
+_LISTS = (["--help"], ["-h"])
 # Typer makes this exit code of a KeyboardInterrupt; no command ends with it by itself.
 _INTERRUPTED = 128 + signal.SIGINT
 
@@ -40,10 +41,13 @@ def _root(
     pass
 
 
-def app(*names: str) -> typer.Typer:
+def app(*names: str, listed: bool = False) -> typer.Typer:
     """The command line with these of its commands, all of them where none is named.
 
     Typer reads the options of each, whichever is asked for: a sixth of what `status` takes in all.
+
+    Args:
+        listed: the commands are there by name and help alone, for a list of them.
     """
     made = typer.Typer(
         name="dynamoctl",
@@ -55,11 +59,18 @@ def app(*names: str) -> typer.Typer:
     made.callback()(_root)
     for name in names or COMMANDS:
         module = import_module(f"dynamoctl.cli.{name}")
-        if hasattr(module, "app"):
+        group = hasattr(module, "app")
+        if listed:
+            made.command(name, help=module.app.info.help if group else module.command.__doc__)(_nothing)
+        elif group:
             made.add_typer(module.app, name=name)
         else:
             made.command(name)(module.command)
     return made
+
+
+def _nothing() -> None:
+    pass
 
 
 def run(argv: list[str]) -> int:
@@ -82,9 +93,11 @@ def run(argv: list[str]) -> int:
     as_json = "--json" in before_dashes
     command = next((word for word in before_dashes if not word.startswith("-")), "dynamoctl")
     try:
-        asked = app(*(name for name in COMMANDS if argv[:1] == [name]))
+        argv = _or_help(argv)
+        listed = argv in _LISTS and "_DYNAMOCTL_COMPLETE" not in os.environ
+        asked = app(*(name for name in COMMANDS if argv[:1] == [name]), listed=listed)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # `main` has held it back
-        result = asked(args=_or_help(argv), prog_name="dynamoctl", standalone_mode=False)
+        result = asked(args=argv, prog_name="dynamoctl", standalone_mode=False)
     except DynamoctlError as error:
         return output.fail(command, error, as_json)
     except typer.TyperException as error:

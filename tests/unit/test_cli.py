@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from dynamoctl.cli import plan_flags, run
+from dynamoctl.cli import COMMANDS, app, plan_flags, run
 from dynamoctl.spec import ROUTER_MODES
 
 from tests.unit.fresh import last_line
@@ -180,6 +180,17 @@ def test_help_shows_defaults_and_choices_as_they_are_typed(
 
 def test_the_router_modes_of_the_flag_are_those_of_the_spec() -> None:
     assert get_args(plan_flags.RouterMode) == ROUTER_MODES
+
+
+@pytest.mark.parametrize("words", [["--help"], ["-h"], []])
+def test_the_list_of_commands_is_the_one_that_typer_makes_of_all(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(words) == 0
+    shown = capsys.readouterr().out
+    app()(args=["--help"], prog_name="dynamoctl", standalone_mode=False)
+    assert shown == capsys.readouterr().out
+    assert all(f" {name} " in shown for name in COMMANDS)
 
 
 @pytest.mark.parametrize(

@@ -367,6 +367,7 @@ def _plugin(plan: DeploymentPlan, _facts: HostFacts, _model: ModelFacts) -> list
         vllm_plugin.VARIABLE: "NIXL stalls between CPU workers",
         vllm_plugin.WAKE_UP: "an engine that misses a call of its own stands still for a minute or longer",
         vllm_plugin.LMCACHE_SERVER: "a worker that loses LMCache's server stays without",
+        vllm_plugin.END_ENGINE: "a prefill worker takes long to end",
     }
     missed = [why for variable, why in lost.items() if any(variable in unit.env for unit in plan.units)]
     if not missed:

@@ -29,6 +29,11 @@ drops what does not fit (its queue holds one). Where such a message is lost, the
 looks: for 60 s where vLLM waits with a limit, for ever where it waits for calls. Here a sleeper looks by
 itself once a second.
 
+**A prefill worker that does not end.** Dynamo 1.4 shuts an engine down when an aggregated or a decode worker
+ends, and leaves a prefill worker's engine to Python, which asks it to end and waits without a limit: two
+seconds on a CPU, and on a GPU with LMCache and NIXL longer than anybody waits. Here it is shut down as the
+others are.
+
 **A packed KV cache and LMCache in process.** LMCache 0.5.3 gives back wrong values there; `packed_kv` says
 why, and what is done.
 
@@ -38,7 +43,9 @@ variable for the worker (`planner.connectors` says when).
 
 from __future__ import annotations
 
+import atexit
 import os
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -52,6 +59,7 @@ LMCACHE_SERVER = "DYNAMOCTL_LMCACHE_SERVER"
 SHARE_COMPILE_CACHE = "DYNAMOCTL_SHARE_COMPILE_CACHE"
 PACKED_KV = "DYNAMOCTL_LMCACHE_PACKED_KV"
 WAKE_UP = "DYNAMOCTL_WAKE_UP"
+END_ENGINE = "DYNAMOCTL_END_ENGINE"
 
 UCX_PARAMETERS = {"ucx_error_handling_mode": "none"}
 PROGRESS_DELAY_US = 1000
@@ -68,6 +76,10 @@ def register() -> None:
         from vllm.distributed.device_communicators import shm_broadcast
 
         look_by_itself(shm_broadcast.SpinCondition)
+    if os.environ.get(END_ENGINE) == "1":
+        from vllm.v1.engine import core_client
+
+        end_with_the_process(core_client.MPClient)
     mends = [mend for variable, mend in _LMCACHE_MENDS.items() if os.environ.get(variable) == "1"]
     if mends:
         from vllm.distributed.kv_transfer.kv_connector import factory
@@ -217,6 +229,29 @@ def look_by_itself(condition: Any) -> None:
         return wait
 
     _wrap(condition, "wait", around)
+
+
+def end_with_the_process(client: Any) -> None:
+    """Shut down what an engine's client has started, before Python waits for it.
+
+    Python does at its end what was registered last first, and it waits for processes by something registered
+    when `multiprocessing` was imported.
+    """
+
+    def around(plain: Any) -> Any:
+        def made(self: Any, *words: Any, **named: Any) -> None:
+            plain(self, *words, **named)
+            atexit.register(_shut_down, weakref.ref(self))
+
+        return made
+
+    _wrap(client, "__init__", around)
+
+
+def _shut_down(client: weakref.ref[Any]) -> None:
+    there = client()
+    if there is not None:
+        there.shutdown(timeout=0)  # nothing the second time
 
 
 def add_parameters(agent: Any) -> None:

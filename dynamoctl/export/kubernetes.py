@@ -85,6 +85,7 @@ KEPT = (
     "NVSHMEM_DISABLE_NVLS",
     vllm_plugin.SHARE_COMPILE_CACHE,
     vllm_plugin.WAKE_UP,
+    vllm_plugin.END_ENGINE,
     vllm_plugin.PACKED_KV,
     vllm_plugin.LMCACHE_SERVER,
 )

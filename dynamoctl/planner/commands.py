@@ -160,6 +160,8 @@ def worker(
         "DYN_RUNTIME_GRACEFUL_SHUTDOWN_TIMEOUT_SECS": f"{spec.drain_s:g}",
     }
     env |= _wake_up_environment(device, spec.tp, facts.versions)
+    if place.role == "prefill" and facts.versions.get("ai-dynamo", "").startswith("1.4."):
+        env[vllm_plugin.END_ENGINE] = "1"  # Dynamo 1.4 leaves it to Python: `dynamoctl.vllm_plugin`
     if connectors.uses_nixl(config):
         own_ports["nixl"] = ports.take_row(spec.tp)
         env |= connectors.side_channel_environment(own_ports["nixl"])

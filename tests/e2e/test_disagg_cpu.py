@@ -137,6 +137,9 @@ def test_down_leaves_nothing(up: Up) -> None:
     assert down.code == 0, down.err
     assert up.cli.ours() == {}
     assert shared_memory() - up.memory_before == set()
+    for name in ("decode-0", "prefill-0"):
+        log = (up.cli.home / "deployments/default/logs" / f"{name}.log").read_text(errors="replace")
+        assert "[shutdown] MPClient: complete" in log
 
 
 def test_a_prefill_worker_that_fails_takes_everything_down_with_its_last_lines(

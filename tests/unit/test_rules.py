@@ -497,6 +497,18 @@ def test_an_automatic_size_leaves_a_reserve(gpus: int, fields: dict[str, Any], g
     assert made.lmcache_cpu_gib == gib
 
 
+# ---- engines that end -------------------------------------------------------------------------
+
+
+def test_a_prefill_workers_engine_is_shut_down_with_it() -> None:
+    made = plan(2, mode="disagg")
+    assert made.unit("prefill-0").env[vllm_plugin.END_ENGINE] == "1"
+    assert vllm_plugin.END_ENGINE not in made.unit("decode-0").env
+    assert vllm_plugin.END_ENGINE not in plan(1).unit("worker-0").env
+    newer = plan(2, mode="disagg", versions={"ai-dynamo": "1.6.0"})
+    assert vllm_plugin.END_ENGINE not in newer.unit("prefill-0").env
+
+
 # ---- engines of several processes -------------------------------------------------------------
 
 

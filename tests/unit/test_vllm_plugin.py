@@ -392,6 +392,44 @@ def test_who_waits_for_a_call_looks_by_itself_within_a_second(asked: int | None,
     assert waited == [waits]
 
 
+def test_an_engine_is_shut_down_before_python_waits_for_it() -> None:
+    script = """
+import multiprocessing, signal, time
+from dynamoctl import vllm_plugin
+
+def deaf():
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    time.sleep(60)
+
+class Client:
+    def __init__(self):
+        self.engine = multiprocessing.get_context("fork").Process(target=deaf, daemon=True)
+        self.engine.start()
+    def shutdown(self, timeout):
+        print(timeout, self.engine.is_alive(), flush=True)
+        self.engine.kill()
+
+vllm_plugin.end_with_the_process(Client)
+vllm_plugin.end_with_the_process(Client)
+client, gone = Client(), Client()
+gone.engine.kill()
+del gone
+"""
+    assert last_line(script) == "0 True"
+
+
+@pytest.mark.engine
+def test_the_installed_vllms_engine_is_shut_down_with_the_process() -> None:
+    script = """
+from vllm.plugins import load_general_plugins
+load_general_plugins()
+from vllm.v1.engine.core_client import AsyncMPClient, MPClient
+print(MPClient in AsyncMPClient.__mro__ and hasattr(MPClient.__init__, "dynamoctl"))
+"""
+    assert last_line(script, DYNAMOCTL_END_ENGINE="1") == "True"
+    assert last_line(script) == "False"
+
+
 @pytest.mark.engine
 def test_the_installed_vllm_misses_a_call_without_the_plugin_and_does_not_with_it() -> None:
     """The message that wakes the reader is lost here. The day vLLM looks all the same, drop the mend."""

@@ -30,9 +30,9 @@ looks: for 60 s where vLLM waits with a limit, for ever where it waits for calls
 itself once a second.
 
 **A prefill worker that does not end.** Dynamo 1.4 shuts an engine down when an aggregated or a decode worker
-ends, and leaves a prefill worker's engine to Python, which asks it to end and waits without a limit: two
-seconds on a CPU, and on a GPU with LMCache and NIXL longer than anybody waits. Here it is shut down as the
-others are.
+ends, and leaves a prefill worker's engine to Python, which asks it to end and waits without a limit: some
+seconds on a CPU, and on GPUs most likely the 30 s after which the supervisor killed it. Here it is shut down
+as the others are.
 
 **A packed KV cache and LMCache in process.** LMCache 0.5.3 gives back wrong values there; `packed_kv` says
 why, and what is done.

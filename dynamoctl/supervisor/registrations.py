@@ -45,12 +45,16 @@ class Registrations:
         self._all_read = False
         self._lock = threading.Lock()
 
-    def keep(self, living: Callable[[], Iterable[Identity]]) -> None:
+    def keep(self, living: Callable[[], Iterable[Identity]]) -> bool:
         """One round, due every few seconds.
 
         Args:
             living: gives the units' living processes; asked only where somebody new has registered.
+
+        Returns:
+            Whether a folder had to be made anew: a frontend that watches it sees nothing of it any more.
         """
+        made = False
         with self._lock:
             self._learn(living)
             lives = {owner: is_running(owner) for owner in {known.owner for known in self._known.values()}}
@@ -62,7 +66,8 @@ class Registrations:
                 elif known.missing_since is None:
                     known.missing_since = self._now()
                 elif self._now() - known.missing_since >= PUT_BACK_S:
-                    self._put_back(path, known.text)
+                    made |= self._put_back(path, known.text)
+        return made
 
     def forget_the_dead(self, living: Iterable[Identity]) -> None:
         """Remove at once what none of these has registered."""
@@ -145,14 +150,16 @@ class Registrations:
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
 
-    def _put_back(self, path: Path, text: str) -> None:
-        """Whole or not at all: Dynamo reads a file as soon as it is there."""
+    def _put_back(self, path: Path, text: str) -> bool:
+        """Whole or not at all: Dynamo reads a file as soon as it is there. True where its folder was missing."""
+        missing = not path.parent.exists()
         # On a full disk, say, the next round tries again.
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary = self._store.parent / ".registration"
             temporary.write_text(text, encoding="utf-8")
             temporary.replace(path)
+        return missing
 
 
 def _touch(path: Path) -> bool:

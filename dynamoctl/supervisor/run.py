@@ -595,8 +595,9 @@ class Supervisor:
         # Without a descriptor the second cannot be done; the first can.
         for name in ("supervisor", *(member.unit.name for member in self.members)):
             log_files.bound(self.folder.log(name))
-        if self.registrations is not None:
-            self.registrations.keep(self._living)
+        if self.registrations is not None and self.registrations.keep(self._living) and self.frontend:
+            # It would find them at its next look at the whole store, and route by half of them.
+            self._end_to_restart(self.frontend, "its store was deleted")
 
     async def _watch_answers(self) -> None:
         """End a unit that lives and does not answer; it is then started again like one that has died."""

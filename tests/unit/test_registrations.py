@@ -125,7 +125,8 @@ def test_what_was_removed_of_the_living_is_put_back(
     assert files(store) == set()
     assert not kept.has_any(me())
     clock.now += 1
-    kept.keep(me)
+    assert kept.keep(me) is (lose == "store")
+    assert kept.keep(me) is False
     assert {file.name: json.loads(file.read_text()) for file in store.glob("v1/*/*")} == texts
     assert sorted(store.parent.rglob("*.registration")) == []
 

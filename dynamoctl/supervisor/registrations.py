@@ -151,7 +151,7 @@ class Registrations:
             path.unlink(missing_ok=True)
 
     def _put_back(self, path: Path, text: str) -> bool:
-        """Whole or not at all: Dynamo reads a file as soon as it is there. True where its folder was missing."""
+        """Whole or not at all: Dynamo reads a file as soon as it is there. True where its folder was not."""
         missing = not path.parent.exists()
         # On a full disk, say, the next round tries again.
         with contextlib.suppress(OSError):

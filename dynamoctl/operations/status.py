@@ -106,6 +106,9 @@ def _body(
                 "kv_cache_usage": _rounded(gauges.get(unit.name, {}).get("kv_cache_usage")),
             }
         )
+    # A unit may have died a moment ago, and its supervisor not have written it yet.
+    if shown == "ready" and any(unit["state"] != "ready" for unit in units):
+        shown = "degraded"
     return {
         "name": state.name,
         "mode": state.mode,

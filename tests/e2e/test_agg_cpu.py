@@ -295,7 +295,7 @@ def test_a_cache_server_that_is_killed_comes_back_and_hits_again(up: Up) -> None
     server = next(unit for unit in up.cli.status()["units"] if unit["name"] == "lmcache")
     os.kill(server["pid"], signal.SIGKILL)
     assert chat(up.endpoint, MODEL, LONG, max_tokens=4)
-    wait_for(lambda: up.cli.status()["state"] == "ready" and up.cli.status()["units"][1]["restarts"] == 1)
+    wait_for(lambda: (b := up.cli.status())["state"] == "ready" and b["units"][1]["restarts"] == 1)
     wait_for(lambda: up.cli("cache", "check").code == 0)
 
 

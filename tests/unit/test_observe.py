@@ -223,6 +223,17 @@ ON_GPUS = Snapshot(
 ON_CPU = Snapshot(memory=Memory({"worker-0": 3072}))
 
 
+def test_a_deployment_whose_unit_has_just_died_is_not_ready() -> None:
+    """Its supervisor has not yet written that it knows."""
+    units = [UnitState("worker-0", "agg", "ready", identity=identify(os.getpid()))]
+    state = DeploymentState("default", "agg", "qwen", "http://127.0.0.1:8000", "", "ready", units=units)
+    assert _body(state, "ready", [], None)["state"] == "ready"
+    units.append(UnitState("worker-1", "agg", "ready", identity=Identity(os.getpid(), 0, boot_id())))
+    shown = _body(state, "ready", [], None)
+    assert [unit["state"] for unit in shown["units"]] == ["ready", "failed"]
+    assert shown["state"] == "degraded"
+
+
 def test_status_says_what_each_unit_and_each_gpu_holds() -> None:
     shown = body(ON_GPUS, [0, 1])
     assert (shown["units"][0]["memory_mib"], shown["units"][0]["gpu_memory_mib"]) == (3072, 36864)

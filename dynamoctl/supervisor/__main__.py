@@ -6,7 +6,8 @@ import asyncio
 import sys
 from pathlib import Path
 
-from dynamoctl.supervisor.run import Supervisor
+from dynamoctl.supervisor.deployment import Deployment
+from dynamoctl.supervisor.run import run
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(Supervisor(Path(sys.argv[1]).name).run()))
+    sys.exit(asyncio.run(run(Deployment(Path(sys.argv[1]).name))))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -54,6 +55,17 @@ def test_a_worker_that_dies_is_restarted_and_the_deployment_is_ready_again(cli: 
     assert after["worker-0"]["pid"] != before["worker-0"]
     assert after["frontend"]["pid"] == before["frontend"]
     assert cli("down", "-n", "restart").code == 0
+    told = cli("logs", "supervisor", "-n", "restart", "-l", "0").out
+    story = (
+        "deployment is ready",
+        r"worker-0 ended after \S+ s \(SIGKILL\)",
+        "deployment is degraded",
+        f"worker-0 is started: pid {after['worker-0']['pid']}",
+        "worker-0 is ready after",
+        "deployment is ready",
+        "deployment is stopped",
+    )
+    assert re.search(".*".join(story), told, re.DOTALL), told
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from dynamoctl import log_lines
 from dynamoctl.cli import draw, run
 from dynamoctl.operations import logs
 from dynamoctl.supervisor import log_files
+from dynamoctl.supervisor.journal import say
 from rich.console import Console
 
 DYNAMO = "\x1b[2m{}Z\x1b[0m \x1b[32m {}\x1b[0m {}\n"
@@ -166,15 +167,14 @@ def test_a_log_that_was_too_large_is_read_with_what_is_kept_of_it(
 def test_the_supervisors_own_lines_have_a_time_and_a_level(
     capsys: pytest.CaptureFixture[str], folder: Path
 ) -> None:
-    from dynamoctl.supervisor.run import _say
-
     began = time.time()
-    _say("no room", "WARN")
-    _say("it failed\nbecause")
+    say("worker-0 is started")
+    say("no room", "WARN")
+    say("it failed\nbecause", "ERROR")
     said = capsys.readouterr().err
     (folder / "supervisor.log").write_text(said, encoding="utf-8")
     found = list(logs.read("default", "supervisor", logs.Query(), follow=False))
-    assert [line.level for line in found] == [30, 40, 40]
+    assert [line.level for line in found] == [20, 30, 40, 40]
     assert all(began <= line.at <= time.time() for line in found)
 
 

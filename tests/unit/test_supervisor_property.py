@@ -13,7 +13,7 @@ import math
 import random
 import selectors
 import signal
-import types
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -27,7 +27,23 @@ from dynamoctl.errors import DynamoctlError, InternalError, NotReadyError, Prefl
 from dynamoctl.host.processes import MARK, Identity
 from dynamoctl.planner.plan import DeploymentPlan, Gate, Role, Tier, Unit
 from dynamoctl.state import DeploymentState
-from dynamoctl.supervisor import lifecycle, process, removal, run
+from dynamoctl.supervisor import (
+    control,
+    deployment,
+    etcd_watch,
+    failures,
+    lifecycle,
+    process,
+    proving,
+    removal,
+    restarting,
+    run,
+    starting,
+    stopping,
+    store_watch,
+    watching,
+)
+from dynamoctl.supervisor.deployment import Deployment
 from dynamoctl.supervisor.lifecycle import TABLE, Event, State
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -529,7 +545,7 @@ class World:
         """While it runs the supervisor ends what is hung or renewed, or a frontend that lists nothing."""
         silent = self.loop.now - one.answered
         unlisted = self.loop.now - one.listed
-        is_blind = self.plan.unit(one.unit).role == "frontend" and unlisted > run._UNLISTED_S
+        is_blind = self.plan.unit(one.unit).role == "frontend" and unlisted > watching._UNLISTED_S
         if silent <= lifecycle.HUNG_S and not is_blind and not one.to_be_renewed:
             self.breaks("killed", f"{one.unit} answered {silent:.1f} s ago, listed {unlisted:.1f} s ago")
 
@@ -877,8 +893,24 @@ def _folder(world: World) -> SimpleNamespace:
     )
 
 
+# All that deal with the world.
+PARTS = (
+    control,
+    deployment,
+    etcd_watch,
+    failures,
+    proving,
+    restarting,
+    run,
+    starting,
+    stopping,
+    store_watch,
+    watching,
+)
+
+
 def install(world: World, patch: pytest.MonkeyPatch) -> None:
-    """Put the world where `run` would find the real one."""
+    """Put the world where the supervisor would find the real one."""
     loop = world.loop
 
     async def to_thread(work: Callable[..., Any], *arguments: Any) -> Any:
@@ -900,7 +932,7 @@ def install(world: World, patch: pytest.MonkeyPatch) -> None:
         "os": SimpleNamespace(getpid=lambda: _SUPERVISOR.pid, environ={}, chdir=nothing),
         "time": SimpleNamespace(monotonic=loop.time, time=lambda: 1.8e9 + loop.now, sleep=sleep),
         "random": random.Random(world.life.seed),
-        "threading": _Over(run.threading, Thread=_NoThread),
+        "threading": _Over(threading, Thread=_NoThread),
         "process": SimpleNamespace(
             become_subreaper=nothing,
             raise_descriptor_limit=nothing,
@@ -928,6 +960,10 @@ def install(world: World, patch: pytest.MonkeyPatch) -> None:
         "log_files": SimpleNamespace(bound=nothing),
         "ports": SimpleNamespace(holder=lambda port: "nobody"),
         "models": None,
+        "say": nothing,
+        "tempfile": SimpleNamespace(
+            gettempdir=lambda: "/tmp", mkdtemp=lambda prefix, dir: "/nowhere/sockets"
+        ),
         "Folder": lambda name: _folder(world),
         "Registrations": lambda store: _Registrations(world),
         "LogWatch": lambda log: _Log(world, log),
@@ -942,15 +978,13 @@ def install(world: World, patch: pytest.MonkeyPatch) -> None:
         "files_of": lambda pids: set(),
     }
     for name, value in names.items():
-        patch.setattr(run, name, value)
-    patch.setattr(
-        run,
-        "tempfile",
-        types.SimpleNamespace(gettempdir=lambda: "/tmp", mkdtemp=lambda prefix, dir: "/nowhere/sockets"),
-    )
+        there = [part for part in PARTS if hasattr(part, name)]
+        assert there, name
+        for part in there:
+            patch.setattr(part, name, value)
     patch.setattr(lifecycle, "follow", world.follow)
     # What is kept alive in the store is not played, and takes half of the time.
-    patch.setattr(run, "_KEEP_INTERVAL_S", _KEEP_S)
+    patch.setattr(lifecycle, "KEEP_INTERVAL_S", _KEEP_S)
     failure = run._failure
 
     def no_other_failure(error: Exception) -> DynamoctlError:
@@ -969,11 +1003,11 @@ def live(life: Life, change: Callable[[pytest.MonkeyPatch], object] = lambda pat
             world = World(life, loop)
             install(world, patch)
             change(patch)
-            supervisor = run.Supervisor(world.plan.name)
+            supervised = Deployment(world.plan.name)
             playing = loop.create_task(world.play())
             try:
-                code = loop.run_until_complete(supervisor.run())
-                _check_end(world, supervisor, code)
+                code = loop.run_until_complete(run.run(supervised))
+                _check_end(world, supervised, code)
             except EndlessError:
                 world.breaks("stop" if world.told_to_stop else "ends", f"it does not end: {world.units}")
             except Exception as error:
@@ -1000,14 +1034,14 @@ def _clear_away(loop: VirtualLoop, playing: asyncio.Task[None], world: World) ->
     loop.run_until_complete(asyncio.sleep(1.0))
 
 
-def _check_end(world: World, supervisor: run.Supervisor, code: int) -> None:
+def _check_end(world: World, supervised: Deployment, code: int) -> None:
     for one in world.processes:
         if one.lives:
             world.breaks("lives", f"a process of {one.unit}")
     # Without a descriptor nothing can be stopped for sure.
     if (took := world.loop.now - max(world.stop_told, world.starved_until)) > _STOP_S:
         world.breaks("stop", f"it took {took:.0f} s")
-    state = supervisor.state
+    state = supervised.state
     if (state.state, world.state) not in (("stopped", "stopped"), ("failed", "failed")):
         world.breaks("end", f"the last state is {state.state}, saved {world.state}")
     if state.state == "stopped" and code != 0:
@@ -1192,17 +1226,17 @@ def _set(where: Any, name: str, value: Any) -> Callable[[pytest.MonkeyPatch], ob
 
 
 def _kills_nothing(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(run.removal, "kill_members", lambda mark, leader, found: [])
+    patch.setattr(deployment.removal, "kill_members", lambda mark, leader, found: [])
 
 
 def _leaves_strays(patch: pytest.MonkeyPatch) -> None:
     _kills_nothing(patch)
-    patch.setattr(run, "children", lambda pid: [])
+    patch.setattr(stopping, "children", lambda pid: [])
 
 
-async def _starts_at_once(self: run.Supervisor, member: Any) -> None:
-    self._start(member)
-    await self._gate(member)
+async def _starts_at_once(supervised: Deployment, member: Any) -> None:
+    starting.start(supervised, member)
+    await starting.gate(supervised, member)
 
 
 _DEAF = tuple((unit, Start(leaves_s=None)) for unit in ("decode-0", "prefill-0", "worker-0"))
@@ -1223,14 +1257,14 @@ WRONG: dict[str, tuple[str, Life, Callable[[pytest.MonkeyPatch], object]]] = {
     "stops in the order of the start": (
         "order",
         Life("disagg"),
-        lambda patch: patch.setattr(run.removal, "STOP_ORDER", removal.STOP_ORDER[::-1]),
+        lambda patch: patch.setattr(stopping.removal, "STOP_ORDER", removal.STOP_ORDER[::-1]),
     ),
     "starts without waiting": (
         "gates",
         Life("disagg"),
-        _set(run.Supervisor, "_start_in_turn", _starts_at_once),
+        _set(starting, "start_in_turn", _starts_at_once),
     ),
-    "sees no death": ("ready", Life("agg", ((0.0, Die(("worker-0",))),)), _set(run.Supervisor, "_reap", id)),
+    "sees no death": ("ready", Life("agg", ((0.0, Die(("worker-0",))),)), _set(Deployment, "reap", id)),
     "does not ask whether a unit answers": (
         "ready",
         Life("agg", ((0.0, Freeze("worker-0", 400.0)), (300.0, Die(("worker-0",))))),
@@ -1239,12 +1273,12 @@ WRONG: dict[str, tuple[str, Life, Callable[[pytest.MonkeyPatch], object]]] = {
     "does not ask whether the model is listed": (
         "quiet",
         Life("agg", ((0.0, Unlist(math.inf, False)),)),
-        _set(run.Supervisor, "_watch_lists", lambda self: asyncio.sleep(math.inf)),
+        _set(run, "_WATCHES", [watch for watch in run._WATCHES if watch is not watching.watch_lists]),
     ),
     "is ready whatever it is told": (
         "ready",
         Life("agg", ((0.0, Unlist(15.0)),)),
-        _set(run.Supervisor, "_degrade_or_recover", lambda self: setattr(self.state, "state", "ready")),
+        _set(Deployment, "degrade_or_recover", lambda self: setattr(self.state, "state", "ready")),
     ),
     "is impatient": (
         "killed",
@@ -1265,9 +1299,9 @@ WRONG: dict[str, tuple[str, Life, Callable[[pytest.MonkeyPatch], object]]] = {
         "order",
         Life("agg"),
         _set(
-            run.Supervisor,
-            "_take_down",
-            lambda self: asyncio.sleep(0.0, run.removal.remove_folders(self.folder.store)),
+            stopping,
+            "take_down",
+            lambda one: asyncio.sleep(0.0, stopping.removal.remove_folders(one.folder.store)),
         ),
     ),
     "ends with another code": (

@@ -1,0 +1,70 @@
+"""The control socket: what `status` and `top` ask the supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+from dataclasses import asdict
+from functools import partial
+
+from dynamoctl import observe
+from dynamoctl.errors import DynamoctlError
+from dynamoctl.supervisor.deployment import Deployment
+from dynamoctl.supervisor.journal import say
+
+# Clients that may wait to be heard.
+_BACKLOG = 100
+
+
+async def listen(deployment: Deployment) -> asyncio.Server:
+    """Answer at the control socket, in the folder that this process is in."""
+    path = deployment.folder.socket
+    # asyncio accepts as many at once as may wait. Without descriptors (Python 3.11) it tries each of them
+    # again, and ever more: that took a whole core, and filled the disk with its log. So it accepts one at
+    # a time, and more may wait.
+    control = await asyncio.start_unix_server(partial(_answer, deployment), path=path.name, backlog=1)
+    path.chmod(0o600)
+    for listener in control.sockets:
+        with socket.socket(fileno=os.dup(listener.fileno())) as same:
+            same.listen(_BACKLOG)
+    return control
+
+
+async def _answer(deployment: Deployment, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answer one question: a fresh snapshot."""
+    with contextlib.suppress(ConnectionError):
+        await reader.readline()
+        seen, memory, remote = await asyncio.gather(
+            observe.snapshot(deployment.plan),
+            asyncio.to_thread(_memory, deployment),
+            asyncio.to_thread(_remote, deployment),
+        )
+        seen.memory, seen.remote = memory, remote
+        writer.write(json.dumps(asdict(seen)).encode() + b"\n")
+        await writer.drain()
+    writer.close()
+
+
+def _memory(deployment: Deployment) -> observe.Memory:
+    there = zip(deployment.members, deployment.processes_of_each(deployment.members), strict=True)
+    return observe.memory({m.unit.name: ([one.pid for one in own], m.unit.gpus) for m, own in there})
+
+
+def _remote(deployment: Deployment) -> list[dict[str, str]] | None:
+    """The deployment's workers on other hosts, as etcd knows them; None where it does not say."""
+    plan = deployment.plan
+    if plan.discovery == "file":
+        return []
+    try:
+        known = deployment.etcd().instances(deployment.namespace)
+    except DynamoctlError as error:
+        say(error.message, "WARN")
+        return None
+    if known is None:
+        return None
+    # Besides the one that takes requests, a worker has endpoints for its own kind.
+    serving = (one for one in known if one.endpoint == "generate")
+    return [asdict(one) for one in serving if one.address.rpartition(":")[0] != plan.address]

@@ -1,0 +1,51 @@
+"""Whether etcd can be used, where a deployment's workers find each other there."""
+
+from __future__ import annotations
+
+import asyncio
+
+from dynamoctl.errors import DynamoctlError
+from dynamoctl.supervisor import lifecycle
+from dynamoctl.supervisor.deployment import Deployment, Member
+
+_WAITING = "waiting for etcd"
+
+
+async def watch_etcd(deployment: Deployment) -> None:
+    """Without etcd nobody new is found, and who loses his lease there ends."""
+    while deployment.leases is not None:
+        await asyncio.sleep(lifecycle.WATCH_INTERVAL_S)
+        if await _look(deployment):
+            await asyncio.to_thread(deployment.leases.learn, deployment.living)
+
+
+async def until_it_answers(deployment: Deployment, member: Member) -> bool:
+    """Whether it had to be waited for: a unit that starts without it would wait two minutes, and end."""
+    waited = False
+    while deployment.plan.discovery == "etcd" and not await _look(deployment):
+        waited = True
+        if member.state.phase != _WAITING:
+            member.state.phase = _WAITING
+            deployment.save()
+        await asyncio.sleep(lifecycle.WATCH_INTERVAL_S)
+    return waited
+
+
+async def _look(deployment: Deployment) -> bool:
+    """Whether it answers; what `status` says of it."""
+    answers, why = await asyncio.to_thread(_ask, deployment)
+    lost = ""
+    if not answers:
+        lost = f"etcd at {', '.join(deployment.plan.etcd_endpoints)} cannot be used: {why}"
+    if lost != deployment.state.lost_etcd:
+        deployment.state.lost_etcd = lost
+        deployment.degrade_or_recover()
+        deployment.save()
+    return answers
+
+
+def _ask(deployment: Deployment) -> tuple[bool, str]:
+    try:
+        return deployment.etcd().answers()
+    except DynamoctlError as error:
+        return False, error.message

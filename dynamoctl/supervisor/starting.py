@@ -1,0 +1,142 @@
+"""Start every unit in its turn, and wait at its gate."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from pathlib import Path
+
+from dynamoctl import etcd, probes
+from dynamoctl.errors import NotReadyError
+from dynamoctl.host import models
+from dynamoctl.host.facts import memory_gib
+from dynamoctl.host.processes import MARK, listens
+from dynamoctl.supervisor import failures, lifecycle, process, proving, removal
+from dynamoctl.supervisor.deployment import Deployment, Member, within
+from dynamoctl.supervisor.journal import say
+from dynamoctl.supervisor.phases import LogWatch
+from dynamoctl.supervisor.read_ahead import read_ahead
+from dynamoctl.words import duration
+
+# The most of the free memory that weights may take as page cache: the engines need the rest.
+_WEIGHTS_SHARE = 0.5
+
+
+async def bring_up(deployment: Deployment) -> None:
+    """Start every unit once the gates before it have passed; then prove the deployment.
+
+    Raises:
+        NotReadyError: a unit, or the whole, cannot be used.
+    """
+    reading = asyncio.ensure_future(read_logs(deployment))
+    enough = threading.Event()
+    threading.Thread(target=_read_weights_ahead, args=(deployment, enough), daemon=True).start()
+    try:
+        async with asyncio.TaskGroup() as group:
+            for member in deployment.members:
+                group.create_task(start_in_turn(deployment, member))
+        await proving.prove(deployment)
+    finally:
+        reading.cancel()
+        enough.set()
+
+
+def _read_weights_ahead(deployment: Deployment, enough: threading.Event) -> None:
+    """Unless they would not fit: then they would push each other out."""
+    plan = deployment.plan
+    model = models.locate(plan.model_path)
+    if plan.engine != "vllm" or model.folder is None or model.weights_gib is None:
+        return
+    room = memory_gib()[1] - plan.lmcache_cpu_gib
+    if model.weights_gib < room * _WEIGHTS_SHARE:
+        read_ahead(models.weight_files(Path(model.folder)), enough)
+
+
+async def start_in_turn(deployment: Deployment, member: Member) -> None:
+    """Start a unit once those before it are ready, and wait until it is."""
+    for other in deployment.members:
+        if other.unit.name in member.unit.after:
+            await other.ready.wait()
+    start(deployment, member)
+    await gate(deployment, member)
+
+
+def start(deployment: Deployment, member: Member) -> None:
+    """Start a unit.
+
+    Raises:
+        NotReadyError: its program cannot be run.
+    """
+    unit, state = member.unit, member.state
+    deployment.follow(member, "start")
+    member.ended.clear()
+    member.exit_code, member.stranger = None, False
+    log = deployment.folder.log(unit.name)
+    member.log = LogWatch(log)
+    environ = {name: value for name, value in os.environ.items() if name not in unit.unset}
+    environ |= {**deployment.sockets(), **unit.env, MARK: member.mark}
+    if deployment.plan.discovery == "etcd":
+        environ = etcd.with_certificates(environ)
+    work = deployment.folder.work(unit.name)
+    removal.remove_folders(work)
+    try:
+        state.identity = process.spawn(unit.argv, environ, work, log)
+    except OSError as error:
+        deployment.follow(member, "died")
+        raise NotReadyError(f"{unit.name} cannot be started: {error}") from None
+    state.started_at, state.exit, state.error = time.time(), "", ""
+    state.phase = "importing"
+    deployment.save()
+    say(f"{unit.name} is started: pid {state.identity.pid}")
+
+
+async def gate(deployment: Deployment, member: Member) -> None:
+    """Wait until the unit's own process says ready.
+
+    Raises:
+        NotReadyError: it has ended, or it can never be ready.
+    """
+    while True:
+        if member.ended.is_set():
+            raise failures.died(deployment, member)
+        says_ready, _ = await probes.gate_is_open(member.unit.gate)
+        if says_ready:
+            if _is_own_answer(deployment, member):
+                break
+            member.stranger = True
+            member.state.phase = "waiting: another process answers at its port"
+        if member.log is not None and member.log.port_lost:
+            raise failures.lost_port(deployment, member)
+        await within(lifecycle.GATE_INTERVAL_S, member.ended)
+    failures.check_lmcache(deployment, member)
+    deployment.follow(member, "gate_passed")
+    member.state.phase, member.state.ready_at = "", time.time()
+    deployment.note_files([member])
+    member.ready.set()
+    deployment.save()
+    say(f"{member.unit.name} is ready after {duration(member.state.ready_at - member.state.started_at)}")
+
+
+def _is_own_answer(deployment: Deployment, member: Member) -> bool:
+    """Identity before health: the port that answered belongs to the unit's own processes."""
+    port, leader = member.unit.gate.port, member.state.identity
+    # The first process mostly is the one; to find the others, all of the host's are looked at.
+    return (leader is not None and listens(port, [leader])) or listens(port, deployment.processes(member))
+
+
+async def read_logs(deployment: Deployment) -> None:
+    """Keep the phases of starting units up to date, for ever."""
+    while True:
+        await asyncio.sleep(lifecycle.GATE_INTERVAL_S)
+        changed = False
+        for member in deployment.members:
+            if member.state.state != "starting" or member.log is None or member.stranger:
+                continue
+            member.log.read()
+            if member.state.phase != member.log.phase:
+                member.state.phase = member.log.phase
+                changed = True
+        if changed:
+            deployment.save()

@@ -1,0 +1,89 @@
+"""Stop every unit, in reverse order, and give back what is left."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+
+from dynamoctl.host.processes import Identity, children, files_of, identify, members
+from dynamoctl.supervisor import lifecycle, process, removal
+from dynamoctl.supervisor.deployment import Deployment, Member, within
+from dynamoctl.supervisor.journal import say
+from dynamoctl.words import duration
+
+# A worker that is loading does not hear SIGTERM until it has loaded; it serves nobody yet.
+_GRACE_LOADING_S = 5.0
+
+
+async def take_all_down(deployment: Deployment) -> list[str]:
+    """Again and again where there are no descriptors: nothing can be looked at without one. `down` waits
+    for three minutes, and then does it itself. Returns what stays all the same."""
+    while True:
+        try:
+            return await take_down(deployment)
+        except OSError as error:
+            say(f"cannot take it down: {error}", "WARN")
+            await asyncio.sleep(lifecycle.WATCH_INTERVAL_S)
+
+
+async def take_down(deployment: Deployment) -> list[str]:
+    """One try."""
+    left: list[str] = []
+    folder = deployment.folder
+    folder.remove_targets()  # first: what goes now is not what an alert is for
+    for roles in removal.STOP_ORDER:
+        going = [m for m in deployment.members if m.unit.role in roles]
+        for names in await asyncio.gather(*(_stop(deployment, m) for m in going)):
+            left += names
+    deployment.reap()
+    stray = await asyncio.to_thread(_kill_strays, deployment)
+    left += removal.describe(stray)
+    deployment.state.files = removal.remove_files(deployment.files)
+    left += deployment.state.files
+    # Last: a live worker logs errors when its store goes.
+    left += removal.remove_folders(folder.store, folder.path / "run")
+    with contextlib.suppress(OSError):
+        folder.socket.unlink()
+    return left
+
+
+async def _stop(deployment: Deployment, member: Member) -> list[str]:
+    if member.state.state == "stopped":  # before something else failed, and all is tried again
+        return []
+    was_ready = member.state.state == "ready"
+    deployment.follow(member, "stop")
+    leader = member.state.identity
+    if leader is None:
+        return []
+    deployment.save()
+    grace = deployment.plan.drain_s + lifecycle.GRACE_READY_S if was_ready else _GRACE_LOADING_S
+    deployment.files |= await asyncio.to_thread(deployment.files_now, [member])
+    began = time.monotonic()
+    if process.send(leader, signal.SIGTERM):
+        await within(grace, member.ended)
+    stay = await asyncio.to_thread(deployment.kill, member)
+    if stay:
+        return removal.describe(stay)
+    say(f"{member.unit.name} is stopped after {duration(time.monotonic() - began)}")
+    deployment.follow(member, "ended")
+    member.state.phase = ""
+    deployment.save()
+    return []
+
+
+def _kill_strays(deployment: Deployment) -> list[Identity]:
+    """Whatever was handed to us as a subreaper and carries no mark any more."""
+    for _ in range(100):
+        strays = [one for pid in children(os.getpid()) if (one := identify(pid)) is not None]
+        if not strays:
+            break
+        deployment.files |= files_of(one.pid for one in strays)
+        for one in strays:
+            with contextlib.suppress(PermissionError):
+                process.send(one, signal.SIGKILL)
+        time.sleep(0.05)
+        process.reap()
+    return [*strays, *members(f"{deployment.start_id}/")]

@@ -1,0 +1,122 @@
+"""Watch what is up: does it answer, is the model listed, what would it leave behind?"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+from dynamoctl import probes
+from dynamoctl.host.processes import traces_of_files
+from dynamoctl.supervisor import lifecycle, log_files, proving
+from dynamoctl.supervisor.deployment import Deployment
+from dynamoctl.supervisor.journal import say
+from dynamoctl.words import duration
+
+# How often a unit is asked for a sign of life. Only one that gives none for minutes is hung.
+_ANSWERS_INTERVAL_S = 10.0
+# How often all processes are looked through for files that nothing has told of.
+_FILES_INTERVAL_S = 60.0
+# How long the frontend may not list a model whose workers are all registered.
+_UNLISTED_S = 20.0
+_WORKERS = ("agg", "decode", "prefill")
+
+
+async def surely(watch: Callable[[Deployment], Awaitable[None]], deployment: Deployment) -> None:
+    """Go on watching where the host has run out of descriptors or of disk for a while."""
+    while True:
+        try:
+            await watch(deployment)
+            return
+        except OSError as error:
+            say(f"{watch.__name__}: {error}", "WARN")
+            await asyncio.sleep(lifecycle.WATCH_INTERVAL_S)
+
+
+async def keep_up(deployment: Deployment) -> None:
+    """Registrations and logs, from the first start on: an engine that imports starves those that are up."""
+    while True:
+        await asyncio.sleep(lifecycle.KEEP_INTERVAL_S)
+        await asyncio.to_thread(_keep, deployment)
+        if deployment.unsaved:
+            deployment.save()
+
+
+def _keep(deployment: Deployment) -> None:
+    # Without a descriptor the second cannot be done; the first can.
+    for name in ("supervisor", *(member.unit.name for member in deployment.members)):
+        log_files.bound(deployment.folder.log(name))
+    registrations, frontend = deployment.registrations, deployment.frontend
+    if registrations is not None and registrations.keep(deployment.living) and frontend:
+        # It would find them at its next look at the whole store, and route by half of them.
+        deployment.end_to_restart(frontend, "its store was deleted")
+
+
+async def watch_files(deployment: Deployment) -> None:
+    """Note new files when somebody has made some, and once more then: they are mapped a moment later."""
+    traces: object = None
+    again, looked = True, 0.0
+    while True:
+        await asyncio.sleep(lifecycle.WATCH_INTERVAL_S)
+        before, traces = traces, await asyncio.to_thread(traces_of_files)
+        is_late = time.monotonic() - looked > _FILES_INTERVAL_S
+        if again or is_late or traces != before:
+            again, looked = traces != before, time.monotonic()
+            if await asyncio.to_thread(deployment.note_files, deployment.members):
+                deployment.save()
+
+
+async def watch_answers(deployment: Deployment) -> None:
+    """End a unit that lives and does not answer; it is then started again like one that has died."""
+    silent: dict[str, float] = {}
+    while True:
+        await asyncio.sleep(_ANSWERS_INTERVAL_S)
+        ready = [member for member in deployment.members if member.state.state == "ready"]
+        answers = await asyncio.gather(*(probes.answers(m.unit.gate) for m in ready))
+        now = time.monotonic()
+        answered = {m.unit.name: did for m, did in zip(ready, answers, strict=True)}
+        silent = lifecycle.silent_since(silent, answered, now)
+        hung = lifecycle.hung(silent, now)
+        for member in ready:
+            if member.unit.name in hung:
+                deployment.end_to_restart(member, f"not answering for {duration(lifecycle.HUNG_S)}")
+
+
+async def watch_lists(deployment: Deployment) -> None:
+    """A deployment whose frontend does not list the model is not ready, whatever its units say.
+
+    A frontend that does not though every worker is registered is started again: it watches the store's
+    folders, and where those were deleted it sees nothing any more.
+    """
+    since: float | None = None
+    frontend = deployment.frontend
+    while frontend is not None:
+        interval = lifecycle.WATCH_INTERVAL_S if deployment.listed else lifecycle.GATE_INTERVAL_S
+        await asyncio.sleep(interval)
+        if not await probes.answers(frontend.unit.gate):
+            since = None  # frozen, or another one on its way: it says nothing
+            continue
+        listed, why = await proving.is_listed(deployment)
+        if listed != deployment.listed:
+            deployment.listed = listed
+            if deployment.plan.elsewhere and frontend.state.state == "ready":
+                frontend.state.phase = why
+            deployment.degrade_or_recover()
+            deployment.save()
+        if listed or not await _all_are_registered(deployment):
+            since = None
+        elif since is None:
+            since = time.monotonic()
+        elif time.monotonic() - since > _UNLISTED_S:
+            since = None
+            deployment.end_to_restart(frontend, f"not listing {deployment.plan.model}")
+
+
+async def _all_are_registered(deployment: Deployment) -> bool:
+    """Whether all units are ready, and every worker is in the store; never said of an etcd."""
+    registrations = deployment.registrations
+    if registrations is None or any(member.state.state != "ready" for member in deployment.members):
+        return False
+    workers = [member for member in deployment.members if member.unit.role in _WORKERS]
+    owners = await asyncio.to_thread(deployment.processes_of_each, workers)
+    return all([await asyncio.to_thread(registrations.has_any, own) for own in owners])

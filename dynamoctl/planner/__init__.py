@@ -81,7 +81,7 @@ def make_plan(
         lmcache=cache,
         lmcache_cpu_gib=lmcache.total_cpu_gib(spec, gib, cache),
         lmcache_settings=lmcache.settings(spec.lmcache, gib, sources or {}) if cache else (),
-        lmcache_tokens=kv_cache.tokens(gib, spec, model, cache) if cache else None,
+        lmcache_tokens=kv_cache.tokens(gib, spec, model, cache, device) if cache else None,
         lmcache_tiers=tiers.of(spec.lmcache, cache, device, lmcache.holders(spec, cache) if cache else 0),
         units=(*first, *workers),
         discovery=spec.discovery,

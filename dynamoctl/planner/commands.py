@@ -9,7 +9,7 @@ from itertools import pairwise
 from dynamoctl import vllm_plugin
 from dynamoctl.errors import SpecError
 from dynamoctl.facts import HostFacts, ModelFacts
-from dynamoctl.planner import connectors, discovery, lmcache, memory, secrets, tiers
+from dynamoctl.planner import connectors, discovery, kv_cache, lmcache, memory, secrets, tiers
 from dynamoctl.planner.connectors import CacheMode, Connector, Device
 from dynamoctl.planner.discovery import Address
 from dynamoctl.planner.plan import Gate, Unit, reachable
@@ -196,6 +196,7 @@ def worker(
             "--kv-transfer-config", _compact(config),
             *connectors.hybrid_cache_arguments(place.role),
             *events,
+            *kv_cache.dtype_arguments(model, device),
             *profile,
             *user_arguments,
         ),

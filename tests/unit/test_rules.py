@@ -252,6 +252,23 @@ def test_the_cpu_profile() -> None:
     assert unit.env["TORCHDYNAMO_DISABLE"] == "1"
 
 
+def test_the_built_in_model_is_served_in_float32_on_a_cpu_because_bfloat16_turns_its_answers_round() -> None:
+    """Its KV cache is as wide, and the user's own wish wins."""
+    config = {"num_hidden_layers": 30, "num_key_value_heads": 3, "head_dim": 64, "dtype": "bfloat16"}
+    built_in = replace(FOLDER_MODEL, config=config)
+    assert flag(plan().unit("worker-0"), "--dtype") == "float32"
+    assert flag(plan(1).unit("worker-0"), "--dtype") is None
+    assert flag(plan(model_facts=replace(built_in, builtin=False)).unit("worker-0"), "--dtype") is None
+    wish = ("--dtype", "bfloat16")
+    assert plan(engine_args=wish).unit("worker-0").argv[-2:] == wish
+    bytes_of_a_token = 2 * 30 * 3 * 64 * 4
+    size: dict[str, Any] = {"lmcache": {"cpu_gb": 1.0}}
+    assert plan(model_facts=built_in, **size).lmcache_tokens == 1024**3 // bytes_of_a_token
+    assert (
+        plan(model_facts=built_in, engine_args=wish, **size).lmcache_tokens == 2 * 1024**3 // bytes_of_a_token
+    )
+
+
 def test_the_users_arguments_come_last_so_that_they_win() -> None:
     made = plan(
         mode="disagg",
@@ -489,7 +506,7 @@ def test_mooncake_by_the_servers_adapter_takes_what_its_url_says() -> None:
         (2, {"tp": 2}, 160),  # 80 for each rank
         (2, {"mode": "disagg"}, 161),  # only prefill caches
         (0, {}, 161),
-        (0, {"workers": 12}, 148),  # on a CPU, 4.3 GiB for each worker
+        (0, {"workers": 12}, 143),  # on a CPU, 4.7 GiB for each worker
     ],
 )
 def test_an_automatic_size_leaves_a_reserve(gpus: int, fields: dict[str, Any], gib: float) -> None:

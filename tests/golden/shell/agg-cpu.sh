@@ -164,6 +164,7 @@ worker-0() {
     --served-model-name smollm2-135m-instruct \
     --disaggregation-mode agg \
     --kv-transfer-config '{"kv_connector":"LMCacheMPConnector","kv_role":"kv_both","kv_connector_extra_config":{"lmcache.mp.host":"tcp://127.0.0.1","lmcache.mp.port":20000,"lmcache.mp.mq_timeout":15.0,"lmcache.mp.heartbeat_interval":3.0},"kv_load_failure_policy":"recompute"}' \
+    --dtype float32 \
     --enforce-eager \
     --max-model-len 2048 \
     --max-num-batched-tokens 512

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -395,18 +396,22 @@ def _show(
     plot: Path | None,
     as_json: bool,
 ) -> int:
-    """A result to a file, to plots and to stdout; its exit code."""
+    """A result to a file, to plots and to stdout; its exit code. What cannot be written is shown still."""
     from dynamoctl.cli.output import emit, fail, note, schema
     from dynamoctl.operations import bench
 
     said = body | ({"error": failure.as_json()} if failure else {})
-    if output is not None:
-        bench.write(output, {"schema": schema(kind), "ok": failure is None, **said})
-    if plot is not None:
-        from dynamoctl.bench import plots
+    try:
+        if output is not None:
+            bench.write(output, {"schema": schema(kind), "ok": failure is None, **said})
+        if plot is not None:
+            from dynamoctl.bench import plots
 
-        for path in plots.save(kind, body, plot):
-            note(f"drew {path}")
+            for path in plots.save(kind, body, plot):
+                note(f"drew {path}")
+    except DynamoctlError as error:
+        failure = failure or error
+        said = body | {"error": failure.as_json()}
     if as_json:
         emit(schema(kind), said, ok=failure is None)
         return failure.exit_code if failure else 0
@@ -438,14 +443,18 @@ def _kept(how: How) -> Iterator[Callable[[Compared], None]]:
     from dynamoctl.operations.bench import write
 
     latest: list[Compared] = []
+    is_written = False
     unfinished = DynamoctlError("not finished", "it was broken off, or goes on still").as_json()
 
     def keep(now: Compared) -> None:
+        nonlocal is_written
         latest[:] = [now]
         if how.output is not None:
             body = {"schema": schema("bench-compare"), "ok": False, **now.as_json(), "error": unfinished}
+            is_written = False
             with suppress(DynamoctlError):  # if it cannot be written at the end either, that is told
                 write(how.output, body)
+                is_written = True
 
     with _if_broken_off(_TAKEN_DOWN, how.json):
         try:
@@ -453,16 +462,26 @@ def _kept(how: How) -> Iterator[Callable[[Compared], None]]:
         except KeyboardInterrupt:
             if latest and not how.json:
                 draw_compare(latest[0].as_json())
-            if latest and how.output is not None:
+            if is_written:
                 note(f"what was measured is in {how.output}")
+            elif latest and how.output is not None:
+                note(f"what was measured is not in {how.output}, which cannot be written")
             raise
 
 
 def _see_to_files(output: Path | None, plot: Path | None) -> None:
     """Say before anything is measured that it could not be written or drawn."""
     for path in filter(None, (output, plot)):
-        if not path.absolute().parent.is_dir():
+        folder = path.absolute().parent
+        if not folder.is_dir():
             raise SpecError(f"there is no folder {path.parent}", "make it first, or name another file")
+        if path == output and path.is_dir():
+            raise SpecError(f"{path} is a folder", "name a file in it")
+        try:
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise SpecError(f"cannot write to {path.parent}: {error.strerror}", "name another file") from None
     if plot is not None:
         from dynamoctl.bench import plots
 

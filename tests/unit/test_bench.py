@@ -454,6 +454,37 @@ def test_what_was_measured_is_not_lost_when_it_is_broken_off(
     assert "not finished" in shown.err
 
 
+@pytest.mark.parametrize("is_broken_off", [False, True])
+def test_what_was_measured_is_shown_where_it_cannot_be_written(
+    calls: list[tuple[str, ...]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    is_broken_off: bool,
+) -> None:
+    folder = tmp_path / "results"
+    folder.mkdir()
+    file = folder / "x.json"
+
+    def measure(name: str, *_: Any) -> Bench:
+        if folder.is_dir():
+            folder.rmdir()  # while it measures
+        elif is_broken_off:
+            raise KeyboardInterrupt
+        return run_of((1.0, 0.5))
+
+    monkeypatch.setattr(comparing.bench, "run", measure)
+    code = cli.run(["bench", "compare", "agg", "disagg", "-o", str(file)])
+    shown = capsys.readouterr()
+    assert "0.500" in shown.out
+    if is_broken_off:
+        assert code == 130
+        assert f"what was measured is not in {file}, which cannot be written" in shown.err
+    else:
+        assert code == 1
+        assert f"cannot write {file}: No such file or directory" in shown.err
+
+
 def test_the_best_of_a_sweep_is_set_in_the_toml(calls: list[tuple[str, ...]], tmp_path: Path) -> None:
     path = tmp_path / "dynamoctl.toml"
     path.write_text(TOML)
@@ -497,6 +528,15 @@ def test_a_folder_that_is_missing_is_told_before_anything_is_measured(
 ) -> None:
     assert cli.run(["bench", "random", "-n", "nothing", "-o", "no-such-folder/x.json"]) == 2
     assert "there is no folder no-such-folder" in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_written_is_told_before_anything_is_measured(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert cli.run(["bench", "random", "-n", "nothing", "-o", str(tmp_path)]) == 2
+    assert f"{tmp_path} is a folder" in capsys.readouterr().err
+    assert cli.run(["bench", "random", "-n", "nothing", "-o", "/proc/x.json"]) == 2
+    assert "cannot write to /proc: " in capsys.readouterr().err
 
 
 def test_a_result_with_a_failure_is_shown_with_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

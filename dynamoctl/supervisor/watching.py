@@ -99,6 +99,8 @@ async def watch_lists(deployment: Deployment) -> None:
         listed, why = await proving.is_listed(deployment)
         if listed != deployment.listed:
             deployment.listed = listed
+            if not listed:
+                say(why, "WARN")
             if deployment.plan.elsewhere and frontend.state.state == "ready":
                 frontend.state.phase = why
             deployment.degrade_or_recover()

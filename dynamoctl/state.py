@@ -8,6 +8,7 @@
         store/          Dynamo's file discovery, fresh at every start
         control.sock    where the supervisor answers `status`
         lock            held by whoever changes the deployment
+    HOME/lock           held while a start looks at what the others have planned
     HOME/prometheus/
         NAME.json       what Prometheus scrapes of it; only while it is up
 
@@ -237,30 +238,53 @@ class Folder:
         Raises:
             DynamoctlError: another command holds it for longer than `patience_s` seconds.
         """
+        busy = f"another dynamoctl command is at work on '{self.name}'"
         try:
             self.make()
-            descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise PreflightError(
-                f"cannot write in {self.path}: {error.strerror}",
-                "mend its permissions, or set DYNAMOCTL_HOME to a folder that can be written",
-            ) from None
-        try:
-            deadline = time.monotonic() + patience_s
-            while True:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except OSError:
-                    if time.monotonic() > deadline:
-                        raise DynamoctlError(
-                            f"another dynamoctl command is at work on '{self.name}'",
-                            "wait for it to end, then try again",
-                        ) from None
-                    time.sleep(0.1)
+            raise _cannot_write_in(self.path, error) from None
+        with _locked(self.path / "lock", patience_s, busy):
             yield
-        finally:
-            os.close(descriptor)
+
+
+@contextmanager
+def starts_in_turn(patience_s: float = 60.0) -> Iterator[None]:
+    """Hold all of the user's deployments against another start, from the look at what they have planned until
+    one's own plan can be seen.
+
+    Raises:
+        DynamoctlError: another command holds it for longer than `patience_s` seconds.
+    """
+    with _locked(home() / "lock", patience_s, "another deployment is being started"):
+        yield
+
+
+@contextmanager
+def _locked(path: Path, patience_s: float, busy: str) -> Iterator[None]:
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise _cannot_write_in(path.parent, error) from None
+    try:
+        deadline = time.monotonic() + patience_s
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise DynamoctlError(busy, "wait for it to end, then try again") from None
+                time.sleep(0.1)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _cannot_write_in(folder: Path, error: OSError) -> PreflightError:
+    return PreflightError(
+        f"cannot write in {folder}: {error.strerror}",
+        "mend its permissions, or set DYNAMOCTL_HOME to a folder that can be written",
+    )
 
 
 def write_whole(path: Path, text: str, mode: int = 0o666) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dynamoctl.errors import DynamoctlError, SpecError
+from dynamoctl.errors import DynamoctlError, PreflightError, SpecError
 from dynamoctl.export import cluster
 from dynamoctl.export.cluster import Cluster
 from dynamoctl.facts import HostFacts, ModelFacts
@@ -21,12 +21,17 @@ from dynamoctl.state import Folder, deployments
 
 @dataclass(frozen=True)
 class Planned:
-    """A spec with what came of it on this host. `spec` has its device and model filled in."""
+    """A spec with what came of it on this host. `spec` has its device and model filled in.
+
+    Attributes:
+        sources: where each of its values comes from, as `spec.load` says it.
+    """
 
     spec: DeploymentSpec
     facts: HostFacts
     model: ModelFacts
     plan: DeploymentPlan
+    sources: Mapping[str, str] = field(default_factory=dict)
 
 
 def find_config(named: Path | None) -> Path | None:
@@ -65,7 +70,7 @@ def plan_for_cluster(flags: Mapping[str, Any], config: Path | None, where: Clust
     model = cluster.model(spec, where, models.GPU_DEFAULT)
     spec = spec.model_copy(update={"model": model.path})
     seen = cluster.host(spec)
-    return Planned(spec, seen, model, make_plan(spec, seen, model, sources))
+    return Planned(spec, seen, model, make_plan(spec, seen, model, sources), sources)
 
 
 def look(name: str) -> HostFacts:
@@ -83,7 +88,32 @@ def plan(spec: DeploymentSpec, seen: HostFacts, sources: Mapping[str, str] | Non
     device = topology.device(spec, seen)
     model = models.locate(spec.model or models.default_model(device), spec.served_model_name)
     spec = spec.model_copy(update={"device": device, "model": model.path})
-    return Planned(spec, seen, model, make_plan(spec, seen, model, sources))
+    return Planned(spec, seen, model, make_plan(spec, seen, model, sources), sources or {})
+
+
+def with_own_ports(planned: Planned) -> Planned:
+    """The same with other ports where another deployment has planned one of them in the meantime.
+
+    Raises:
+        PreflightError: one of them is the HTTP port, which is the user's to choose.
+    """
+    name = planned.spec.name
+    theirs = _planned_ports(but=name)
+    if theirs.isdisjoint(_ports(planned.plan)):
+        return planned
+    seen = look(name)
+    plan = make_plan(planned.spec, seen, planned.model, planned.sources)
+    lost = theirs & _ports(plan)
+    if lost:
+        raise PreflightError(
+            f"port {min(lost)} is that of another deployment, which has just been started",
+            "take another with --port",
+        )
+    return replace(planned, facts=seen, plan=plan)
+
+
+def _ports(plan: DeploymentPlan) -> set[int]:
+    return {port for unit in plan.units for port in unit.ports.values()}
 
 
 def _planned_ports(but: str) -> set[int]:

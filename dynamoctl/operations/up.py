@@ -15,10 +15,10 @@ from dynamoctl.errors import DynamoctlError, NotReadyError, PreflightError, Spec
 from dynamoctl.host import models
 from dynamoctl.host.processes import Identity, is_running, members
 from dynamoctl.operations import conversion
-from dynamoctl.operations.planning import Planned
+from dynamoctl.operations.planning import Planned, with_own_ports
 from dynamoctl.planner.plan import SCHEMA
 from dynamoctl.planner.secrets import redact
-from dynamoctl.state import DeploymentState, Folder
+from dynamoctl.state import DeploymentState, Folder, starts_in_turn
 from dynamoctl.supervisor import log_files, process, removal
 from dynamoctl.supervisor.phases import last_lines
 
@@ -147,6 +147,12 @@ def _start(planned: Planned, folder: Folder, keep: bool, on_progress: OnProgress
     _set_logs_aside(folder)
     folder.state_file.unlink(missing_ok=True)
     folder.remove_targets()  # of a start that nobody took down: it is up again when this one is ready
+    with starts_in_turn():
+        return _begin(with_own_ports(planned), folder, keep, warnings)
+
+
+def _begin(planned: Planned, folder: Folder, keep: bool, warnings: list[str]) -> DeploymentState:
+    """Write the plan, start its supervisor, and wait for its first word."""
     start_id = uuid.uuid4().hex
     folder.write_plan(
         {

@@ -132,10 +132,10 @@ async def read_logs(deployment: Deployment) -> None:
         await asyncio.sleep(lifecycle.GATE_INTERVAL_S)
         changed = False
         for member in deployment.members:
-            if member.state.state != "starting" or member.log is None or member.stranger:
+            if member.state.state != "starting" or member.log is None:
                 continue
-            member.log.read()
-            if member.state.phase != member.log.phase:
+            member.log.read()  # where a stranger answers, too: there it will say that the port is lost
+            if member.state.phase != member.log.phase and not member.stranger:
                 member.state.phase = member.log.phase
                 changed = True
         if changed:

@@ -14,11 +14,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from dynamoctl.host.processes import boot_id, identify
+from dynamoctl.planner.plan import DeploymentPlan
 
 from .conftest import Cli, Result, chat, first_on_path, free_port, post, wait_for
 from .stand_ins import SERVE, reap, stand_in, supervise
@@ -308,20 +310,26 @@ class Elsewhere(Cli):
         return ["nsenter", f"--mount=/proc/{self.holder.pid}/ns/mnt", *argv]
 
     def __call__(self, *words: str, **_: Any) -> Result:
-        done = subprocess.run(
-            self.inside(sys.executable, "-m", "dynamoctl", *words),
-            env=self.env(),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
+        try:
+            done = subprocess.run(
+                self.inside(sys.executable, "-m", "dynamoctl", *words),
+                env=self.env(),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=240,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            # Once it is unmounted, nobody can look there any more.
+            there = self.shell('cat "$0"/deployments/*/state.json; tail -n 30 "$0"/deployments/*/logs/*.log')
+            pytest.fail(f"{words} does not end:\n{there}")
         assert "Traceback" not in done.stderr + done.stdout, done.stderr + done.stdout
         return Result(done.returncode, done.stdout, done.stderr)
 
-    def shell(self, script: str) -> None:
-        subprocess.run(self.inside("sh", "-c", script, str(self.home)), check=False, capture_output=True)
+    def shell(self, script: str) -> str:
+        words = self.inside("sh", "-c", script, str(self.home))
+        return subprocess.run(words, check=False, capture_output=True, text=True).stdout
 
 
 @contextmanager
@@ -466,6 +474,44 @@ def test_a_port_that_is_stolen_between_plan_and_start(cli: Cli) -> None:
         assert error["code"] == 4
         assert "Address already in use" in error["hint"]  # in the stand-in's traceback
         down(cli, "stolen")
+
+
+class ReadyWorker(BaseHTTPRequestHandler):
+    """Answers as the status server of a worker that is ready."""
+
+    def do_GET(self) -> None:
+        body = b'{"status": "ready", "endpoints": {"generate": "ready"}}'
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.fault(
+    "a worker's port is stolen by another deployment's worker", "fails at once (4), and says who has it"
+)
+def test_a_port_that_is_stolen_by_one_who_answers(cli: Cli) -> None:
+    """Dynamo's worker logs that it has lost its port, and runs on; at its port another says ready."""
+    asked = cli(*words("twin"), "--dry-run", "--json")
+    plan = DeploymentPlan.from_json(asked.json)
+    folder = cli.home / "deployments/twin"
+    (folder / "store").mkdir(parents=True)
+    (folder / "plan.json").write_text(json.dumps({"start_id": f"twin-{os.getpid()}", "plan": plan.as_json()}))
+    port = plan.unit("worker-0").gate.port
+    with ThreadingHTTPServer(("127.0.0.1", port), ReadyWorker) as thief:
+        threading.Thread(target=thief.serve_forever, daemon=True).start()
+        supervise(cli, "twin")
+        body = failed(cli, "twin", 120)
+        thief.shutdown()
+    assert body["error"]["code"] == 4
+    assert (
+        f"worker-0 could not listen on port {port}: taken by process {os.getpid()}"
+        in body["error"]["message"]
+    )
+    down(cli, "twin")
 
 
 @pytest.mark.fault("a worker dies while it loads", "fails at once (4) with its last lines; takes all down")

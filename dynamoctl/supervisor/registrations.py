@@ -88,12 +88,24 @@ class Registrations:
 
     def has_any(self, owners: Iterable[Identity]) -> bool:
         """Whether an instance that these processes have registered is in the store now."""
-        identities = set(owners)
         with self._lock:
-            return any(
-                path.parent.name == "instances" and known.owner in identities and path.exists()
-                for path, known in self._known.items()
-            )
+            return any(path.exists() for path in self._instances_of(owners))
+
+    def has_never_seen(self, owners: Iterable[Identity]) -> bool:
+        """Whether these processes have registered no instance that was ever seen: it cannot be put back.
+
+        False where there is something in the store of which it is not known whose it is.
+        """
+        with self._lock:
+            return self._all_read and not self._instances_of(owners)
+
+    def _instances_of(self, owners: Iterable[Identity]) -> list[Path]:
+        identities = set(owners)
+        return [
+            path
+            for path, known in self._known.items()
+            if path.parent.name == "instances" and known.owner in identities
+        ]
 
     def _files(self) -> list[Path]:
         return sorted(self._store.glob("v1/*/*"))

@@ -32,6 +32,7 @@ from dynamoctl.supervisor.journal import say
 _WATCHES = (
     watching.watch_files,
     watching.watch_answers,
+    watching.watch_registrations,
     watching.watch_lists,
     store_watch.watch_stores,
     etcd_watch.watch_etcd,
@@ -70,6 +71,9 @@ async def _live(deployment: Deployment) -> None:
     try:
         async with asyncio.timeout(deployment.plan.timeout_s):
             await starting.bring_up(deployment)
+            # From here on no registration can be lost. Without descriptors the next round sees them.
+            with contextlib.suppress(OSError):
+                await asyncio.to_thread(watching.keep_registered, deployment)
     except TimeoutError:
         raise failures.too_late(deployment) from None
     failures.require_all(deployment)

@@ -9,8 +9,9 @@ from collections.abc import Awaitable, Callable
 from dynamoctl import probes
 from dynamoctl.host.processes import traces_of_files
 from dynamoctl.supervisor import lifecycle, log_files, proving
-from dynamoctl.supervisor.deployment import Deployment
+from dynamoctl.supervisor.deployment import Deployment, Member
 from dynamoctl.supervisor.journal import say
+from dynamoctl.supervisor.registrations import Registrations
 from dynamoctl.words import duration
 
 # How often a unit is asked for a sign of life. Only one that gives none for minutes is hung.
@@ -19,6 +20,8 @@ _ANSWERS_INTERVAL_S = 10.0
 _FILES_INTERVAL_S = 60.0
 # How long the frontend may not list a model whose workers are all registered.
 _UNLISTED_S = 20.0
+# How long a worker that is ready may be missing in the store. It registers as its gate opens.
+_UNREGISTERED_S = 20.0
 _WORKERS = ("agg", "decode", "prefill")
 
 
@@ -46,6 +49,11 @@ def _keep(deployment: Deployment) -> None:
     # Without a descriptor the second cannot be done; the first can.
     for name in ("supervisor", *(member.unit.name for member in deployment.members)):
         log_files.bound(deployment.folder.log(name))
+    keep_registered(deployment)
+
+
+def keep_registered(deployment: Deployment) -> None:
+    """One round of what keeps the living in the store."""
     registrations, frontend = deployment.registrations, deployment.frontend
     if registrations is not None and registrations.keep(deployment.living) and frontend:
         # It would find them at its next look at the whole store, and route by half of them.
@@ -80,6 +88,34 @@ async def watch_answers(deployment: Deployment) -> None:
         for member in ready:
             if member.unit.name in hung:
                 deployment.end_to_restart(member, f"not answering for {duration(lifecycle.HUNG_S)}")
+
+
+async def watch_registrations(deployment: Deployment) -> None:
+    """End a worker that lives and is not in the store: it does not register again, and is asked nothing.
+
+    What is known of a registration is put back. This one was lost before anything was.
+    """
+    missing: dict[str, float] = {}
+    while deployment.registrations is not None:
+        await asyncio.sleep(lifecycle.WATCH_INTERVAL_S)
+        unseen = await _never_seen(deployment, deployment.registrations)
+        now = time.monotonic()
+        missing = lifecycle.silent_since(missing, dict.fromkeys(unseen, False), now)
+        for name, since in missing.items():
+            if now - since > _UNREGISTERED_S and unseen[name].state.state == "ready":
+                deployment.end_to_restart(unseen[name], "its registration was lost")
+
+
+async def _never_seen(deployment: Deployment, registrations: Registrations) -> dict[str, Member]:
+    """The workers that are ready and that nobody has ever seen in the store, by name."""
+    ready = [one for one in deployment.members if one.unit.role in _WORKERS and one.state.state == "ready"]
+    # The first process mostly registers. To find the others, all of the host's are looked at.
+    unseen = [one for one in ready if registrations.has_never_seen(filter(None, [one.state.identity]))]
+    owners = await asyncio.to_thread(deployment.processes_of_each, unseen) if unseen else []
+    unseen = [one for one, own in zip(unseen, owners, strict=True) if registrations.has_never_seen(own)]
+    if deployment.listed and len(unseen) == len(ready):
+        return {}  # it is not by the store that the frontend knows them
+    return {one.unit.name: one for one in unseen}
 
 
 async def watch_lists(deployment: Deployment) -> None:

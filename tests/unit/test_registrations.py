@@ -95,6 +95,22 @@ def test_what_the_living_have_registered_is_touched(store: Path, kept: Registrat
     assert not kept.has_any([])
 
 
+def test_what_was_lost_before_it_was_seen_is_told(store: Path, kept: Registrations, port: int) -> None:
+    assert not kept.has_never_seen(me())  # nobody has looked
+    kept.keep(me)
+    kept.keep(me)
+    assert kept.has_never_seen(me())
+    worker(store, LIVE, port + 1)
+    kept.keep(me)
+    kept.keep(me)
+    assert not kept.has_never_seen(me())  # it may be theirs
+    worker(store, LIVE, port)
+    kept.keep(me)
+    kept.keep(me)
+    assert not kept.has_never_seen(me())
+    assert kept.has_never_seen([])
+
+
 def test_what_nobody_known_has_registered_is_left_to_dynamo(
     store: Path, kept: Registrations, port: int
 ) -> None:

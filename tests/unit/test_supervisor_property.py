@@ -137,7 +137,7 @@ class Start:
     Attributes:
         how: `up`; `dies`; `hangs`: never up; `refused`: cannot be started at all; `stranger`: another
             process answers at its port at first; `port taken`: it logs so and runs on; `no cache`: it is
-            up, and logs that LMCache is not.
+            up, and logs that LMCache is not; `unseen`: its registration is lost before anybody saw it.
         after_s: seconds until it is up, or dead.
         leaves_s: seconds from SIGTERM to its end; None: it does not hear it.
         helper: a second process that outlives the first one: `marked` as the unit's, or a `stray`.
@@ -542,11 +542,12 @@ class World:
                 self.breaks("order", f"{going.unit} is stopped and {one.unit} lives")
 
     def _check_kill(self, one: Process) -> None:
-        """While it runs the supervisor ends what is hung or renewed, or a frontend that lists nothing."""
+        """While it runs the supervisor ends what is hung, renewed or unseen, or a frontend that is blind."""
         silent = self.loop.now - one.answered
         unlisted = self.loop.now - one.listed
         is_blind = self.plan.unit(one.unit).role == "frontend" and unlisted > watching._UNLISTED_S
-        if silent <= lifecycle.HUNG_S and not is_blind and not one.to_be_renewed:
+        is_unseen = one.start.how == "unseen" and self.loop.now - one.up > watching._UNREGISTERED_S
+        if silent <= lifecycle.HUNG_S and not (is_blind or is_unseen or one.to_be_renewed):
             self.breaks("killed", f"{one.unit} answered {silent:.1f} s ago, listed {unlisted:.1f} s ago")
 
     async def _quiet(self) -> None:
@@ -587,6 +588,14 @@ class World:
             rule = "kept unsaved" if self.life.keep and not self.was_up else "quiet"
             self.breaks(rule, "there is room again, and the state is not saved")
         self._check_server()
+        self._check_registered()
+
+    def _check_registered(self) -> None:
+        """Whoever is ready is asked."""
+        for one in self.leaders.values() if self.was_up else ():
+            is_worker = self.plan.unit(one.unit).is_worker
+            if is_worker and self.units[one.unit] == "ready" and not self._is_registered(one):
+                self.breaks("unseen", f"{one.unit} is ready, and nobody asks it anything")
 
     def _check_server(self) -> None:
         """LMCache's server does not connect again to a store that was away: so it must be a new one."""
@@ -637,7 +646,8 @@ class World:
     def _is_registered(self, one: Process, lease_s: float = 0.0) -> bool:
         since = one.up + _REGISTERS_AFTER_S
         is_worker = one.leader is None and self.plan.unit(one.unit).is_worker
-        return is_worker and not one.forgotten and since <= self.loop.now < one.died + lease_s
+        is_seen = not one.forgotten and one.start.how != "unseen"
+        return is_worker and is_seen and since <= self.loop.now < one.died + lease_s
 
     async def _reach(self, unit: str, patience_s: float = 10.0) -> Process | None:
         """The unit's process if it answers in time."""
@@ -854,6 +864,9 @@ class _Registrations:
     def has_any(self, owners: Iterable[Identity]) -> bool:
         there = set(owners)
         return any(one.identity in there and self._world._is_registered(one) for one in self._world.processes)
+
+    def has_never_seen(self, owners: Iterable[Identity]) -> bool:
+        return not self.has_any(owners)
 
 
 class _Over:
@@ -1072,7 +1085,7 @@ _good_starts = st.builds(
 )
 _bad_starts = st.builds(
     Start,
-    how=st.sampled_from(("dies", "refused", "hangs", "port taken", "stranger", "no cache")),
+    how=st.sampled_from(("dies", "refused", "hangs", "port taken", "stranger", "no cache", "unseen")),
     after_s=st.sampled_from((1.0, 0.0, 0.3, 4.0, 20.0)),
     leaves_s=st.sampled_from((0.2, 0.0, 4.0, None)),
     helper=st.sampled_from(("", "marked", "stray")),
@@ -1197,6 +1210,11 @@ SHOWN: dict[str, tuple[str, Life]] = {
         "kept unsaved",
         Life("agg", ((0.0, Full(3.0)),), once_ready=False, keep=True, starts=(("worker-0", _DIES),)),
     ),
+    # It is up and in no store: the frontend is not blind, and there is nothing to put back.
+    "a worker's registration is lost before it was seen": (
+        "quiet",
+        Life("disagg", ((0.0, Next("prefill-0", Start("unseen"))), (0.0, Die(("prefill-0",))))),
+    ),
     # The watchers go on; the end, and the task that restarts a unit, do not.
     "out of descriptors at a stop": ("raises", Life("agg", ((0.0, Starved(60.0)), (10.0, Stop())))),
     "out of descriptors at a death": (
@@ -1274,6 +1292,11 @@ WRONG: dict[str, tuple[str, Life, Callable[[pytest.MonkeyPatch], object]]] = {
         "quiet",
         Life("agg", ((0.0, Unlist(math.inf, False)),)),
         _set(run, "_WATCHES", [watch for watch in run._WATCHES if watch is not watching.watch_lists]),
+    ),
+    "does not ask whether the workers are registered": (
+        "unseen",
+        Life("two workers", ((0.0, Next("worker-0", Start("unseen"))), (0.0, Die(("worker-0",))))),
+        _set(run, "_WATCHES", [one for one in run._WATCHES if one is not watching.watch_registrations]),
     ),
     "is ready whatever it is told": (
         "ready",

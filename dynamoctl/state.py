@@ -193,6 +193,10 @@ class Folder:
         with suppress(OSError):
             self.targets_file.unlink()
 
+    def is_whole(self) -> bool:
+        """Whether plan and state are there; not whether they can be read."""
+        return self.plan_file.exists() and self.state_file.exists()
+
     def exists(self) -> bool:
         """Whether there is such a folder.
 

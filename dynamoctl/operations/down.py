@@ -18,7 +18,7 @@ _POLL_S = 0.2
 # A supervisor that stops its units one after another, each with its full grace, needs less, but for what
 # requests in flight get.
 _SUPERVISOR_PATIENCE_S = 180.0
-# It writes its first state when it has been imported.
+# It writes its first state when it has been imported, and a deleted one again after two seconds.
 _FIRST_STATE_PATIENCE_S = 30.0
 # The driver takes a dead process's memory back a moment later.
 _GPU_PATIENCE_S = 10.0
@@ -47,7 +47,7 @@ def down(name: str, on_state: Callable[[DeploymentState], None]) -> Down:
     """
     began = time.monotonic()
     folder = Folder(name)
-    if not folder.exists():
+    if not folder.exists() and not process.supervisors(folder.path):
         return Down(name, was_running=False)
     with folder.lock():  # an `up` that is about to start its supervisor holds it
         state = _read(folder) or _about_to_start(folder)
@@ -115,17 +115,16 @@ def _drain_s(folder: Folder) -> float:
 
 
 def _about_to_start(folder: Folder) -> DeploymentState | None:
-    """What the plan knows, where an `up` was killed before its supervisor had written anything."""
-    plan = folder.read_plan()
+    """What is known where a supervisor has written no state: its `up` was killed, or the folder deleted."""
     supervisors = process.supervisors(folder.path)
-    if plan is None or not supervisors:
+    if not supervisors:
         return None
     deadline = time.monotonic() + _FIRST_STATE_PATIENCE_S
     while time.monotonic() < deadline and is_running(supervisors[0]):
         if (state := folder.read_state()) is not None:
             return state
         time.sleep(_POLL_S)
-    return DeploymentState(folder.name, "", "", "", str(plan["start_id"]), supervisor=supervisors[0])
+    return DeploymentState(folder.name, "", "", "", _start_id(folder), supervisor=supervisors[0])
 
 
 def _ports(state: DeploymentState) -> dict[int, str]:

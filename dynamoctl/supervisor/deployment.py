@@ -81,6 +81,7 @@ class Deployment:
         body = self.folder.read_plan()
         if body is None:
             raise DynamoctlError(f"there is no plan in {self.folder.path}")
+        self._body = body
         self.plan = DeploymentPlan.from_json(body["plan"])
         self.keep = bool(body.get("keep"))
         self.start_id = str(body["start_id"])
@@ -153,6 +154,16 @@ class Deployment:
             self.unsaved = True
         else:
             self.unsaved = False
+
+    def put_back(self) -> None:
+        """Write what could not be written, and what was deleted: no command would know of what is up."""
+        if not self.folder.is_whole():
+            with contextlib.suppress(PreflightError):
+                self.folder.write_plan(self._body)
+            self._is_published = False
+            self.save()
+        elif self.unsaved:
+            self.save()
 
     def _tell(self) -> None:
         if self._said != self.state.state:

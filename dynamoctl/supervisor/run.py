@@ -114,8 +114,7 @@ async def _end(deployment: Deployment, failure: DynamoctlError | None, stop: asy
             state.state = "failed"
             deployment.save()
             while not await within(lifecycle.KEEP_INTERVAL_S, stop):
-                if deployment.unsaved:
-                    deployment.save()
+                deployment.put_back()
     state.state = "stopping"
     deployment.save()
     left = await stopping.take_all_down(deployment)

@@ -41,8 +41,7 @@ async def keep_up(deployment: Deployment) -> None:
     while True:
         await asyncio.sleep(lifecycle.KEEP_INTERVAL_S)
         await asyncio.to_thread(_keep, deployment)
-        if deployment.unsaved:
-            deployment.save()
+        deployment.put_back()
 
 
 def _keep(deployment: Deployment) -> None:

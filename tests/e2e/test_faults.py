@@ -285,9 +285,13 @@ def test_damaged_files_and_no_supervisor(cli: Cli) -> None:
 @pytest.mark.meanwhile
 def test_a_deleted_folder(cli: Cli) -> None:
     up(cli, "deleted")
-    shutil.rmtree(cli.home / "deployments/deleted")
-    # Its next word: it puts its registrations back, and restarts the frontend.
-    wait_for(lambda: (cli.home / "deployments/deleted/state.json").exists(), 60)
+    folder = cli.home / "deployments/deleted"
+    before = cli.status("deleted")
+    shutil.rmtree(folder, ignore_errors=True)  # something may be written at this moment
+    wait_for(lambda: (folder / "plan.json").exists() and (folder / "state.json").exists(), 60)
+    after = cli.status("deleted")
+    assert [unit["pid"] for unit in after["units"]] == [unit["pid"] for unit in before["units"]]
+    shutil.rmtree(folder, ignore_errors=True)
     down(cli, "deleted")
 
 

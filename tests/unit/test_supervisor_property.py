@@ -899,6 +899,7 @@ def _folder(world: World) -> SimpleNamespace:
         log=lambda unit: logs[unit],
         work=lambda unit: here / "run" / unit,
         read_plan=lambda: {**body, "start_id": "start", "keep": world.life.keep},
+        is_whole=lambda: True,
         write_state=world.write_state,
         targets_file=here / "targets.json",
         write_targets=world.write_targets,

@@ -22,7 +22,6 @@ _FILES_INTERVAL_S = 60.0
 _UNLISTED_S = 20.0
 # How long a worker that is ready may be missing in the store. It registers as its gate opens.
 _UNREGISTERED_S = 20.0
-_WORKERS = ("agg", "decode", "prefill")
 
 
 async def surely(watch: Callable[[Deployment], Awaitable[None]], deployment: Deployment) -> None:
@@ -107,7 +106,7 @@ async def watch_registrations(deployment: Deployment) -> None:
 
 async def _never_seen(deployment: Deployment, registrations: Registrations) -> dict[str, Member]:
     """The workers that are ready and that nobody has ever seen in the store, by name."""
-    ready = [one for one in deployment.members if one.unit.role in _WORKERS and one.state.state == "ready"]
+    ready = [one for one in deployment.members if one.unit.is_worker and one.state.state == "ready"]
     # The first process mostly registers. To find the others, all of the host's are looked at.
     unseen = [one for one in ready if registrations.has_never_seen(filter(None, [one.state.identity]))]
     owners = await asyncio.to_thread(deployment.processes_of_each, unseen) if unseen else []
@@ -154,6 +153,6 @@ async def _all_are_registered(deployment: Deployment) -> bool:
     registrations = deployment.registrations
     if registrations is None or any(member.state.state != "ready" for member in deployment.members):
         return False
-    workers = [member for member in deployment.members if member.unit.role in _WORKERS]
+    workers = [member for member in deployment.members if member.unit.is_worker]
     owners = await asyncio.to_thread(deployment.processes_of_each, workers)
     return all([await asyncio.to_thread(registrations.has_any, own) for own in owners])

@@ -142,13 +142,13 @@ def test_a_registration_that_nobody_saw(ups: dict[str, Up]) -> None:
     """The supervisor is frozen while a worker registers: it cannot put back what it never saw."""
     up = ups["store"]
     store = up.cli.home / "deployments" / up.name / "store"
+    others = set(store.glob("v1/*/*"))
     supervisor = next(pid for pid, line in up.cli.ours(up.name).items() if "dynamoctl.supervisor" in line)
     before = up.units()["prefill-0"]
     os.killpg(before["pid"], signal.SIGKILL)
     unseen = wait_for(lambda: (u := up.units()["prefill-0"])["pid"] not in (None, before["pid"]) and u, 60)
     os.kill(supervisor, signal.SIGSTOP)
     try:
-        others = set(store.glob("v1/*/*"))
         wait_for(lambda: set(store.glob("v1/instances/*")) - others, 60)
         time.sleep(2)  # its model's card and the like come a little later
         for path in set(store.glob("v1/*/*")) - others:

@@ -52,11 +52,7 @@ def up(cli: Cli) -> Up:
 def test_it_comes_up_on_the_gpu_with_lmcache_in_the_engine(up: Up) -> None:
     assert up.result.code == 0, up.result.err
     worker = up.worker
-    assert worker["kv_transfer_config"] == {
-        "kv_connector": "LMCacheConnectorV1",
-        "kv_role": "kv_both",
-        "kv_load_failure_policy": "recompute",
-    }
+    assert worker["kv_transfer_config"] == {"kv_connector": "LMCacheConnectorV1", "kv_role": "kv_both"}
     assert worker["gpus"] == [up.gpu]
     assert up.cli.status()["units"][-1]["gpus"] == [up.gpu]
     assert gpus.memory_used()[up.gpu] > up.used_before + 1000  # MiB

@@ -31,8 +31,9 @@ def two_places() -> str:
 def on_gpus(cli: Cli) -> dict[str, set[int]]:
     """Unit -> the GPUs on which its processes hold memory, as NVML says it; empty where it shows no pids."""
     found: dict[str, set[int]] = {}
+    ours = cli.ours()
     for gpu, held in gpus.memory_by_process().items():
-        for pid in held:
+        for pid in held.keys() & ours.keys():
             if unit := (environment_of(pid, MARK) or "").rpartition("/")[2]:
                 found.setdefault(unit, set()).add(gpu)
     return found

@@ -337,12 +337,43 @@ def _http_port(plan: DeploymentPlan, _facts: HostFacts, _model: ModelFacts) -> l
     ]
 
 
-def _model(_plan: DeploymentPlan, _facts: HostFacts, model: ModelFacts) -> list[Finding]:
+def _model(plan: DeploymentPlan, _facts: HostFacts, model: ModelFacts) -> list[Finding]:
     try:
         models.require(model)
     except PreflightError as error:
         return [Finding("error", error.message, error.hint)]
-    return []
+    if model.builtin or model.folder != model.path:
+        return []  # of a hub's model the engine fetches what is missing
+    return _unfinished(plan, Path(model.path))
+
+
+def _unfinished(plan: DeploymentPlan, folder: Path) -> list[Finding]:
+    """What an engine would miss in a model folder, most of a minute after its start."""
+    found = []
+    if not models.has_tokenizer(folder) and not _is_given(plan, "--tokenizer", "--skip-tokenizer-init"):
+        found.append(
+            Finding(
+                "error",
+                f"the model folder {folder} has no tokenizer",
+                "copy the model's tokenizer into it (tokenizer.json and tokenizer_config.json, most often)",
+            )
+        )
+    if plan.engine == "mocker" or _is_given(plan, "--load-format", "--config"):
+        return found
+    if missing := models.missing_weights(folder):
+        what = f"the model folder {folder} has no weights"
+        if missing != ["*"]:
+            names = ", ".join(missing[:3]) + (" and others" if len(missing) > 3 else "")
+            what = f"the model folder {folder} lacks {names}, of which its index speaks"
+        mend = "download the model again: fetched once, its files are not fetched twice"
+        found.append(Finding("error", what, mend))
+    return found
+
+
+def _is_given(plan: DeploymentPlan, *names: str) -> bool:
+    """Whether a worker's command line has one of these arguments of vLLM's."""
+    words = {word.partition("=")[0].replace("_", "-") for unit in plan.workers for word in unit.argv}
+    return not words.isdisjoint(names)
 
 
 def _memory(plan: DeploymentPlan, facts: HostFacts, _model: ModelFacts) -> list[Finding]:

@@ -35,6 +35,8 @@ VERSION = 1
 # The folder, in HOME, of what Prometheus reads.
 TARGETS = "prometheus"
 
+_OTHERS = "a deployment is its owner's alone: become that user, or set DYNAMOCTL_HOME"
+
 # `supervisor.lifecycle` says what may follow what.
 UnitStateName = Literal["pending", "starting", "ready", "stopping", "stopped", "failed", "backoff"]
 
@@ -203,16 +205,7 @@ class Folder:
         Raises:
             DynamoctlError: it may not be looked into: it is another user's.
         """
-        try:
-            os.scandir(self.path).close()
-        except FileNotFoundError:
-            return False
-        except OSError as error:
-            raise DynamoctlError(
-                f"cannot read {self.path}: {error.strerror}",
-                "a deployment is its owner's alone: become that user, or set DYNAMOCTL_HOME",
-            ) from None
-        return True
+        return _is_there(self.path)
 
     def make(self) -> None:
         """The folder itself, the user's alone: it holds logs, the plan's environment and the socket.
@@ -327,11 +320,13 @@ def targets_folder() -> Path:
 
 
 def deployments() -> list[str]:
-    """The names of all deployments that have a folder, sorted."""
-    try:
-        return sorted(path.parent.name for path in (home() / "deployments").glob("*/state.json"))
-    except OSError:
-        return []
+    """The names of all deployments that have a folder, sorted.
+
+    Raises:
+        DynamoctlError: they may not be looked into: they are another user's.
+    """
+    folder = home() / "deployments"
+    return sorted(path.parent.name for path in folder.glob("*/state.json")) if _is_there(folder) else []
 
 
 def not_running(name: str) -> str:
@@ -341,13 +336,23 @@ def not_running(name: str) -> str:
     return f"'{name}' is not running{besides}"
 
 
+def _is_there(folder: Path) -> bool:
+    try:
+        os.scandir(folder).close()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise DynamoctlError(f"cannot read {folder}: {error.strerror}", _OTHERS) from None
+    return True
+
+
 def _read_json(path: Path) -> dict[str, Any] | None:
     try:
         body = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise DynamoctlError(f"cannot read {path}: {error.strerror}") from None
+        raise DynamoctlError(f"cannot read {path}: {error.strerror}", _OTHERS) from None
     except ValueError:
         body = None
     if not isinstance(body, dict):

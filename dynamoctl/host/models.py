@@ -24,6 +24,11 @@ _HUB_TIMEOUT_S = 10.0
 _GIB = 1024**3
 _BUILTIN_GIB = 0.26  # 135 million parameters in 16 bits
 
+# As in tokenizer.json, vocab.txt, tekken.json, spiece.model, qwen.tiktoken. A GGUF has one inside.
+_TOKENIZER = re.compile(r"token|vocab|tekken|sentencepiece|spiece|\.gguf$", re.IGNORECASE)
+# What vLLM's loaders take (0.26).
+_WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".npz", ".tensors"}
+
 # Of its config.json, what the size of its KV cache depends on.
 _BUILTIN_CONFIG = {
     "num_hidden_layers": 30,
@@ -60,6 +65,9 @@ def locate(model: str, served_name: str | None = None) -> ModelFacts:
     """Say what a `--model` means, without a look at the network.
 
     A model that is not here yet has no `folder`; `require` says whether it can be had.
+
+    Raises:
+        PreflightError: what is here cannot be read.
     """
     if model == BUILTIN:
         folder = builtin_folder()
@@ -73,17 +81,14 @@ def locate(model: str, served_name: str | None = None) -> ModelFacts:
             config=_config(folder) if here else _BUILTIN_CONFIG,
         )
     path = Path(model).expanduser()
-    if path.is_dir() or _looks_like_a_path(model):
-        path = path.absolute()
-        here = path.is_dir()
-        return ModelFacts(
-            str(path),
-            served_name or path.name,
-            str(path) if here else None,
-            chat=_has_chat(path),
-            weights_gib=_weights_gib(path),
-            config=_config(path),
-        )
+    try:
+        if path.is_dir() or _looks_like_a_path(model):
+            return _local(path.absolute(), served_name)
+    except OSError as error:
+        raise PreflightError(
+            f"the model folder {path} cannot be read: {error.strerror}",
+            "make it readable for this user, or name another",
+        ) from None
     snapshot = _hub_snapshot(model)
     return ModelFacts(
         model,
@@ -92,6 +97,20 @@ def locate(model: str, served_name: str | None = None) -> ModelFacts:
         chat=_has_chat(snapshot) if snapshot else True,
         weights_gib=_weights_gib(snapshot) if snapshot else None,
         config=_config(snapshot) if snapshot else None,
+    )
+
+
+def _local(path: Path, served_name: str | None) -> ModelFacts:
+    here = path.is_dir()
+    if here:
+        next(path.iterdir(), None)  # is it readable?
+    return ModelFacts(
+        str(path),
+        served_name or path.name,
+        str(path) if here else None,
+        chat=_has_chat(path),
+        weights_gib=_weights_gib(path),
+        config=_config(path),
     )
 
 
@@ -109,6 +128,22 @@ def require(model: ModelFacts) -> None:
         _require_folder(Path(model.path))
     elif model.folder is None:
         _require_hub(model.path)
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder holds anything of a tokenizer's; its files have many names."""
+    return any(_TOKENIZER.search(file.name) for file in folder.iterdir())
+
+
+def missing_weights(folder: Path) -> list[str]:
+    """The weight files that a folder's own index names and that are not there; `*` where there are none."""
+    try:
+        index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
+        named = sorted({str(name) for name in index["weight_map"].values()})
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        named = []
+    has_some = any(file.suffix in _WEIGHTS for file in folder.iterdir())
+    return [name for name in named if not (folder / name).exists()] if has_some else ["*"]
 
 
 def _looks_like_a_path(model: str) -> bool:

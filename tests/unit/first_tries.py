@@ -74,6 +74,27 @@ TRIES = (
         ("config.json",),
     ),
     Try(
+        "a model folder without a tokenizer and weights",
+        f"up agg {CPU} --model ./m",
+        3,
+        ("m has no tokenizer", "tokenizer.json", "m has no weights", "download the model again"),
+        {"m/config.json": "{}"},
+    ),
+    Try(
+        "a model whose download broke off",
+        f"up agg {CPU} --model ./m",
+        3,
+        ("m lacks model-2.safetensors, of which its index speaks", "download the model again"),
+        {
+            "m/config.json": "{}",
+            "m/tokenizer.json": "{}",
+            "m/model-1.safetensors": "",
+            "m/model.safetensors.index.json": (
+                '{"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}'
+            ),
+        },
+    ),
+    Try(
         "a model of a hub that does not answer",
         f"up agg {CPU} --model some/model",
         3,

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from dynamoctl import doctor
 from dynamoctl.cli import run
-from dynamoctl.host import gpus
+from dynamoctl.host import gpus, models
 from dynamoctl.operations import examine
 from dynamoctl.planner.plan import DeploymentPlan
 from dynamoctl.storage import Finding
@@ -224,6 +224,57 @@ def test_doctor_names_a_models_folder_as_one_writes_it_in_a_shell(monkeypatch: p
     assert examine._where("/home/ada/models/m") == "~/models/m"
     assert examine._where("/srv/models/m") == "/srv/models/m"
     assert "first start" in examine._where(None)
+
+
+# ---- model ----------------------------------------------------------------------------------
+
+
+def model_findings(folder: Path, *engine_args: str, **fields: Any) -> list[str]:
+    model = models.locate(str(folder))
+    made = plan(model_facts=model, mode="disagg", engine_args=engine_args, **fields)
+    return [
+        finding.what.removeprefix(f"the model folder {folder} ")
+        for finding in doctor._model(made, host(), model)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("there", "words", "found"),
+    [
+        ("tokenizer.json model.safetensors", (), []),
+        ("vocab.txt pytorch_model.bin", (), []),
+        ("qwen.tiktoken model.pt", (), []),
+        ("model.gguf", (), []),
+        ("model.safetensors", (), ["has no tokenizer"]),
+        ("model.safetensors", ("--tokenizer", "/elsewhere"), []),
+        ("model.safetensors", ("--skip-tokenizer-init",), []),
+        ("tokenizer.json", (), ["has no weights"]),
+        ("tokenizer.json", ("--load-format", "dummy"), []),
+        ("tokenizer.json", ("--load_format=dummy",), []),
+    ],
+)
+def test_a_model_folder_has_a_tokenizer_and_weights_or_needs_none(
+    tmp_path: Path, there: str, words: tuple[str, ...], found: list[str]
+) -> None:
+    for name in ("config.json", *there.split()):
+        (tmp_path / name).write_text("{}")
+    assert model_findings(tmp_path, *words) == found
+
+
+def test_dynamos_mocker_reads_no_weights(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    assert model_findings(tmp_path, engine="mocker") == ["has no tokenizer"]
+
+
+def test_weights_of_which_some_are_missing_are_named(tmp_path: Path) -> None:
+    for name in ("config.json", "tokenizer.json", "m-3.safetensors"):
+        (tmp_path / name).write_text("{}")
+    index = {"weight_map": {f"layer.{i}": f"m-{i % 6}.safetensors" for i in range(12)}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    lost = "m-0.safetensors, m-1.safetensors, m-2.safetensors and others"
+    assert model_findings(tmp_path) == [f"lacks {lost}, of which its index speaks"]
+    (tmp_path / "model.safetensors.index.json").write_text("[]")
+    assert model_findings(tmp_path) == []
 
 
 # ---- NATS -----------------------------------------------------------------------------------

@@ -19,11 +19,13 @@ from .first_tries import TRIES, Try
 _ESCAPE = re.compile("\x1b")
 
 
-def dynamoctl(folder: Path, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
+def dynamoctl(
+    folder: Path, *words: str, prefix: tuple[str, ...] = (), **environ: str
+) -> subprocess.CompletedProcess[str]:
     kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "VIRTUAL_ENV") if name in os.environ}
     env = {**kept, "HOME": str(folder), "DYNAMOCTL_HOME": str(folder / ".home"), **environ}
     return subprocess.run(
-        [sys.executable, "-m", "dynamoctl", *words],
+        [*prefix, sys.executable, "-m", "dynamoctl", *words],
         cwd=folder,
         env=env,
         capture_output=True,
@@ -36,6 +38,7 @@ def dynamoctl(folder: Path, *words: str, **environ: str) -> subprocess.Completed
 @pytest.mark.parametrize("one", TRIES, ids=lambda one: one.what)
 def test_it_is_told_what_to_do(one: Try, tmp_path: Path) -> None:
     for name, text in one.files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text, encoding="utf-8")
     done = dynamoctl(tmp_path, *shlex.split(one.words), **one.env)
     shown = " ".join((done.stdout + done.stderr).split())

@@ -11,9 +11,9 @@ import pytest
 from dynamoctl.host import gpus
 from dynamoctl.host.processes import MARK, environment_of
 
-from tests.e2e.conftest import Cli, chat, cli
+from tests.e2e.conftest import Cli, chat, cli, model
 
-__all__ = ["cli"]
+__all__ = ["cli", "model"]
 
 
 def visible() -> list[int]:

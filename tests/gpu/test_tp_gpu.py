@@ -48,14 +48,13 @@ SHAPE = {
 
 
 @pytest.fixture
-def shape(tmp_path: Path, cli: Cli) -> Path:
+def shape(tmp_path: Path, cli: Cli, model: None) -> Path:
     """A model folder: the built-in model's tokenizer and this shape."""
     plan = cli("up", "agg", "--model", "smollm2-135m-instruct", "--dry-run", "--json").json
     folder = tmp_path / "shape"
     folder.mkdir()
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        if (Path(plan["model_path"]) / name).exists():
-            shutil.copy(Path(plan["model_path"]) / name, folder)
+        shutil.copy(Path(plan["model_path"]) / name, folder)
     (folder / "config.json").write_text(json.dumps(SHAPE))
     return folder
 

@@ -36,8 +36,8 @@ itself once a second.
 
 **A prefill worker that does not end.** Dynamo 1.4 shuts an engine down when an aggregated or a decode worker
 ends, and leaves a prefill worker's engine to Python, which asks it to end and waits without a limit: some
-seconds on a CPU, and on GPUs most likely the 30 s after which the supervisor killed it. Here it is shut down
-as the others are.
+seconds on a CPU, and on GPUs the 30 s after which the supervisor kills it. Here it is shut down as the others
+are.
 
 **A packed KV cache and LMCache in process.** LMCache 0.5.3 gives back wrong values there; `packed_kv` says
 why, and what is done.

@@ -342,9 +342,11 @@ def _model(plan: DeploymentPlan, _facts: HostFacts, model: ModelFacts) -> list[F
         models.require(model)
     except PreflightError as error:
         return [Finding("error", error.message, error.hint)]
-    if model.builtin or model.folder != model.path:
+    if model.builtin or model.folder is None:
+        return []
+    if model.folder != model.path and not models.nothing_is_fetched():
         return []  # of a hub's model the engine fetches what is missing
-    return _unfinished(plan, Path(model.path))
+    return _unfinished(plan, Path(model.folder))
 
 
 def _unfinished(plan: DeploymentPlan, folder: Path) -> list[Finding]:
@@ -365,7 +367,7 @@ def _unfinished(plan: DeploymentPlan, folder: Path) -> list[Finding]:
         if missing != ["*"]:
             names = ", ".join(missing[:3]) + (" and others" if len(missing) > 3 else "")
             what = f"the model folder {folder} lacks {names}, of which its index speaks"
-        mend = "download the model again: fetched once, its files are not fetched twice"
+        mend = "finish its download (hf download fetches only what is missing)"
         found.append(Finding("error", what, mend))
     return found
 

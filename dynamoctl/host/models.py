@@ -130,6 +130,11 @@ def require(model: ModelFacts) -> None:
         _require_hub(model.path)
 
 
+def nothing_is_fetched() -> bool:
+    """Whether engines are told to take what is in the hub's local cache."""
+    return os.environ.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"}
+
+
 def has_tokenizer(folder: Path) -> bool:
     """Whether a folder holds anything of a tokenizer's; its files have many names."""
     return any(_TOKENIZER.search(file.name) for file in folder.iterdir())
@@ -171,7 +176,7 @@ def _require_hub(model: str) -> None:
         f"name a local folder with --model PATH, or {BUILTIN}, which is built in;"
         " or set HF_ENDPOINT to a mirror that this host reaches"
     )
-    if os.environ.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"}:
+    if nothing_is_fetched():
         raise PreflightError(
             f"model {model} is not in the local hub cache, and HF_HUB_OFFLINE forbids to fetch it",
             "unset HF_HUB_OFFLINE, or " + advice,

@@ -77,14 +77,14 @@ TRIES = (
         "a model folder without a tokenizer and weights",
         f"up agg {CPU} --model ./m",
         3,
-        ("m has no tokenizer", "tokenizer.json", "m has no weights", "download the model again"),
+        ("m has no tokenizer", "tokenizer.json", "m has no weights", "finish its download"),
         {"m/config.json": "{}"},
     ),
     Try(
         "a model whose download broke off",
         f"up agg {CPU} --model ./m",
         3,
-        ("m lacks model-2.safetensors, of which its index speaks", "download the model again"),
+        ("m lacks model-2.safetensors, of which its index speaks", "finish its download"),
         {
             "m/config.json": "{}",
             "m/tokenizer.json": "{}",

@@ -266,6 +266,21 @@ def test_dynamos_mocker_reads_no_weights(tmp_path: Path) -> None:
     assert model_findings(tmp_path, engine="mocker") == ["has no tokenizer"]
 
 
+@pytest.mark.parametrize("offline", ["1", "0"])
+def test_what_the_hubs_cache_lacks_is_an_error_where_nothing_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: str
+) -> None:
+    snapshot = tmp_path / "models--Qwen--Qwen3-0.6B" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    (snapshot / "tokenizer.json").write_text("{}")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", offline)
+    model = models.locate("Qwen/Qwen3-0.6B")
+    found = doctor._model(plan(model_facts=model, mode="agg"), host(), model)
+    assert [one.what for one in found] == [f"the model folder {snapshot} has no weights"] * int(offline)
+
+
 def test_weights_of_which_some_are_missing_are_named(tmp_path: Path) -> None:
     for name in ("config.json", "tokenizer.json", "m-3.safetensors"):
         (tmp_path / name).write_text("{}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -63,6 +64,11 @@ def is_running(identity: Identity) -> bool:
         and int(stat[19]) == identity.start_ticks
         and identity.boot_id == boot_id()
     )
+
+
+def age_s(identity: Identity) -> float:
+    """For how long a process of this boot has been there, seconds."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - identity.start_ticks / os.sysconf("SC_CLK_TCK")
 
 
 def all_pids() -> Iterator[int]:

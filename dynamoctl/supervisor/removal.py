@@ -15,6 +15,7 @@ from pathlib import Path
 
 from dynamoctl.host.processes import (
     Identity,
+    age_s,
     all_pids,
     command_line,
     files_of,
@@ -28,6 +29,9 @@ from dynamoctl.supervisor.process import reap, send
 KILL_PATIENCE_S = 15.0
 # What a resource tracker needs to remove the semaphores of those that were killed; it then ends by itself.
 TRACKER_PATIENCE_S = 3.0
+# A process that has just been forked may be about to become a resource tracker: its command line does not say
+# so yet, and on a busy machine that takes a while.
+_NEW_S = 0.5
 
 # Units go in this order, each group of roles when the one before is gone.
 STOP_ORDER = (("prefill",), ("decode", "agg"), ("cache",), ("frontend",))
@@ -55,6 +59,8 @@ def kill_members(mark: str, leader: Identity | None, found: set[str]) -> list[Id
         trackers = [one for one in left if is_resource_tracker(one.pid)]
         for one in left:
             if one in trackers and passed < TRACKER_PATIENCE_S:
+                continue
+            if passed < _NEW_S and age_s(one) < _NEW_S:
                 continue
             try:
                 send(one, signal.SIGKILL)

@@ -360,14 +360,15 @@ def _unfinished(plan: DeploymentPlan, folder: Path) -> list[Finding]:
                 "copy the model's tokenizer into it (tokenizer.json and tokenizer_config.json, most often)",
             )
         )
-    if plan.engine == "mocker" or _is_given(plan, "--load-format", "--config"):
+    # A frontend alone reads no weights, and neither does the mocker.
+    if not plan.workers or plan.engine == "mocker" or _is_given(plan, "--load-format", "--config"):
         return found
-    if missing := models.missing_weights(folder):
-        what = f"the model folder {folder} has no weights"
-        if missing != ["*"]:
-            names = ", ".join(missing[:3]) + (" and others" if len(missing) > 3 else "")
-            what = f"the model folder {folder} lacks {names}, of which its index speaks"
-        mend = "finish its download (hf download fetches only what is missing)"
+    mend = "finish its download (hf download fetches only what is missing)"
+    if not models.weight_files(folder):
+        found.append(Finding("error", f"the model folder {folder} has no weights", mend))
+    elif missing := models.missing_weights(folder):
+        names = ", ".join(missing[:3]) + (" and others" if len(missing) > 3 else "")
+        what = f"the model folder {folder} lacks {names}, of which its index speaks"
         found.append(Finding("error", what, mend))
     return found
 

@@ -26,8 +26,6 @@ _BUILTIN_GIB = 0.26  # 135 million parameters in 16 bits
 
 # As in tokenizer.json, vocab.txt, tekken.json, spiece.model, qwen.tiktoken. A GGUF has one inside.
 _TOKENIZER = re.compile(r"token|vocab|tekken|sentencepiece|spiece|\.gguf$", re.IGNORECASE)
-# What vLLM's loaders take (0.26).
-_WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".npz", ".tensors"}
 
 # Of its config.json, what the size of its KV cache depends on.
 _BUILTIN_CONFIG = {
@@ -141,14 +139,13 @@ def has_tokenizer(folder: Path) -> bool:
 
 
 def missing_weights(folder: Path) -> list[str]:
-    """The weight files that a folder's own index names and that are not there; `*` where there are none."""
+    """The weight files that a folder's own index names and that are not there."""
     try:
         index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
-        named = sorted({str(name) for name in index["weight_map"].values()})
+        named = {str(name) for name in index["weight_map"].values()}
     except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
-        named = []
-    has_some = any(file.suffix in _WEIGHTS for file in folder.iterdir())
-    return [name for name in named if not (folder / name).exists()] if has_some else ["*"]
+        return []
+    return sorted(name for name in named if not (folder / name).exists())
 
 
 def _looks_like_a_path(model: str) -> bool:
@@ -270,7 +267,7 @@ def _config(folder: Path) -> dict[str, Any] | None:
 
 def weight_files(folder: Path) -> list[Path]:
     """The files that hold a model's weights: safetensors where there are any, as vLLM chooses."""
-    for pattern in ("*.safetensors", "*.bin", "*.gguf"):
+    for pattern in ("*.safetensors", "*.bin", "*.pt", "*.gguf"):
         found = sorted(folder.glob(pattern))
         # Some models hold their weights twice: in shards, and as consolidated.safetensors.
         shards = [file for file in found if not file.name.startswith("consolidated")]

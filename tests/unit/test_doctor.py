@@ -281,6 +281,15 @@ def test_what_the_hubs_cache_lacks_is_an_error_where_nothing_is_fetched(
     assert [one.what for one in found] == [f"the model folder {snapshot} has no weights"] * int(offline)
 
 
+def test_a_host_with_the_frontend_alone_needs_the_tokenizer_alone(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    elsewhere = {"roles": ("frontend",), "discovery": "etcd", "etcd_endpoints": ("http://10.0.0.1:2379",)}
+    alone = {**elsewhere, "advertise": "10.0.0.1"}
+    assert model_findings(tmp_path, **alone) == ["has no tokenizer"]
+    (tmp_path / "tokenizer.json").write_text("{}")
+    assert model_findings(tmp_path, **alone) == []
+
+
 def test_weights_of_which_some_are_missing_are_named(tmp_path: Path) -> None:
     for name in ("config.json", "tokenizer.json", "m-3.safetensors"):
         (tmp_path / name).write_text("{}")

@@ -41,7 +41,7 @@ time.sleep(600)
 """
 
 
-@pytest.fixture(params=[0, 0.3], ids=["", "late"])
+@pytest.fixture(params=[0, 0.3], ids=["at once", "late"])
 def unit(request: pytest.FixtureRequest) -> Iterator[tuple[subprocess.Popen[str], str, Path]]:
     """A unit's first process with its tracker: (process, mark, the file it has made)."""
     mark, name = f"{uuid.uuid4().hex}/worker-0", f"dynamoctl-test-{uuid.uuid4().hex}"
@@ -77,7 +77,10 @@ def test_a_tracker_that_does_not_end_is_killed_too(
     unit: tuple[subprocess.Popen[str], str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     process, mark, _ = unit
-    while not (trackers := [one for one in members(mark) if is_resource_tracker(one.pid)]):
+    for _ in range(200):  # of 0.05 s
+        trackers = [one for one in members(mark) if is_resource_tracker(one.pid)]
+        if trackers:
+            break
         time.sleep(0.05)
     (tracker,) = trackers
     os.kill(tracker.pid, signal.SIGSTOP)

@@ -70,7 +70,7 @@ STATUS_WORDS = {
     "load": "requests and tokens, below; null where nothing was asked",
     "gpus": "one object for each of its GPUs, below; empty where it has none or nothing was asked",
     "remote": "its workers on other hosts, as etcd knows them, each with `component`, `endpoint` and"
-    " `address`; null where etcd does not say",
+    " `address`; null where etcd or the supervisor does not say",
     "error": "why it failed: `code`, `message`, `hint`; or null",
     "warnings": "a list of what should be known but does not stop it",
 }

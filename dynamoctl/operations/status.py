@@ -128,7 +128,7 @@ def _body(
             }
             for gpu, (used, total) in sorted(memory.get("gpus", {}).items(), key=_in_order)
         ],
-        "remote": (seen or {}).get("remote", []),
+        "remote": (seen or {}).get("remote"),
         "error": state.error,
         "warnings": warnings,
     }

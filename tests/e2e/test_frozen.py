@@ -102,6 +102,9 @@ def test_a_frozen_supervisor_does_no_harm(ups: dict[str, Up]) -> None:
         time.sleep(16)
         body = {"model": MODEL, "prompt": "Hello", "max_tokens": 4}
         assert post(f"{up.endpoint}/v1/completions", body)["choices"]
+        shown = up.cli.status(up.name)
+        assert "its supervisor does not answer" in " ".join(shown["warnings"])
+        assert shown["cache"] is shown["transfers"] is shown["load"] is shown["remote"] is None
     finally:
         os.kill(supervisor, signal.SIGCONT)
     wait_for(up.is_ready, 30)

@@ -113,10 +113,9 @@ def states(cli: Cli) -> dict[str, str]:
     return {one["name"]: one["state"] for one in cli.status()["units"]}
 
 
-def remote(cli: Cli) -> list[dict[str, Any]]:
-    found = cli.status()["remote"]
-    assert isinstance(found, list)
-    return found
+def remote(cli: Cli) -> list[dict[str, Any]] | None:
+    found: list[dict[str, Any]] | None = cli.status()["remote"]
+    return found  # None: nobody says it
 
 
 def moved(pair: Pair) -> int:
@@ -152,7 +151,7 @@ class TestMockers:
     def test_each_host_shows_its_units_and_those_of_the_other(self, mocked: Pair) -> None:
         assert states(mocked.here) == {"frontend": "ready", "decode-0": "ready"}
         assert states(mocked.there) == {"prefill-0": "ready"}
-        (prefill,), (decode,) = remote(mocked.here), remote(mocked.there)
+        (prefill,), (decode,) = remote(mocked.here) or (), remote(mocked.there) or ()
         assert (prefill["component"], decode["component"]) == ("prefill", "backend")
         assert prefill["address"].startswith(f"{mocked.second.address}:")
         assert decode["address"].startswith(f"{mocked.first.address}:")

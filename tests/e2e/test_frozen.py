@@ -98,13 +98,14 @@ def test_a_frozen_supervisor_does_no_harm(ups: dict[str, Up]) -> None:
     lines = up.cli.ours(up.name)
     supervisor = next(pid for pid, line in lines.items() if "dynamoctl.supervisor" in line)
     os.kill(supervisor, signal.SIGSTOP)
+    thaw_at = time.monotonic() + 16
     try:
-        time.sleep(16)
-        body = {"model": MODEL, "prompt": "Hello", "max_tokens": 4}
-        assert post(f"{up.endpoint}/v1/completions", body)["choices"]
-        shown = up.cli.status(up.name)
+        shown = up.cli.status(up.name)  # waits for the supervisor, most of the 16 s
         assert "its supervisor does not answer" in " ".join(shown["warnings"])
         assert shown["cache"] is shown["transfers"] is shown["load"] is shown["remote"] is None
+        time.sleep(max(0.0, thaw_at - time.monotonic()))
+        body = {"model": MODEL, "prompt": "Hello", "max_tokens": 4}
+        assert post(f"{up.endpoint}/v1/completions", body)["choices"]
     finally:
         os.kill(supervisor, signal.SIGCONT)
     wait_for(up.is_ready, 30)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import itertools
 import json
 import os
+import random
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dynamoctl.host import models
+from dynamoctl.host import models, ports
 from dynamoctl.host.processes import MARK, all_pids, environment_of, files_of
 
 from tests.e2e import matrix
@@ -133,11 +134,13 @@ def working_folder(pid: int) -> str:
         return ""
 
 
+# Below those that plans take. Those that the kernel hands out can be handed out to another meanwhile.
+_PORTS = itertools.count(random.randrange(10000, 18000))
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Each call gives another."""
+    return next(port for port in _PORTS if ports.can_listen("127.0.0.1", port) is None)
 
 
 def wait_for(what: Callable[[], Any], patience_s: float = 120.0) -> Any:

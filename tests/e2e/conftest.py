@@ -9,6 +9,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dynamoctl.host import models, ports
+from dynamoctl.host import models
 from dynamoctl.host.processes import MARK, all_pids, environment_of, files_of
 
 from tests.e2e import matrix
@@ -134,13 +135,22 @@ def working_folder(pid: int) -> str:
         return ""
 
 
-# Below those that plans take. Those that the kernel hands out can be handed out to another meanwhile.
+# Below those that plans take and those that the kernel hands out.
 _PORTS = itertools.count(random.randrange(10000, 18000))
 
 
 def free_port() -> int:
-    """Each call gives another."""
-    return next(port for port in _PORTS if ports.can_listen("127.0.0.1", port) is None)
+    """Each call gives another.
+
+    It is not bound to try it: a process that another thread starts at that moment has a copy of the socket,
+    and with it the port, until its exec.
+    """
+    return next(port for port in _PORTS if not is_open(port))
+
+
+def is_open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def wait_for(what: Callable[[], Any], patience_s: float = 120.0) -> Any:

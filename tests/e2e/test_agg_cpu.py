@@ -8,7 +8,6 @@ import re
 import select
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,7 +19,17 @@ import pytest
 from dynamoctl.host.processes import all_pids, identify, is_running
 from dynamoctl.state import Folder
 
-from .conftest import Cli, chat, first_on_path, free_port, full_command_line, post, shared_memory, wait_for
+from .conftest import (
+    Cli,
+    chat,
+    first_on_path,
+    free_port,
+    full_command_line,
+    is_open,
+    post,
+    shared_memory,
+    wait_for,
+)
 from .stores import BROKEN_LOADS
 
 pytestmark = [pytest.mark.e2e, pytest.mark.engine, pytest.mark.timeout(600)]
@@ -413,9 +422,7 @@ def test_down_from_another_process_leaves_nothing(up: Up) -> None:
     assert down.code == 0, down.err
     assert up.cli.ours() == {}
     assert not any(is_running(one) for one in identities)
-    for port in ports:
-        with socket.socket() as probe:
-            assert probe.connect_ex(("127.0.0.1", port)) != 0
+    assert not any(is_open(port) for port in ports)
     assert shared_memory() - up.memory_before == set()
     assert [path for path in Path(up.cli.environ["TMPDIR"]).iterdir() if path.is_socket()] == []
     assert not state.store.exists()

@@ -497,6 +497,18 @@ def test_the_best_of_a_sweep_is_set_in_the_toml(calls: list[tuple[str, ...]], tm
     assert path.read_text() == TOML.replace("256", "1024")
 
 
+@pytest.mark.parametrize(("gib", "line"), [(12.0, "cpu_gb = 12"), (0.5, "cpu_gb = 0.5")])
+def test_a_size_of_the_cache_is_set_as_people_write_it(
+    calls: list[tuple[str, ...]], tmp_path: Path, gib: float, line: str
+) -> None:
+    path = tmp_path / "dynamoctl.toml"
+    path.write_text(TOML)
+    watching = comparing.Watching(nobody, nobody, nobody, nobody, nobody)
+    words: Any = (path, {}, [256], [gib], Reuse(), 7, Load(), "reset", 1)
+    tune.tune(*words, write=True, watching=watching)
+    assert [one for one in path.read_text().splitlines() if one not in TOML.splitlines()] == [line]
+
+
 def test_there_must_be_a_toml_with_lmcache_to_tune(tmp_path: Path) -> None:
     path = tmp_path / "off.toml"
     path.write_text("[lmcache]\nenabled = false\n")

@@ -104,10 +104,9 @@ def _best(outcomes: Sequence[Outcome]) -> Outcome | None:
 
 def _values(variant: variants.Variant) -> dict[str, int | float]:
     """As they stand in the TOML: 12, not 12.0."""
-    flags: Mapping[str, float] = variant.flags
     return {
         name.removeprefix("lmcache."): int(value) if value == int(value) else value
-        for name, value in flags.items()
+        for name, value in variant.flags.items()
     }
 
 

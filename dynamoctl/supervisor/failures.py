@@ -12,6 +12,11 @@ from dynamoctl.supervisor.journal import say
 from dynamoctl.supervisor.phases import last_lines
 from dynamoctl.words import duration
 
+_LEASE = (
+    "etcd did not answer it in time, or this host stood still;"
+    " ETCD_LEASE_TTL in [env], in seconds (Dynamo's own: 10), has it outlast more"
+)
+
 
 def died(deployment: Deployment, member: Member) -> NotReadyError:
     """Record a death and say it: which unit, how, its last lines, its log."""
@@ -22,11 +27,13 @@ def died(deployment: Deployment, member: Member) -> NotReadyError:
     deployment.follow(member, "died")
     after = duration(time.time() - member.state.started_at)
     what = f"{name} ended after {after} ({member.state.exit}) while {member.state.phase or 'running'}"
+    hint = ["its last lines:", *(f"  {line}" for line in lines), f"log: {log}"]
+    if member.log is not None and member.log.lost_lease():
+        what += ": its lease in etcd had run out"
+        hint.insert(0, _LEASE)
     say(what, "WARN")
     deployment.save()
-    return NotReadyError(
-        what, "\n".join(["its last lines:", *(f"  {line}" for line in lines), f"log: {log}"])
-    )
+    return NotReadyError(what, "\n".join(hint))
 
 
 def require_all(deployment: Deployment) -> None:

@@ -34,7 +34,10 @@ _PORT_LOST = re.compile(r"System status server startup failed")
 DEGRADED = re.compile(r"operate in degraded mode", re.IGNORECASE)
 # LMCache's compiled kernels did not import (built for another torch, say).
 _NO_KERNELS = re.compile(r"DeviceOps stays on the torch baseline|No compute backend loaded")
+# What a process of Dynamo says before it ends by itself, with exit status 0.
+_LEASE_LOST = re.compile(r"Unable to maintain lease")
 _MOST_BYTES = 4 * 1024 * 1024
+_TAIL_BYTES = 64 * 1024
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
@@ -50,7 +53,7 @@ class LogWatch:
 
     def __init__(self, log: Path) -> None:
         self._log = log
-        self._at = log.stat().st_size if log.exists() else 0
+        self._at = self._began = log.stat().st_size if log.exists() else 0
         self.phase = "importing"
         self.degraded = ""
         self.no_kernels = ""
@@ -81,15 +84,23 @@ class LogWatch:
             if _NO_KERNELS.search(line):
                 self.no_kernels = line.strip()
 
+    def lost_lease(self) -> bool:
+        """Whether its last lines say that its lease in etcd has run out."""
+        return _LEASE_LOST.search(_tail(self._log, self._began)) is not None
+
 
 def last_lines(log: Path, count: int = 12) -> list[str]:
     """The end of a log, without colours and empty lines."""
+    lines = [redact(line.rstrip())[:300] for line in _tail(log).splitlines()]
+    return [line for line in lines if line][-count:]
+
+
+def _tail(log: Path, since: int = 0) -> str:
+    """The end of a log, without colours: what was written from the byte `since` on, unless it was emptied."""
     try:
         with log.open("rb") as file:
-            file.seek(0, 2)
-            file.seek(max(0, file.tell() - 64 * 1024))
-            text = file.read().decode(errors="replace")
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(since if since <= size else 0, size - _TAIL_BYTES))
+            return _ANSI.sub("", file.read().decode(errors="replace"))
     except OSError:
-        return []
-    lines = [redact(_ANSI.sub("", line).rstrip())[:300] for line in text.splitlines()]
-    return [line for line in lines if line][-count:]
+        return ""

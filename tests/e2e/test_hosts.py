@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -21,6 +23,11 @@ pytestmark = [pytest.mark.e2e, pytest.mark.engine, pytest.mark.timeout(900)]
 MODEL = "smollm2-135m-instruct"
 LONG = "The sea is wide and the sky is blue, said the sailor to his cat. " * 20
 API = "http://127.0.0.1:8000"
+
+
+# Dynamo's leases are of 10 s. A machine that runs both hosts and everything else stands still for as long at
+# times, and what has lost its lease ends.
+PATIENT = {"ETCD_LEASE_TTL": "30"}
 
 
 @dataclass
@@ -70,7 +77,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
 @pytest.fixture(scope="class")
 def mocked(pair: Pair) -> Iterator[Pair]:
     """A deployment of mockers."""
-    bring_up(pair, "--engine", "mocker", patience_s=60)
+    bring_up(pair, "--engine", "mocker", patience_s=60, **PATIENT)
     yield pair
     take_down(pair)
 
@@ -79,7 +86,7 @@ def mocked(pair: Pair) -> Iterator[Pair]:
 def served(pair: Pair) -> Iterator[Pair]:
     """The real stack. Both hosts are this machine, and each plans with all of its cores."""
     threads = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
-    bring_up(pair, "--device", "cpu", patience_s=400, **threads)
+    bring_up(pair, "--device", "cpu", patience_s=400, **threads, **PATIENT)
     yield pair
     take_down(pair)
 
@@ -193,6 +200,23 @@ class TestEngines:
         cut_and_mend(served)
         status, answer = served.chat("What is the capital of France?")
         assert (status, "Paris" in answer) == (200, True)
+
+
+def test_a_start_that_stands_still_for_longer_than_its_lease(pair: Pair) -> None:
+    """What is lost then is said, and everything is taken down."""
+    words = pair.words(pair.first, "frontend,decode", "--engine", "mocker", "--timeout", "100")
+    with pair.here.start(*words, ETCD_LEASE_TTL="4") as waiting:
+        wait_for(lambda: "on another host" in phase(pair.here, "frontend") or waiting.poll() is not None)
+        (frontend,) = (one["pid"] for one in pair.here.status()["units"] if one["name"] == "frontend")
+        os.kill(frontend, signal.SIGSTOP)
+        time.sleep(6)
+        os.kill(frontend, signal.SIGCONT)
+        _, err = waiting.communicate(timeout=100)
+    assert waiting.returncode == 4, err
+    assert "error: frontend ended" in err
+    assert "its lease in etcd had run out" in err
+    assert "ETCD_LEASE_TTL in [env]" in err
+    assert pair.here.ours() == {}
 
 
 class TestEtcd:

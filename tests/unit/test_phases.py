@@ -94,6 +94,24 @@ def test_lines_of_an_earlier_start_do_not_count(log: Path) -> None:
     assert (watch.phase, watch.degraded) == ("importing", "")
 
 
+LEASE_LOST = (
+    "\x1b[31mERROR\x1b[0m dynamo_runtime::transports::etcd::lease\x1b[2m:\x1b[0m Unable to maintain lease."
+    " Check etcd server status\n"
+)
+
+
+def test_a_lease_that_has_run_out(log: Path) -> None:
+    watch = LogWatch(log)
+    assert not watch.lost_lease()
+    write(log, "Registering model with endpoint\n")
+    assert not watch.lost_lease()
+    write(log, LEASE_LOST + "Runtime shutdown initiated\n")
+    assert watch.lost_lease()
+    assert not LogWatch(log).lost_lease()  # the start after it
+    log.write_text(LEASE_LOST)
+    assert watch.lost_lease()
+
+
 def test_colours_do_not_hide_a_phase(log: Path) -> None:
     watch = LogWatch(log)
     write(log, "\x1b[36m(Worker pid=1)\x1b[0m INFO Starting \x1b[1mto load model /m\n")

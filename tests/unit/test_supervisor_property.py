@@ -847,6 +847,9 @@ class _Log:
         if one.start.how == "no cache" and self._world.plan.unit(one.unit).is_worker:
             self.degraded = "operate in degraded mode"
 
+    def lost_lease(self) -> bool:
+        return False
+
 
 class _Registrations:
     def __init__(self, world: World) -> None:

@@ -53,8 +53,14 @@ def test_the_exercise_ends_with_the_numbers_that_it_begins_with() -> None:
     assert exercise(300).split()[0] != words[0]
 
 
-def one_worker(second: Sequence[tuple[str, float]], hits: int) -> Callable[[str, Any], str]:
-    """A deployment of one worker that answers the second time as given, with so many tokens of LMCache's."""
+def one_worker(
+    second: Sequence[tuple[str, float]], hits: int, deaf_for: int = 1
+) -> Callable[[str, Any], str]:
+    """A deployment of one worker that answers the second time as given, with so many tokens of LMCache's.
+
+    Args:
+        deaf_for: the questions for which it does not ask LMCache, or LMCache has nothing.
+    """
     asked: list[dict[str, Any]] = []
 
     def events(tokens: Sequence[tuple[str, float]]) -> str:
@@ -71,17 +77,24 @@ def one_worker(second: Sequence[tuple[str, float]], hits: int) -> Callable[[str,
             return events(answer("4", "1") if len(asked) == 1 else second)
         if url.endswith("/engine/flush_cache"):
             return '{"status": "ok"}'
-        found = hits if len(asked) > 1 else 0
+        found = hits if len(asked) > deaf_for else 0
         return f'# TYPE {HITS} counter\n{HITS}{{engine="0"}} {found}.0\n'
 
     return reply
 
 
-def probed(second: Sequence[tuple[str, float]], hits: int, monkeypatch: pytest.MonkeyPatch) -> Probe:
+def probed(
+    second: Sequence[tuple[str, float]],
+    hits: int,
+    monkeypatch: pytest.MonkeyPatch,
+    lmcache_mode: str = "inproc",
+    deaf_for: int = 1,
+) -> Probe:
     monkeypatch.setattr(cache_probe, "_SETTLE_S", 0.0)
-    deployment: DeploymentPlan = plan(1, mode="agg", gpus=(0,))
+    monkeypatch.setattr(cache_probe, "SERVER_HEARTBEAT_S", 0.0)
+    deployment: DeploymentPlan = plan(1, mode="agg", gpus=(0,), lmcache={"mode": lmcache_mode})
 
-    with served(one_worker(second, hits)):
+    with served(one_worker(second, hits, deaf_for)):
         return asyncio.run(cache_probe.run(deployment, 1.2))
 
 
@@ -95,3 +108,14 @@ def test_hits_with_another_answer_are_told_from_hits_with_the_same(monkeypatch: 
 def test_no_hits_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
     nothing = probed(answer("4", "1"), 0, monkeypatch)
     assert (nothing.hit_tokens, nothing.prefix_cache_cleared) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("lmcache_mode", "deaf_for", "hits"), [("mp", 3, 256), ("mp", 4, 0), ("inproc", 3, 0)]
+)
+def test_a_server_gets_a_second_try(
+    lmcache_mode: str, deaf_for: int, hits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two questions each; an engine that has missed a heartbeat does not ask its server for the first two."""
+    probe = probed(answer("4", "1"), 256, monkeypatch, lmcache_mode, deaf_for)
+    assert probe.hit_tokens == hits

@@ -341,7 +341,7 @@ def tune(
 
     _see_to_files(how.output, how.plot)
     workload = across.workload()
-    chunks = [int(one) for one in _numbers("--chunk-sizes", chunk_sizes)]
+    chunks = _chunk_sizes(chunk_sizes)
     common, load = across.common(), how.load()
     with _kept(how) as keep, CompareDisplay(quiet=how.json) as display:
         done = sweep(
@@ -488,11 +488,19 @@ def _see_to_files(output: Path | None, plot: Path | None) -> None:
         plots.require()
 
 
+def _chunk_sizes(given: str) -> list[int]:
+    numbers = _numbers("--chunk-sizes", given)
+    if not numbers or any(one != int(one) for one in numbers):
+        raise SpecError(f"--chunk-sizes: '{given}' are no whole numbers", "as in: --chunk-sizes 128,256")
+    return [int(one) for one in numbers]
+
+
 def _numbers(flag: str, given: str) -> list[float]:
+    """Each of them once."""
     try:
         numbers = [float(word) for word in given.split(",") if word.strip()]
     except ValueError:
         numbers = [0.0]
     if any(not 0 < one < 1e9 for one in numbers):
         raise SpecError(f"{flag}: '{given}' are no numbers above 0", f"as in: {flag} 128,256")
-    return numbers
+    return list(dict.fromkeys(numbers))

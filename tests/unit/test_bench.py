@@ -509,6 +509,33 @@ def test_a_size_of_the_cache_is_set_as_people_write_it(
     assert [one for one in path.read_text().splitlines() if one not in TOML.splitlines()] == [line]
 
 
+@pytest.mark.parametrize("sizes", ["", ",", "256.5", "0.5", "0", "-1", "many", "nan"])
+def test_chunk_sizes_are_whole_numbers(
+    calls: list[tuple[str, ...]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    sizes: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dynamoctl.toml").write_text(TOML)
+    assert cli.run(["bench", "tune", f"--chunk-sizes={sizes}"]) == 2
+    shown = capsys.readouterr().err
+    assert f"--chunk-sizes: '{sizes}' are no" in shown
+    assert "as in: --chunk-sizes 128,256" in shown
+    assert calls == []
+    assert (tmp_path / "dynamoctl.toml").read_text() == TOML
+
+
+def test_a_chunk_size_that_is_named_twice_is_tried_once(
+    calls: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dynamoctl.toml").write_text(TOML)
+    assert cli.run(["bench", "tune", "--chunk-sizes", "256,256.0", "--no-write"]) == 0
+    assert [call[0] for call in calls] == ["up", "bench", "down"]
+
+
 def test_there_must_be_a_toml_with_lmcache_to_tune(tmp_path: Path) -> None:
     path = tmp_path / "off.toml"
     path.write_text("[lmcache]\nenabled = false\n")

@@ -16,7 +16,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -162,6 +162,17 @@ def wait_for(what: Callable[[], Any], patience_s: float = 120.0) -> Any:
             return value
         assert time.monotonic() < deadline, f"still {value!r} after {patience_s} s"
         time.sleep(0.2)
+
+
+def freeze(pids: Collection[int], seconds: float) -> None:
+    """Units, each a process group of its own, stand still for so long, and go on."""
+    try:
+        for pid in pids:
+            os.killpg(pid, signal.SIGSTOP)
+        time.sleep(seconds)
+    finally:
+        for pid in pids:
+            os.killpg(pid, signal.SIGCONT)
 
 
 def post(url: str, body: dict[str, Any]) -> dict[str, Any]:

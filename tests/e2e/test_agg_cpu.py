@@ -10,7 +10,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -24,6 +23,7 @@ from .conftest import (
     chat,
     first_on_path,
     free_port,
+    freeze,
     full_command_line,
     is_open,
     post,
@@ -314,11 +314,7 @@ def test_a_cache_server_that_is_killed_comes_back_and_hits_again(up: Up) -> None
 def test_an_engine_that_was_frozen_goes_on(up: Up) -> None:
     """By itself it would have lost its registration after 10 s, and served nobody for good."""
     before = {unit["name"]: unit["pid"] for unit in up.cli.status()["units"]}
-    os.killpg(before["worker-0"], signal.SIGSTOP)
-    try:
-        time.sleep(16)
-    finally:
-        os.killpg(before["worker-0"], signal.SIGCONT)
+    freeze([before["worker-0"]], 16)
     assert "Paris" in chat(up.endpoint, MODEL, "What is the capital of France?")
     assert {unit["name"]: unit["pid"] for unit in up.cli.status()["units"]} == before
     assert up.cli.status()["state"] == "ready"

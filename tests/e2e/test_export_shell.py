@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -123,7 +124,9 @@ def test_a_taken_port_is_told_before_anything_starts(cli: Cli, tmp_path: Path) -
     with socket.socket() as other:
         other.bind(("127.0.0.1", port))
         other.listen()
+        began = time.monotonic()
         with running(file) as script:
             assert f"port {port} is taken" in until(script, "error")[-1]
             assert script.wait(timeout=30) == 1
+        assert time.monotonic() - began < 10
     assert not (tmp_path / "default-logs").exists()

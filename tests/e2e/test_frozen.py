@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import Cli, chat, free_port, post, wait_for
+from .conftest import Cli, chat, free_port, freeze, post, wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.engine, pytest.mark.timeout(300)]
 
@@ -63,18 +63,6 @@ def ups(cli: Cli) -> Iterator[dict[str, Up]]:
     assert cli.ours() == {}
 
 
-def freeze(up: Up, names: list[str], seconds: float) -> None:
-    """Each unit is a process group of its own."""
-    pids = [up.units()[name]["pid"] for name in names]
-    try:
-        for pid in pids:
-            os.killpg(pid, signal.SIGSTOP)
-        time.sleep(seconds)
-    finally:
-        for pid in pids:
-            os.killpg(pid, signal.SIGCONT)
-
-
 @pytest.mark.fault(
     "SIGSTOP to any unit for 5 or 16 s", "keeps its registration; it serves again when it goes on"
 )
@@ -83,7 +71,7 @@ def freeze(up: Up, names: list[str], seconds: float) -> None:
 def test_a_frozen_unit_goes_on(ups: dict[str, Up], name: str, seconds: float) -> None:
     up = ups["in-turn"]
     before = up.units()
-    freeze(up, [name], seconds)
+    freeze([before[name]["pid"]], seconds)
     wait_for(up.answers, 20)
     after = up.units()
     assert {name: unit["pid"] for name, unit in after.items()} == {
@@ -118,7 +106,7 @@ def test_a_frozen_supervisor_does_no_harm(ups: dict[str, Up]) -> None:
 def test_all_of_them_frozen_for_a_minute_go_on(ups: dict[str, Up]) -> None:
     up = ups["minute"]
     before = up.units()
-    freeze(up, list(before), 60)
+    freeze([unit["pid"] for unit in before.values()], 60)
     wait_for(up.answers, 20)
     assert [unit["pid"] for unit in up.units().values()] == [unit["pid"] for unit in before.values()]
     assert [unit["restarts"] for unit in up.units().values()] == [0, 0, 0]

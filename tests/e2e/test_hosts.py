@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -17,15 +16,13 @@ import pytest
 from dynamoctl.etcd import CERTIFICATES
 
 from . import hosts
-from .conftest import Cli, cleanly, wait_for
+from .conftest import Cli, cleanly, freeze, wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.engine, pytest.mark.timeout(900)]
 
 MODEL = "smollm2-135m-instruct"
 LONG = "The sea is wide and the sky is blue, said the sailor to his cat. " * 20
 API = "http://127.0.0.1:8000"
-
-
 # Dynamo's leases are of 10 s. A machine that runs both hosts and everything else stands still for as long at
 # times, and what has lost its lease ends.
 PATIENT = {"ETCD_LEASE_TTL": "30"}
@@ -96,7 +93,7 @@ def bring_up(pair: Pair, *more: str, patience_s: float, **env: str) -> None:
     """The host with the frontend starts first, and waits for the other."""
     first = pair.words(pair.first, "frontend,decode", "--timeout", str(patience_s), *more)
     with pair.here.start(*first, **env) as waiting:
-        wait_for(lambda: "on another host" in phase(pair.here, "frontend") or waiting.poll() is not None)
+        until_it_waits(pair, waiting)
         words = pair.words(pair.second, "prefill", "--timeout", str(patience_s), *more)
         other = pair.there(*words, patience_s=patience_s, **env)
         out, err = waiting.communicate(timeout=patience_s)
@@ -105,6 +102,11 @@ def bring_up(pair: Pair, *more: str, patience_s: float, **env: str) -> None:
     assert waiting.returncode == 0, err
     assert "waiting for prefill on another host" in err
     assert API in out
+
+
+def until_it_waits(pair: Pair, starting: subprocess.Popen[str]) -> None:
+    """Until the host with the frontend waits for the other, or has ended."""
+    wait_for(lambda: "on another host" in phase(pair.here, "frontend") or starting.poll() is not None)
 
 
 def take_down(pair: Pair) -> None:
@@ -231,11 +233,8 @@ def test_a_start_that_stands_still_for_longer_than_its_lease(pair: Pair) -> None
     """What is lost then is said, and everything is taken down."""
     words = pair.words(pair.first, "frontend,decode", "--engine", "mocker", "--timeout", "100")
     with pair.here.start(*words, ETCD_LEASE_TTL="4") as waiting:
-        wait_for(lambda: "on another host" in phase(pair.here, "frontend") or waiting.poll() is not None)
-        (frontend,) = (one["pid"] for one in pair.here.status()["units"] if one["name"] == "frontend")
-        os.kill(frontend, signal.SIGSTOP)
-        time.sleep(6)
-        os.kill(frontend, signal.SIGCONT)
+        until_it_waits(pair, waiting)
+        freeze([one["pid"] for one in pair.here.status()["units"] if one["name"] == "frontend"], 6)
         _, err = waiting.communicate(timeout=100)
     assert waiting.returncode == 4, err
     assert "error: frontend ended" in err

@@ -280,6 +280,15 @@ A = "1"
 """
 
 
+@pytest.fixture
+def toml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's file, in the folder in which the commands run."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "dynamoctl.toml"
+    path.write_text(TOML)
+    return path
+
+
 def test_a_toml_keeps_all_but_the_keys_that_are_set() -> None:
     edited = toml_edit.with_lmcache(TOML, {"chunk_size": 512})
     assert edited == TOML.replace("256", "512")
@@ -423,12 +432,10 @@ def test_what_was_measured_is_not_lost_when_it_is_broken_off(
     calls: list[tuple[str, ...]],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
+    toml: Path,
     words: tuple[str, ...],
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "dynamoctl.toml").write_text(TOML)
-    file = tmp_path / "so-far.json"
+    file = toml.parent / "so-far.json"
 
     def measure(name: str, *_: Any) -> Bench:
         if name == "bench-2":
@@ -447,7 +454,7 @@ def test_what_was_measured_is_not_lost_when_it_is_broken_off(
         "error: interrupted",
     ]
     assert calls[-1] == ("down", "bench-2")
-    assert (tmp_path / "dynamoctl.toml").read_text() == TOML
+    assert toml.read_text() == TOML
     assert cli.run(["bench", "show", str(file)]) == 1
     shown = capsys.readouterr()
     assert "0.500" in shown.out
@@ -485,53 +492,39 @@ def test_what_was_measured_is_shown_where_it_cannot_be_written(
         assert f"cannot write {file}: No such file or directory" in shown.err
 
 
-def test_the_best_of_a_sweep_is_set_in_the_toml(calls: list[tuple[str, ...]], tmp_path: Path) -> None:
-    path = tmp_path / "dynamoctl.toml"
-    path.write_text(TOML)
+def test_the_best_of_a_sweep_is_set_in_the_toml(calls: list[tuple[str, ...]], toml: Path) -> None:
     watching = comparing.Watching(nobody, nobody, nobody, nobody, nobody)
-    words: Any = (path, {}, [1024, 128], [], Reuse(), 7, Load(), "reset", 1)
+    words: Any = (toml, {}, [1024, 128], [], Reuse(), 7, Load(), "reset", 1)
     assert tune.tune(*words, write=False, watching=watching).written is False
-    assert path.read_text() == TOML
+    assert toml.read_text() == TOML
     done = tune.tune(*words, write=True, watching=watching)
     assert (done.best, done.values, done.written) == ("chunk-1024", {"chunk_size": 1024}, True)
-    assert path.read_text() == TOML.replace("256", "1024")
+    assert toml.read_text() == TOML.replace("256", "1024")
 
 
 @pytest.mark.parametrize(("gib", "line"), [(12.0, "cpu_gb = 12"), (0.5, "cpu_gb = 0.5")])
 def test_a_size_of_the_cache_is_set_as_people_write_it(
-    calls: list[tuple[str, ...]], tmp_path: Path, gib: float, line: str
+    calls: list[tuple[str, ...]], toml: Path, gib: float, line: str
 ) -> None:
-    path = tmp_path / "dynamoctl.toml"
-    path.write_text(TOML)
     watching = comparing.Watching(nobody, nobody, nobody, nobody, nobody)
-    words: Any = (path, {}, [256], [gib], Reuse(), 7, Load(), "reset", 1)
+    words: Any = (toml, {}, [256], [gib], Reuse(), 7, Load(), "reset", 1)
     tune.tune(*words, write=True, watching=watching)
-    assert [one for one in path.read_text().splitlines() if one not in TOML.splitlines()] == [line]
+    assert [one for one in toml.read_text().splitlines() if one not in TOML.splitlines()] == [line]
 
 
 @pytest.mark.parametrize("sizes", ["", ",", "256.5", "0.5", "0", "-1", "many", "nan"])
 def test_chunk_sizes_are_whole_numbers(
-    calls: list[tuple[str, ...]],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-    sizes: str,
+    calls: list[tuple[str, ...]], capsys: pytest.CaptureFixture[str], toml: Path, sizes: str
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "dynamoctl.toml").write_text(TOML)
     assert cli.run(["bench", "tune", f"--chunk-sizes={sizes}"]) == 2
     shown = capsys.readouterr().err
     assert f"--chunk-sizes: '{sizes}' are no" in shown
     assert "as in: --chunk-sizes 128,256" in shown
     assert calls == []
-    assert (tmp_path / "dynamoctl.toml").read_text() == TOML
+    assert toml.read_text() == TOML
 
 
-def test_a_chunk_size_that_is_named_twice_is_tried_once(
-    calls: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "dynamoctl.toml").write_text(TOML)
+def test_a_chunk_size_that_is_named_twice_is_tried_once(calls: list[tuple[str, ...]], toml: Path) -> None:
     assert cli.run(["bench", "tune", "--chunk-sizes", "256,256.0", "--no-write"]) == 0
     assert [call[0] for call in calls] == ["up", "bench", "down"]
 

@@ -107,8 +107,11 @@ def scripted(home: Path, words: list[str]) -> Times:
         for process in running:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(60)
-            # What a script forgets: the engine's own children.
+            # What a script forgets: the engine's own children. Ending by themselves they clear shared memory.
             with contextlib.suppress(ProcessLookupError):
+                for _ in range(100):
+                    os.killpg(process.pid, 0)
+                    time.sleep(0.1)
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     return times

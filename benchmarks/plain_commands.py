@@ -18,26 +18,22 @@ import argparse
 import asyncio
 import contextlib
 import json
-import os
-import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from command import run, split
-from dynamoctl import cache_probe, observe, probes
+from dynamoctl import cache_probe, observe
 from dynamoctl.bench import comparison, results, workloads
 from dynamoctl.bench.results import Counted, Measured
 from dynamoctl.bench.workloads import Workload
 from dynamoctl.operations.load_generators import Load, send
 from dynamoctl.planner.plan import DeploymentPlan
-from start_order import asked, at_home, until
+from start_order import at_home, plain
 
 SETTLE_S = 1.0
 Started = Callable[[Path, list[str]], AbstractContextManager[DeploymentPlan]]
@@ -53,38 +49,6 @@ def managed(home: Path, words: list[str]) -> Iterator[DeploymentPlan]:
         yield DeploymentPlan.from_json(body["plan"])
     finally:
         run(at_home(home), "down", "--json")
-
-
-@contextlib.contextmanager
-def plain(home: Path, words: list[str]) -> Iterator[DeploymentPlan]:
-    """The same command lines, one after another, with nobody who watches them."""
-    own, engine = split(words)
-    plan = DeploymentPlan.from_json(run(at_home(home), "up", *own, "--dry-run", "--json", *engine))
-    Path(plan.store).mkdir(parents=True, exist_ok=True)
-    running: list[subprocess.Popen[bytes]] = []
-    try:
-        for unit in plan.units:
-            work = home / "plain" / unit.name
-            work.mkdir(parents=True, exist_ok=True)
-            environ = {k: v for k, v in os.environ.items() if k not in unit.unset} | dict(unit.env)
-            with (work / "log").open("wb") as log:
-                process = subprocess.Popen(
-                    unit.argv, env=environ, cwd=work, stdout=log, stderr=log, start_new_session=True
-                )
-            running.append(process)
-            until(partial(asked, probes.gate_is_open, unit.gate), process)
-        until(partial(asked, probes.complete, plan.endpoint, plan.model), running[0])
-        yield plan
-    finally:
-        for process in reversed(running):
-            process.send_signal(signal.SIGTERM)
-        for process in running:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(60)
-            # What a script forgets: the engine's own children.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
 
 
 def measured(plan: DeploymentPlan, workload: Workload, seed: int, load: Load) -> list[Measured]:

@@ -25,14 +25,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from command import LIMIT_S, run, split
 from dynamoctl import probes
-from dynamoctl.planner.plan import Gate
+from dynamoctl.planner.plan import DeploymentPlan
 
 VARIANTS = ("first", "ordered", "overlapped", "script")
 Times = dict[str, float]
@@ -77,30 +77,38 @@ def until(done: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
         time.sleep(0.4)
 
 
-def scripted(home: Path, words: list[str]) -> Times:
-    """The times of the same command lines, one after another."""
+@contextlib.contextmanager
+def plain(home: Path, words: list[str], times: Times | None = None) -> Iterator[DeploymentPlan]:
+    """The command lines of `up`'s plan, one after another, with nobody who watches them.
+
+    Args:
+        home: where the deployment is kept, and each unit's working folder and log.
+        words: up's arguments.
+        times: gets the seconds of each unit, of all gates and to the first completion.
+    """
+    times = {} if times is None else times
     own, engine = split(words)
-    plan = run(at_home(home), "up", *own, "--start", "ordered", "--dry-run", "--json", *engine)
-    Path(plan["store"]).mkdir(parents=True, exist_ok=True)
+    plan = DeploymentPlan.from_json(run(at_home(home), "up", *own, "--dry-run", "--json", *engine))
+    Path(plan.store).mkdir(parents=True, exist_ok=True)
     running: list[subprocess.Popen[bytes]] = []
-    times: Times = {}
     first = time.monotonic()
     try:
-        for unit in plan["units"]:
-            work = home / "script" / unit["name"]
+        for unit in plan.units:
+            work = home / "plain" / unit.name
             work.mkdir(parents=True, exist_ok=True)
-            environ = {k: v for k, v in os.environ.items() if k not in unit["unset"]} | unit["env"]
+            environ = {k: v for k, v in os.environ.items() if k not in unit.unset} | dict(unit.env)
             began = time.monotonic()
             with (work / "log").open("wb") as log:
                 process = subprocess.Popen(
-                    unit["argv"], env=environ, cwd=work, stdout=log, stderr=log, start_new_session=True
+                    unit.argv, env=environ, cwd=work, stdout=log, stderr=log, start_new_session=True
                 )
             running.append(process)
-            until(partial(asked, probes.gate_is_open, Gate(**unit["gate"])), process)
-            times[unit["name"]] = time.monotonic() - began
+            until(partial(asked, probes.gate_is_open, unit.gate), process)
+            times[unit.name] = time.monotonic() - began
         times["all gates"] = time.monotonic() - first
-        until(partial(asked, probes.complete, plan["endpoint"], plan["model"]), running[0])
+        until(partial(asked, probes.complete, plan.endpoint, plan.model), running[0])
         times["proven"] = time.monotonic() - first
+        yield plan
     finally:
         for process in reversed(running):
             process.send_signal(signal.SIGTERM)
@@ -114,7 +122,14 @@ def scripted(home: Path, words: list[str]) -> Times:
                     time.sleep(0.1)
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-    return times
+
+
+def scripted(home: Path, words: list[str]) -> Times:
+    """The times of the same command lines, one after another."""
+    own, engine = split(words)
+    times: Times = {}
+    with plain(home, [*own, "--start", "ordered", *engine], times):
+        return times
 
 
 def table(results: list[tuple[str, Times]]) -> str:

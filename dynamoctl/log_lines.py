@@ -58,6 +58,8 @@ _PROCESS = re.compile(r"(?:\(\w+ pid=\d+\) |\[rank\d+\]:? ?)+")
 # The rest of a message that began on a line before.
 _REST = ("", " ", "\t")
 _TRACEBACK = "Traceback (most recent call last):"
+# A file's time is the kernel's at its last tick (inode_set_ctime_current): 10 ms where HZ is 100.
+_TICK_S = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +96,8 @@ def read(line: str, latest: float) -> Said:
     """What a line without colours says of itself.
 
     Args:
-        latest: when its file was written last, seconds since the epoch. No line is younger, and where a time
-            has no year, it is the last one before this.
+        latest: when its file was written last, seconds since the epoch. No line is younger, but for a tick of
+            the kernel's, and where a time has no year, it is the last one before this.
     """
     process = _PROCESS.match(line)
     begin = process.end() if process else 0
@@ -145,7 +147,9 @@ def _said(found: re.Match[str], latest: float) -> Said:
         if groups.get(group):
             level, span = LEVELS[name], found.span(group)
     at = _time(groups, latest)
-    return Said(None if at is None else min(at, latest), level, span)
+    if at is not None and at > latest + _TICK_S:
+        at = latest
+    return Said(at, level, span)
 
 
 def _time(groups: dict[str, str | None], latest: float) -> float | None:

@@ -160,6 +160,11 @@ def test_no_line_is_younger_than_its_file() -> None:
     assert read("2026-12-24T00:00:00Z INFO x: y", LATEST).at == LATEST
 
 
+def test_a_line_keeps_its_time_where_its_file_has_that_of_the_tick_before() -> None:
+    written = utc("2026-11-25T10:00:00.995")
+    assert read("2026-11-25T10:00:01.000Z INFO x: y", written).at == utc("2026-11-25T10:00:01")
+
+
 def carried(*lines: str) -> list[tuple[float | None, int | None]]:
     carry = Carry()
     found = []

@@ -5,6 +5,9 @@ it after 10 s without (Dynamo 1.4). A process that is frozen or starved for that
 when it goes on: it lives and serves nobody. A dead one stays listed for those 10 s, and each request that is
 sent to it fails. So the supervisor, which knows who lives, touches the files of the living, puts back what
 was removed all the same, and removes those of the dead at once.
+
+Where the supervisor has not touched a file for 10 s, being starved as well, or where a clock jumped, the file
+has expired and is put back at once. Otherwise its process may have removed it, and leaves in peace.
 """
 
 from __future__ import annotations
@@ -21,8 +24,10 @@ from typing import Any
 
 from dynamoctl.host.processes import Identity, is_running, listeners
 
-# A worker that leaves in peace removes its files itself, and ends some seconds later.
+# Dynamo's limit (1.4). A worker that leaves in peace removes its files itself, and has ended by then.
 PUT_BACK_S = 10.0
+# The time since the host's start, and that of the day, by which Dynamo judges a file's: either may jump.
+_Clocks = tuple[float, float]
 # In a file's name, between the parts of its key; the last part is the id of an instance or a channel.
 _SLASH = "%2F"
 
@@ -31,13 +36,17 @@ _SLASH = "%2F"
 class _Registration:
     text: str
     owner: Identity
-    missing_since: float | None = None
+    touched: _Clocks
+
+
+def _clocks() -> _Clocks:
+    return time.monotonic(), time.time()
 
 
 class Registrations:
     """What the units of one deployment have registered, and who they are. Safe to use from threads."""
 
-    def __init__(self, store: Path, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, store: Path, now: Callable[[], _Clocks] = _clocks) -> None:
         self._store = store
         self._now = now
         self._known: dict[Path, _Registration] = {}
@@ -62,10 +71,8 @@ class Registrations:
                 if not lives[known.owner]:
                     self._forget(path)
                 elif _touch(path):
-                    known.missing_since = None
-                elif known.missing_since is None:
-                    known.missing_since = self._now()
-                elif self._now() - known.missing_since >= PUT_BACK_S:
+                    known.touched = self._now()
+                elif self._has_expired(known):
                     made |= self._put_back(path, known.text)
         return made
 
@@ -107,6 +114,10 @@ class Registrations:
             if path.parent.name == "instances" and known.owner in identities
         ]
 
+    def _has_expired(self, known: _Registration) -> bool:
+        passed = (now - then for now, then in zip(self._now(), known.touched, strict=True))
+        return max(passed) >= PUT_BACK_S
+
     def _files(self) -> list[Path]:
         return sorted(self._store.glob("v1/*/*"))
 
@@ -136,13 +147,13 @@ class Registrations:
         for path, (text, body) in new.items():
             port = _port(body)
             if port in there:
-                self._known[path] = _Registration(text, there[port])
+                self._known[path] = _Registration(text, there[port], self._now())
         # A model's card and the like name an instance, and no port.
         owners = {_id(path): known.owner for path, known in self._known.items()}
         for path, (text, body) in new.items():
             owner = owners.get(_instance(path, body))
             if path not in self._known and owner is not None:
-                self._known[path] = _Registration(text, owner)
+                self._known[path] = _Registration(text, owner, self._now())
         self._all_read &= new.keys() <= self._known.keys()
 
     def _look(self) -> dict[Path, tuple[int, int]]:

@@ -38,6 +38,9 @@ class Up:
     def units(self) -> dict[str, dict[str, Any]]:
         return {unit["name"]: unit for unit in self.cli.status(self.name)["units"]}
 
+    def supervisor(self) -> int:
+        return next(pid for pid, line in self.cli.ours(self.name).items() if "dynamoctl.supervisor" in line)
+
     def is_ready(self) -> bool:
         return bool(self.cli.status(self.name)["state"] == "ready")
 
@@ -83,8 +86,7 @@ def test_a_frozen_unit_goes_on(ups: dict[str, Up], name: str, seconds: float) ->
 @pytest.mark.fault("SIGSTOP to the supervisor for 16 s", "requests go on; ready when it goes on")
 def test_a_frozen_supervisor_does_no_harm(ups: dict[str, Up]) -> None:
     up = ups["in-turn"]
-    lines = up.cli.ours(up.name)
-    supervisor = next(pid for pid, line in lines.items() if "dynamoctl.supervisor" in line)
+    supervisor = up.supervisor()
     os.kill(supervisor, signal.SIGSTOP)
     thaw_at = time.monotonic() + 16
     try:
@@ -97,6 +99,25 @@ def test_a_frozen_supervisor_does_no_harm(ups: dict[str, Up]) -> None:
     finally:
         os.kill(supervisor, signal.SIGCONT)
     wait_for(up.is_ready, 30)
+
+
+@pytest.mark.fault(
+    "SIGSTOP to the supervisor and a worker for 16 s",
+    "puts the worker's registration back at once; it serves again when it goes on",
+)
+def test_a_worker_that_was_frozen_with_its_supervisor_goes_on(ups: dict[str, Up]) -> None:
+    """As where a core of the host stands still: nobody has kept the registration, and it has expired."""
+    up = ups["in-turn"]
+    before = up.units()
+    supervisor = up.supervisor()
+    os.kill(supervisor, signal.SIGSTOP)
+    try:
+        freeze([before["decode-0"]["pid"]], 16)
+    finally:
+        os.kill(supervisor, signal.SIGCONT)
+    wait_for(up.answers, 20)
+    wait_for(up.is_ready, 30)
+    assert [unit["pid"] for unit in up.units().values()] == [unit["pid"] for unit in before.values()]
 
 
 @pytest.mark.fault(
@@ -135,7 +156,7 @@ def test_a_registration_that_nobody_saw(ups: dict[str, Up]) -> None:
     up = ups["store"]
     store = up.cli.home / "deployments" / up.name / "store"
     others = set(store.glob("v1/*/*"))
-    supervisor = next(pid for pid, line in up.cli.ours(up.name).items() if "dynamoctl.supervisor" in line)
+    supervisor = up.supervisor()
     before = up.units()["prefill-0"]
     os.killpg(before["pid"], signal.SIGKILL)
     unseen = wait_for(lambda: (u := up.units()["prefill-0"])["pid"] not in (None, before["pid"]) and u, 60)

@@ -20,11 +20,14 @@ LIVE, DEAD = "105391dec6c547", "fd405ff89e074cce"
 
 
 class Clock:
+    """The time since the host's start, and that of the day."""
+
     def __init__(self) -> None:
         self.now = 1000.0
+        self.day = 1.8e9
 
-    def __call__(self) -> float:
-        return self.now
+    def __call__(self) -> tuple[float, float]:
+        return self.now, self.day + self.now
 
 
 def me() -> list[Identity]:
@@ -145,6 +148,37 @@ def test_what_was_removed_of_the_living_is_put_back(
     assert kept.keep(me) is False
     assert {file.name: json.loads(file.read_text()) for file in store.glob("v1/*/*")} == texts
     assert sorted(store.parent.rglob("*.registration")) == []
+
+
+@pytest.mark.parametrize("jumps", ["now", "day"])
+def test_what_nobody_can_have_touched_for_long_is_put_back_at_once(
+    store: Path, kept: Registrations, clock: Clock, port: int, jumps: str
+) -> None:
+    """Its process and the supervisor were starved together, or the clock was set: it has expired."""
+    worker(store, LIVE, port)
+    kept.keep(me)
+    setattr(clock, jumps, getattr(clock, jumps) + PUT_BACK_S)
+    kept.keep(me)
+    for file in list(store.glob("v1/*/*")):
+        file.unlink()
+    kept.keep(me)
+    assert files(store) == set()
+    setattr(clock, jumps, getattr(clock, jumps) + PUT_BACK_S)
+    kept.keep(me)
+    assert files(store) == all_of(LIVE)
+
+
+def test_a_clock_that_was_set_back_does_not_keep_it_away(
+    store: Path, kept: Registrations, clock: Clock, port: int
+) -> None:
+    worker(store, LIVE, port)
+    kept.keep(me)
+    for file in list(store.glob("v1/*/*")):
+        file.unlink()
+    clock.day -= 3600
+    clock.now += PUT_BACK_S
+    kept.keep(me)
+    assert files(store) == all_of(LIVE)
 
 
 def moved(store: Path, kind: str, name: str, body: dict[str, Any]) -> None:

@@ -1,13 +1,14 @@
 """Dynamo's file discovery, kept true: the living stay registered, the dead do not.
 
-A registration is a file in the deployment's store. Its process touches it every 3.3 s, and anybody removes
-it after 10 s without (Dynamo 1.4). A process that is frozen or starved for that long does not register again
-when it goes on: it lives and serves nobody. A dead one stays listed for those 10 s, and each request that is
-sent to it fails. So the supervisor, which knows who lives, touches the files of the living, puts back what
-was removed all the same, and removes those of the dead at once.
+A registration is a file in the deployment's store. Its process sets the file's time to the present every
+3.3 s, and anybody removes it where that is 10 s ago (Dynamo 1.4). A process that is frozen or starved for
+that long does not register again when it goes on: it lives and serves nobody. A dead one stays listed for
+those 10 s, and each request that is sent to it fails. So the supervisor, which knows who lives, sets the time
+of the living's files, puts back what was removed all the same, and removes those of the dead at once.
 
-Where the supervisor has not touched a file for 10 s, being starved as well, or where a clock jumped, the file
-has expired and is put back at once. Otherwise its process may have removed it, and leaves in peace.
+The supervisor can be starved as well. So the time that it sets is ahead, and mostly it is the last that was
+set. Where it has set none for 10 s, or where a clock jumped, a file that is not there has expired, and is put
+back at once. Otherwise its process may have removed it, and leaves in peace.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ from dynamoctl.host.processes import Identity, is_running, listeners
 
 # Dynamo's limit (1.4). A worker that leaves in peace removes its files itself, and has ended by then.
 PUT_BACK_S = 10.0
+# How far ahead: longer than a core of a host was seen to stand still (20 s). Where the supervisor has died, a
+# living unit takes it back with its own next touch.
+AHEAD_S = 60.0
 # The time since the host's start, and that of the day, by which Dynamo judges a file's: either may jump.
 _Clocks = tuple[float, float]
 # In a file's name, between the parts of its key; the last part is the id of an instance or a channel.
@@ -186,9 +190,10 @@ class Registrations:
 
 
 def _touch(path: Path) -> bool:
-    """False where it is not there (any more)."""
+    """Let it last; False where it is not there (any more)."""
+    ahead = time.time() + AHEAD_S
     try:
-        os.utime(path)
+        os.utime(path, (ahead, ahead))
     except OSError:
         return False
     return True

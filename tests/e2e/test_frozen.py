@@ -103,10 +103,10 @@ def test_a_frozen_supervisor_does_no_harm(ups: dict[str, Up]) -> None:
 
 @pytest.mark.fault(
     "SIGSTOP to the supervisor and a worker for 16 s",
-    "puts the worker's registration back at once; it serves again when it goes on",
+    "the worker keeps its registration or has it back at once; it serves again when it goes on",
 )
 def test_a_worker_that_was_frozen_with_its_supervisor_goes_on(ups: dict[str, Up]) -> None:
-    """As where a core of the host stands still: nobody has kept the registration, and it has expired."""
+    """As where a core of the host stands still: nobody keeps the registration."""
     up = ups["in-turn"]
     before = up.units()
     supervisor = up.supervisor()

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 from dynamoctl.host.processes import Identity, identify
 from dynamoctl.supervisor import registrations
-from dynamoctl.supervisor.registrations import PUT_BACK_S, Registrations
+from dynamoctl.supervisor.registrations import AHEAD_S, PUT_BACK_S, Registrations
 
 LIVE, DEAD = "105391dec6c547", "fd405ff89e074cce"
 
@@ -93,7 +94,8 @@ def test_what_the_living_have_registered_is_touched(store: Path, kept: Registrat
     for file in store.glob("v1/*/*"):
         os.utime(file, (1, 1))
     kept.keep(me)
-    assert min(ages(store)) > 1
+    # Ahead: the supervisor itself may be starved from now on.
+    assert min(ages(store)) > time.time() + AHEAD_S / 2
     assert kept.has_any(me())
     assert not kept.has_any([])
 

@@ -67,16 +67,16 @@ class Registrations:
         Returns:
             Whether a folder had to be made anew: a frontend that watches it sees nothing of it any more.
         """
-        made = False
+        made, now = False, self._now()
         with self._lock:
             self._learn(living)
             lives = {owner: is_running(owner) for owner in {known.owner for known in self._known.values()}}
             for path, known in list(self._known.items()):
                 if not lives[known.owner]:
                     self._forget(path)
-                elif _touch(path):
-                    known.touched = self._now()
-                elif self._has_expired(known):
+                elif _touch(path, now):
+                    known.touched = now
+                elif _has_expired(known, now):
                     made |= self._put_back(path, known.text)
         return made
 
@@ -117,10 +117,6 @@ class Registrations:
             for path, known in self._known.items()
             if path.parent.name == "instances" and known.owner in identities
         ]
-
-    def _has_expired(self, known: _Registration) -> bool:
-        passed = (now - then for now, then in zip(self._now(), known.touched, strict=True))
-        return max(passed) >= PUT_BACK_S
 
     def _files(self) -> list[Path]:
         return sorted(self._store.glob("v1/*/*"))
@@ -189,14 +185,19 @@ class Registrations:
         return missing
 
 
-def _touch(path: Path) -> bool:
+def _touch(path: Path, now: _Clocks) -> bool:
     """Let it last; False where it is not there (any more)."""
-    ahead = time.time() + AHEAD_S
+    _, day = now
+    ahead = day + AHEAD_S
     try:
         os.utime(path, (ahead, ahead))
     except OSError:
         return False
     return True
+
+
+def _has_expired(known: _Registration, now: _Clocks) -> bool:
+    return max(clock - touched for clock, touched in zip(now, known.touched, strict=True)) >= PUT_BACK_S
 
 
 def _id(path: Path) -> str:

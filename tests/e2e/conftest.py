@@ -115,6 +115,10 @@ class Cli:
                 found[pid] = line
         return found
 
+    def supervisor(self, name: str = "default") -> int:
+        """The process of a deployment's supervisor."""
+        return next(pid for pid, line in self.ours(name).items() if "dynamoctl.supervisor" in line)
+
 
 def first_on_path(folder: Path) -> str:
     """A PYTHONPATH on which this folder comes before what is there already."""
@@ -165,7 +169,7 @@ def wait_for(what: Callable[[], Any], patience_s: float = 120.0) -> Any:
 
 
 def freeze(pids: Collection[int], seconds: float) -> None:
-    """Units, each a process group of its own, stand still for so long, and go on."""
+    """Units or supervisors, each a process group of its own, stand still for so long, and go on."""
     try:
         for pid in pids:
             os.killpg(pid, signal.SIGSTOP)

@@ -48,10 +48,6 @@ def down(cli: Cli, name: str) -> None:
     assert cli.ours(name) == {}
 
 
-def supervisor(cli: Cli, name: str) -> int:
-    return next(pid for pid, line in cli.ours(name).items() if "dynamoctl.supervisor" in line)
-
-
 def pids(cli: Cli, name: str) -> dict[str, int]:
     return {unit["name"]: unit["pid"] for unit in cli.status(name)["units"]}
 
@@ -190,7 +186,7 @@ def test_two_downs_at_once(cli: Cli) -> None:
 def killed_altogether(cli: Cli, name: str) -> dict[str, Any]:
     """As a power failure does: nothing has had time to write a word. Gives back the state file."""
     up(cli, name)
-    os.kill(supervisor(cli, name), signal.SIGKILL)
+    os.kill(cli.supervisor(name), signal.SIGKILL)
     for pid in pids(cli, name).values():
         os.killpg(pid, signal.SIGKILL)
     wait_for(lambda: cli.status(name)["state"] == "stopped", 30)
@@ -274,7 +270,7 @@ def test_a_damaged_state_file(cli: Cli, garbage: str) -> None:
 def test_damaged_files_and_no_supervisor(cli: Cli) -> None:
     up(cli, "ruined")
     folder = cli.home / "deployments/ruined"
-    os.kill(supervisor(cli, "ruined"), signal.SIGKILL)
+    os.kill(cli.supervisor("ruined"), signal.SIGKILL)
     for name in ("state.json", "plan.json"):
         (folder / name).write_text("{")
     down(cli, "ruined")
@@ -407,7 +403,7 @@ def test_too_few_descriptors_before_a_start(cli: Cli) -> None:
 @pytest.mark.meanwhile
 def test_a_supervisor_without_descriptors(cli: Cli) -> None:
     up(cli, "starved")
-    pid = supervisor(cli, "starved")
+    pid = cli.supervisor("starved")
     soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     # Fewer than it has: it can open nothing.
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, hard))

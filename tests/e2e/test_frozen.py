@@ -38,9 +38,6 @@ class Up:
     def units(self) -> dict[str, dict[str, Any]]:
         return {unit["name"]: unit for unit in self.cli.status(self.name)["units"]}
 
-    def supervisor(self) -> int:
-        return next(pid for pid, line in self.cli.ours(self.name).items() if "dynamoctl.supervisor" in line)
-
     def is_ready(self) -> bool:
         return bool(self.cli.status(self.name)["state"] == "ready")
 
@@ -86,7 +83,7 @@ def test_a_frozen_unit_goes_on(ups: dict[str, Up], name: str, seconds: float) ->
 @pytest.mark.fault("SIGSTOP to the supervisor for 16 s", "requests go on; ready when it goes on")
 def test_a_frozen_supervisor_does_no_harm(ups: dict[str, Up]) -> None:
     up = ups["in-turn"]
-    supervisor = up.supervisor()
+    supervisor = up.cli.supervisor(up.name)
     os.kill(supervisor, signal.SIGSTOP)
     thaw_at = time.monotonic() + 16
     try:
@@ -109,12 +106,7 @@ def test_a_worker_that_was_frozen_with_its_supervisor_goes_on(ups: dict[str, Up]
     """As where a core of the host stands still: nobody keeps the registration."""
     up = ups["in-turn"]
     before = up.units()
-    supervisor = up.supervisor()
-    os.kill(supervisor, signal.SIGSTOP)
-    try:
-        freeze([before["decode-0"]["pid"]], 16)
-    finally:
-        os.kill(supervisor, signal.SIGCONT)
+    freeze([up.cli.supervisor(up.name), before["decode-0"]["pid"]], 16)
     wait_for(up.answers, 20)
     wait_for(up.is_ready, 30)
     assert [unit["pid"] for unit in up.units().values()] == [unit["pid"] for unit in before.values()]
@@ -156,7 +148,7 @@ def test_a_registration_that_nobody_saw(ups: dict[str, Up]) -> None:
     up = ups["store"]
     store = up.cli.home / "deployments" / up.name / "store"
     others = set(store.glob("v1/*/*"))
-    supervisor = up.supervisor()
+    supervisor = up.cli.supervisor(up.name)
     before = up.units()["prefill-0"]
     os.killpg(before["pid"], signal.SIGKILL)
     unseen = wait_for(lambda: (u := up.units()["prefill-0"])["pid"] not in (None, before["pid"]) and u, 60)

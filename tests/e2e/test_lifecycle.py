@@ -265,8 +265,7 @@ def test_two_ups_at_once_make_one_deployment(cli: Cli) -> None:
 )
 def test_a_dead_supervisor_is_said_and_down_cleans_up(cli: Cli) -> None:
     assert up(cli, "orphaned").code == 0
-    supervisor = next(pid for pid, line in cli.ours("orphaned").items() if "dynamoctl.supervisor" in line)
-    os.kill(supervisor, signal.SIGKILL)
+    os.kill(cli.supervisor("orphaned"), signal.SIGKILL)
     wait_for(lambda: cli.status("orphaned")["state"] == "unsupervised", 30)
     refused = up(cli, "orphaned")
     assert (refused.code, "down -n orphaned" in refused.err) == (3, True)

@@ -86,7 +86,7 @@ def test_a_killed_supervisors_worker_is_taken_down_by_down(
 ) -> None:
     up = cli(*words(free_port()), patience_s=800)
     assert up.code == 0, up.err
-    os.kill(next(pid for pid, line in cli.ours().items() if "dynamoctl.supervisor" in line), signal.SIGKILL)
+    os.kill(cli.supervisor(), signal.SIGKILL)
     assert cli.status()["state"] == "unsupervised"
     assert used() > before + 1000
     down = cli("down")
@@ -116,7 +116,7 @@ def test_a_worker_that_is_killed_while_it_loads(
 def test_a_supervisor_that_is_killed_while_its_worker_loads(
     cli: Cli, nothing_is_left: None, loading: subprocess.Popen[str]
 ) -> None:
-    os.kill(next(pid for pid, line in cli.ours().items() if "dynamoctl.supervisor" in line), signal.SIGKILL)
+    os.kill(cli.supervisor(), signal.SIGKILL)
     loading.communicate(timeout=120)
     assert loading.returncode == 4
     assert cli.ours()

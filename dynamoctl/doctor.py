@@ -19,7 +19,7 @@ from dynamoctl.errors import PreflightError
 from dynamoctl.facts import HostFacts, ModelFacts
 from dynamoctl.host import gpus, models, ports, processes
 from dynamoctl.known_sets import KNOWN_SETS
-from dynamoctl.planner.memory import utilization
+from dynamoctl.planner.arguments import DEFAULT_UTILIZATION, utilization
 from dynamoctl.planner.plan import DeploymentPlan
 from dynamoctl.planner.secrets import redact
 from dynamoctl.storage import Finding
@@ -30,8 +30,6 @@ MEMORY_WARNING = 0.7
 # Open files of one process. vLLM asks for 65,535; an idle worker on a CPU has some hundred.
 DESCRIPTORS_WARNING = 4096
 DESCRIPTORS_ERROR = 512
-# vLLM's own default for --gpu-memory-utilization (0.26).
-DEFAULT_UTILIZATION = 0.92
 # What the processes of an engine and NCCL share in /dev/shm; a container has 64 MiB unless told otherwise.
 SHARED_MEMORY_GIB = 1.0
 # The driver's version of CUDA, as NVML has it, that torch 2.11's build for CUDA 13 needs.

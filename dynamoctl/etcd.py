@@ -1,6 +1,7 @@
 """An etcd that somebody runs: does it answer, and who is registered in it? By its HTTP gateway (etcd 3.4 on).
 
-It is read, and leases are ended; nothing is written.
+It is read, and leases are ended. Nothing is written but what a process of Dynamo had registered, taken out,
+and put back as it was.
 
 One attempt each, which blocks for some seconds at most. Name, password and certificates are what Dynamo
 reads: ETCD_AUTH_USERNAME and ETCD_AUTH_PASSWORD, or ETCD_AUTH_CA, ETCD_AUTH_CLIENT_CERT and
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dynamoctl.errors import PreflightError
+from dynamoctl.errors import DynamoctlError, PreflightError
 
 if TYPE_CHECKING:
     import httpx2
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 TIMEOUT_S = 3.0
 CERTIFICATES = ("ETCD_AUTH_CA", "ETCD_AUTH_CLIENT_CERT", "ETCD_AUTH_CLIENT_KEY")
 _BEGIN = "-----BEGIN"
+# What every key of Dynamo's discovery begins with (1.4).
+_ROOT = b"v1/"
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ class Etcd:
                 # Text in 3.4, a boolean in others.
                 healthy = str(body.get("health")).lower() == "true"
                 return healthy, "" if healthy else "it is not healthy: it may have no leader"
-            self._range(b"v1/", 1)
+            self._range(_ROOT, 1)
         except _NoAnswerError as error:
             return False, str(error)
         return True, ""
@@ -96,7 +99,7 @@ class Etcd:
     def instances(self, namespace: str) -> list[Instance] | None:
         """Who is registered in a namespace of Dynamo's; None where it does not say."""
         try:
-            values = [value for value, _ in self._range(_instances(namespace))]
+            values = [value for _, value, _ in self._range(_instances(namespace))]
         except _NoAnswerError:
             return None
         return sorted(filter(None, map(_instance, values)), key=lambda one: (one.component, one.address))
@@ -104,10 +107,10 @@ class Etcd:
     def leases(self, namespace: str) -> dict[str, str]:
         """Lease -> address of who is registered in a namespace; none where it does not say."""
         try:
-            pairs = self._range(_instances(namespace))
+            entries = self._range(_instances(namespace))
         except _NoAnswerError:
             return {}
-        found = {lease: _instance(value) for value, lease in pairs if lease not in ("", "0")}
+        found = {lease: _instance(value) for _, value, lease in entries if lease not in ("", "0")}
         return {lease: one.address for lease, one in found.items() if one is not None}
 
     def revoke(self, lease: str) -> None:
@@ -115,14 +118,49 @@ class Etcd:
         with suppress(_NoAnswerError):
             self._first("POST", "/v3/lease/revoke", {"ID": lease}, self._token())
 
-    def _range(self, prefix: bytes, limit: int = 0) -> list[tuple[bytes, str]]:
-        """The value of each key that begins so, and its lease, or an empty text."""
+    def take_out(self, lease: str) -> dict[bytes, bytes]:
+        """Delete what is registered under a lease, and leave the lease. Returns key -> value.
+
+        Raises:
+            DynamoctlError: etcd does not say what there is. A key that it does not delete is not in what is
+                returned.
+        """
+        taken: dict[bytes, bytes] = {}
+        try:
+            own = {key: value for key, value, its in self._range(_ROOT) if its == lease}
+            for key, value in own.items():
+                self._first("POST", "/v3/kv/deleterange", {"key": _text(key)}, self._token())
+                taken[key] = value
+        except _NoAnswerError as error:
+            if not taken:
+                raise DynamoctlError(f"etcd: {error}") from None
+        return taken
+
+    def put_back(self, lease: str, entries: Mapping[bytes, bytes]) -> None:
+        """Register again what was taken out.
+
+        Raises:
+            DynamoctlError: etcd does not answer, or the lease has run out.
+        """
+        try:
+            for key, value in entries.items():
+                body = {"key": _text(key), "value": _text(value), "lease": lease}
+                self._first("POST", "/v3/kv/put", body, self._token())
+        except _NoAnswerError as error:
+            raise DynamoctlError(f"etcd: {error}") from None
+
+    def _range(self, prefix: bytes, limit: int = 0) -> list[tuple[bytes, bytes, str]]:
+        """Each key that begins so, its value, and its lease or an empty text."""
         end = prefix[:-1] + bytes([prefix[-1] + 1])
         question = {"key": _text(prefix), "range_end": _text(end), "limit": limit}
         body = self._first("POST", "/v3/kv/range", question, self._token())
         try:
             return [
-                (base64.b64decode(one.get("value", "")), str(one.get("lease", "")))
+                (
+                    base64.b64decode(one.get("key", "")),
+                    base64.b64decode(one.get("value", "")),
+                    str(one.get("lease", "")),
+                )
                 for one in body.get("kvs", [])
             ]
         except (AttributeError, TypeError, ValueError):

@@ -38,7 +38,9 @@ TARGETS = "prometheus"
 _OTHERS = "a deployment is its owner's alone: become that user, or set DYNAMOCTL_HOME"
 
 # `supervisor.lifecycle` says what may follow what.
-UnitStateName = Literal["pending", "starting", "ready", "stopping", "stopped", "failed", "backoff"]
+UnitStateName = Literal[
+    "pending", "starting", "ready", "unresponsive", "stopping", "stopped", "failed", "backoff"
+]
 
 
 @dataclass
@@ -47,7 +49,7 @@ class UnitState:
 
     Attributes:
         state: see `supervisor.lifecycle`.
-        phase: what it is doing while it starts, in words; empty once it is ready.
+        phase: what it is doing while it starts, or what is wrong with it, in words; empty while it is ready.
         started_at, ready_at: seconds since the epoch; 0 where that has not happened.
         exit: how it ended (`exit 1`, `SIGKILL`), or empty.
         error: why it failed, with its last log lines, or empty.

@@ -42,19 +42,24 @@ are.
 **A packed KV cache and LMCache in process.** LMCache 0.5.3 gives back wrong values there; `packed_kv` says
 why, and what is done.
 
-vLLM loads plugins in every one of its processes. This one does nothing unless the planner has set a
-variable for the worker (`planner.connectors` says when).
+**An engine that hangs.** Dynamo's engine monitor asks `AsyncLLM.check_health` every 2 s, which looks at a
+flag in the worker's main process. Here each of these calls also pings the engine itself: `engine_heartbeat`.
+
+vLLM loads plugins in every one of its processes. This one does nothing unless a variable is set for the
+worker: by the planner (`planner.connectors` says when), or by the supervisor.
 """
 
 from __future__ import annotations
 
 import atexit
+import multiprocessing
 import os
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from dynamoctl import packed_kv
+from dynamoctl import engine_heartbeat, packed_kv
 
 VARIABLE = "DYNAMOCTL_NIXL_ON_CPU"
 # Its values: shared memory and the pause; the pause alone.
@@ -86,6 +91,15 @@ def register() -> None:
         from vllm.v1.engine import core_client
 
         end_with_the_process(core_client.MPClient)
+    heartbeat = os.environ.get(engine_heartbeat.VARIABLE)
+    if heartbeat and multiprocessing.parent_process() is None:  # the engine's own processes ping nobody
+        from vllm.v1.engine import async_llm, output_processor
+
+        ping_engine(
+            async_llm.AsyncLLM,
+            output_processor.OutputProcessor,
+            engine_heartbeat.Pinger(Path(heartbeat)),
+        )
     mends = [mend for variable, mend in _LMCACHE_MENDS.items() if os.environ.get(variable) == "1"]
     if mends:
         from vllm.distributed.kv_transfer.kv_connector import factory
@@ -262,6 +276,32 @@ def _shut_down(client: weakref.ref[Any]) -> None:
     there = client()
     if there is not None:
         there.shutdown(timeout=0)  # nothing the second time
+
+
+def ping_engine(client: Any, processor: Any, pinger: engine_heartbeat.Pinger) -> None:
+    """Ping the engine whenever its health is asked for, and count the requests that it is given.
+
+    Args:
+        client: vLLM's `AsyncLLM`.
+        processor: vLLM's `OutputProcessor`, which knows of every request from its arrival on.
+    """
+
+    def pinging(plain: Any) -> Any:
+        async def check_health(self: Any) -> None:
+            pinger.ping(self)
+            await plain(self)
+
+        return check_health
+
+    def counting(plain: Any) -> Any:
+        def add_request(*words: Any, **named: Any) -> Any:
+            pinger.added += 1
+            return plain(*words, **named)
+
+        return add_request
+
+    _wrap(client, "check_health", pinging)
+    _wrap(processor, "add_request", counting)
 
 
 def bind_to_no_core(platform: Any) -> None:

@@ -16,7 +16,7 @@ from dynamoctl.errors import SpecError
 from dynamoctl.export import dgd_rules
 from dynamoctl.facts import Gpu, HostFacts, ModelFacts
 from dynamoctl.known_sets import INSTALLED
-from dynamoctl.planner.memory import argument
+from dynamoctl.planner.arguments import argument
 from dynamoctl.planner.secrets import HIDDEN, is_secret_name, redact
 from dynamoctl.spec import DeploymentSpec
 

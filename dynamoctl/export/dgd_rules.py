@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dynamoctl.planner.memory import argument
+from dynamoctl.planner.arguments import argument
 from dynamoctl.planner.secrets import redact
 
 _TYPES = ("frontend", "worker", "prefill", "decode", "planner", "epp")

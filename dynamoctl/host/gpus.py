@@ -88,6 +88,17 @@ def memory_used() -> dict[int, int]:
         }
 
 
+def memory_free() -> dict[int, int]:
+    """GPU index -> MiB that a process can take."""
+    with session() as nvml:
+        if nvml is None:
+            return {}
+        return {
+            index: _memory(nvml, nvml.nvmlDeviceGetHandleByIndex(index)).free // _MIB
+            for index in range(nvml.nvmlDeviceGetCount())
+        }
+
+
 def number() -> int:
     """How many GPUs the host has, whatever CUDA_VISIBLE_DEVICES says."""
     with session() as nvml:

@@ -11,8 +11,8 @@ from typing import Any
 
 from dynamoctl.errors import SpecError
 from dynamoctl.facts import ModelFacts
+from dynamoctl.planner.arguments import argument
 from dynamoctl.planner.connectors import CacheMode, Device
-from dynamoctl.planner.memory import argument
 from dynamoctl.spec import DeploymentSpec
 
 _GIB = 1024**3

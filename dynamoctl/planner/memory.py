@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dynamoctl.errors import SpecError
 from dynamoctl.facts import HostFacts, ModelFacts
+from dynamoctl.planner.arguments import argument, utilization
 from dynamoctl.planner.topology import Placement
 
 _GIB = 1024**3
@@ -53,25 +54,3 @@ def kv_cache_arguments(
             "give it a GPU of its own, or take a smaller model",
         )
     return ("--kv-cache-memory-bytes", str(int(left * _GIB)))
-
-
-def utilization(arguments: tuple[str, ...], default: float) -> float | None:
-    """The share of a GPU that a worker may use; None where it is no number (vLLM will say so)."""
-    try:
-        return float(argument(arguments, "--gpu-memory-utilization") or default)
-    except ValueError:
-        return None
-
-
-def argument(arguments: tuple[str, ...], name: str) -> str | None:
-    """The value of the last `NAME VALUE` or `NAME=VALUE`; vLLM takes a name with underscores too."""
-    found = None
-    for i, word in enumerate(arguments):
-        key, equals, value = word.partition("=")
-        if key.replace("_", "-") != name:
-            continue
-        if equals:
-            found = value
-        elif i + 1 < len(arguments):
-            found = arguments[i + 1]
-    return found

@@ -40,6 +40,8 @@ class Member:
         ended: set once its first process has ended.
         exit_code: how it ended (as `subprocess` counts: the negative of a signal); None while it lives.
         restarts: when it was restarted, in seconds of the monotonic clock.
+        ready_since: when its gate passed the last time, in seconds of the monotonic clock; 0 where it has
+            not.
         renewed: whether it was ended by us, to be started again: no failure of its own.
         stranger: whether another process has answered at its gate.
     """
@@ -53,6 +55,7 @@ class Member:
         self.exit_code: int | None = None
         self.log: LogWatch | None = None
         self.restarts: list[float] = []
+        self.ready_since = 0.0
         self.renewed = False
         self.stranger = False
 
@@ -71,6 +74,7 @@ class Deployment:
         listed: whether the frontend lists the model, once all of it is up.
         registrations: Dynamo's file discovery; None where that is etcd.
         leases: the workers' leases in etcd; None where discovery is by files.
+        turns: GPU -> held by the unit that is being restarted on it.
 
     Raises:
         DynamoctlError: there is no plan of this name.
@@ -102,6 +106,7 @@ class Deployment:
             self.members.append(Member(unit, state, f"{self.start_id}/{unit.name}"))
         self.frontend = next((one for one in self.members if one.unit.role == "frontend"), None)
         self.files: set[str] = set()
+        self.turns: dict[int | str, asyncio.Lock] = {}
         self.unsaved = False
         self.listed = True
         self.registrations = Registrations(self.folder.store) if self.plan.discovery == "file" else None
@@ -135,6 +140,13 @@ class Deployment:
             units = all(member.state.state == "ready" for member in self.members)
             whole = units and self.listed and not (self.state.lost_stores or self.state.lost_etcd)
             self.state.state = "ready" if whole else "degraded"
+
+    def warn(self, what: str) -> None:
+        """Something that `status` shows beside its state; said once."""
+        if what not in self.state.warnings:
+            self.state.warnings.append(what)
+            say(what, "WARN")
+            self.save()
 
     def set_phase_of_frontend(self, why: str) -> None:
         """What the whole waits for, once its units are up."""
@@ -221,6 +233,46 @@ class Deployment:
         say(f"{member.unit.name} is ended, to be started again: {why}", "WARN")
         if member.state.identity is not None:
             process.send(member.state.identity, signal.SIGKILL)
+
+    async def take_out_of_service(self, member: Member, why: str) -> None:
+        """A unit lives and does not answer: nobody is sent to it, and `status` says so."""
+        is_new = member.state.state == "ready"
+        member.state.phase = why
+        if is_new:
+            self.follow(member, "fell_silent")
+            member.ready.clear()
+            self.degrade()
+            say(f"{member.unit.name} is out of service: {why}", "WARN")
+        self.save()
+        if member.unit.is_worker:
+            await asyncio.to_thread(self._withhold, member)
+
+    async def put_back_into_service(self, member: Member) -> None:
+        """It answers again."""
+        if member.unit.is_worker:
+            await asyncio.to_thread(self._hand_back, member)
+        if member.state.state != "unresponsive":
+            return  # it has ended meanwhile
+        self.follow(member, "answered")
+        member.state.phase = ""
+        member.ready.set()
+        self.degrade_or_recover()
+        self.save()
+        say(f"{member.unit.name} answers again")
+
+    def _withhold(self, member: Member) -> None:
+        own = self.processes(member)
+        if self.registrations is not None:
+            self.registrations.withhold(own)
+        if self.leases is not None:
+            self.leases.withhold(own)
+
+    def _hand_back(self, member: Member) -> None:
+        own = self.processes(member)
+        if self.registrations is not None:
+            self.registrations.hand_back(own)
+        if self.leases is not None:
+            self.leases.hand_back(own)
 
     def forget_the_dead(self) -> None:
         """Take the registrations of dead workers out of discovery."""

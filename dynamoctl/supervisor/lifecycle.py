@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 from dynamoctl.errors import InternalError
 from dynamoctl.state import UnitStateName
 
 State = UnitStateName
-Event = Literal["start", "gate_passed", "died", "retry", "give_up", "stop", "ended"]
+Event = Literal[
+    "start", "gate_passed", "fell_silent", "answered", "died", "retry", "give_up", "stop", "ended"
+]
 
 TABLE: dict[tuple[State, Event], State] = {
     ("pending", "start"): "starting",
@@ -19,12 +22,18 @@ TABLE: dict[tuple[State, Event], State] = {
     ("starting", "stop"): "stopping",
     ("ready", "died"): "failed",
     ("ready", "stop"): "stopping",
+    # It lives and does not answer: nobody is sent to it until it does.
+    ("ready", "fell_silent"): "unresponsive",
+    ("unresponsive", "answered"): "ready",
+    ("unresponsive", "died"): "failed",
+    ("unresponsive", "stop"): "stopping",
     ("failed", "retry"): "backoff",
     ("failed", "give_up"): "failed",
     # It stays failed: `status` shows afterwards who it was.
     ("failed", "stop"): "failed",
     ("failed", "ended"): "failed",
     ("backoff", "start"): "starting",
+    ("backoff", "give_up"): "failed",
     ("backoff", "stop"): "stopping",
     ("stopping", "died"): "stopping",
     ("stopping", "stop"): "stopping",
@@ -45,14 +54,24 @@ def follow(state: State, event: Event) -> State:
         raise InternalError(f"a unit that is {state} cannot meet the event {event}") from None
 
 
-# Restarts: the first after 5 s, doubling to 60 s, each 20 % longer or shorter by chance so that units
-# that fell together do not get up together; three within ten minutes, then no more.
+# Restarts: at once where the unit had served for minutes, else after 5 s, doubling to 60 s, each 20 % longer
+# or shorter by chance so that units that fell together do not get up together; three within ten minutes, then
+# no more.
 RESTART_LIMIT = 3
 RESTART_WINDOW_S = 600.0
+_SERVED_FOR_MINUTES_S = 120.0
 
 
-def backoff_s(restarts: int, chance: float) -> float:
-    """Seconds to wait before the restart after `restarts` earlier ones; `chance` is in [0, 1)."""
+def backoff_s(restarts: int, chance: float, served_s: float = 0.0) -> float:
+    """Seconds to wait before the next restart.
+
+    Args:
+        restarts: how many there were in this deployment.
+        chance: in [0, 1).
+        served_s: for how long it had been ready when it ended.
+    """
+    if not restarts and served_s >= _SERVED_FOR_MINUTES_S:
+        return 0.0
     return min(5.0 * 2.0**restarts, 60.0) * (0.8 + 0.4 * chance)
 
 
@@ -65,18 +84,38 @@ def may_restart(times: list[float], now: float, tries: int = 0) -> bool:
     return tries < RESTART_LIMIT and sum(1 for time in times if now - time < RESTART_WINDOW_S) < RESTART_LIMIT
 
 
-# A frozen unit goes on where it stood when it is thawed. One that has not answered for so long is hung.
-HUNG_S = 180.0
+@dataclass(frozen=True)
+class Patience:
+    """For how long a unit that was ready may give no sign of life, in seconds.
+
+    Attributes:
+        silent_s: then it is `unresponsive`, and a worker is out of discovery.
+        hung_s: then it is restarted.
+    """
+
+    silent_s: float
+    hung_s: float
 
 
-def silent_since(before: Mapping[str, float], answered: Mapping[str, bool], now: float) -> dict[str, float]:
-    """Since when each unit that does not answer has not, given how it was at the last look."""
-    return {name: before.get(name, now) for name, did in answered.items() if not did}
+# What answers in milliseconds as long as it runs: a status server, a frontend, an engine without requests. On
+# a busy host a core was seen to stand still for 20 s: nothing is restarted for that.
+PROMPT = Patience(10.0, 45.0)
+# An engine in the middle of a step, which may compute, or compile a kernel for the first time. A long prompt
+# is many steps.
+BUSY = Patience(60.0, 180.0)
 
 
-def hung(silent: Mapping[str, float], now: float) -> list[str]:
-    """The units that have been silent for too long."""
-    return [name for name, since in silent.items() if now - since > HUNG_S]
+def silent_for(
+    before: Mapping[str, float], answered: Mapping[str, bool], passed_s: float
+) -> dict[str, float]:
+    """For how long each unit has given no sign of life, in seconds, given how it was at the last look.
+
+    Args:
+        answered: unit -> whether it has since then; a unit that is missing was not looked at, and starts
+            anew.
+        passed_s: seconds since then.
+    """
+    return {name: 0.0 if did else before.get(name, 0.0) + passed_s for name, did in answered.items()}
 
 
 # How often a gate asks. Each attempt costs some milliseconds of a CPU that the engine wants.

@@ -34,6 +34,8 @@ _PORT_LOST = re.compile(r"System status server startup failed")
 DEGRADED = re.compile(r"operate in degraded mode", re.IGNORECASE)
 # LMCache's compiled kernels did not import (built for another torch, say).
 _NO_KERNELS = re.compile(r"DeviceOps stays on the torch baseline|No compute backend loaded")
+# vLLM found less free than its share of a GPU, or more than at first as it measured.
+_NO_GPU_MEMORY = re.compile(r"Free memory on device .* is less than desired|Error in memory profiling")
 # What a process of Dynamo says before it ends by itself, with exit status 0.
 _LEASE_LOST = re.compile(r"Unable to maintain lease")
 _MOST_BYTES = 4 * 1024 * 1024
@@ -49,6 +51,7 @@ class LogWatch:
         degraded: the line in which LMCache said that it gives up caching, or empty.
         no_kernels: the line in which it said that it goes on without its compiled kernels, or empty.
         port_lost: the line in which a worker said that its status port is taken, or empty.
+        no_gpu_memory: the line in which an engine said that it cannot have its GPU memory, or empty.
     """
 
     def __init__(self, log: Path) -> None:
@@ -58,6 +61,7 @@ class LogWatch:
         self.degraded = ""
         self.no_kernels = ""
         self.port_lost = ""
+        self.no_gpu_memory = ""
 
     def read(self) -> None:
         """Take in what has been written since the last call, whole lines only."""
@@ -81,6 +85,8 @@ class LogWatch:
                 self.port_lost = line.strip()
             if DEGRADED.search(line) and not self.degraded:
                 self.degraded = line.strip()
+            if _NO_GPU_MEMORY.search(line):
+                self.no_gpu_memory = line.strip()
             if _NO_KERNELS.search(line):
                 self.no_kernels = line.strip()
 

@@ -4,7 +4,8 @@ A registration is a file in the deployment's store. Its process sets the file's 
 3.3 s, and anybody removes it where that is 10 s ago (Dynamo 1.4). A process that is frozen or starved for
 that long does not register again when it goes on: it lives and serves nobody. A dead one stays listed for
 those 10 s, and each request that is sent to it fails. So the supervisor, which knows who lives, sets the time
-of the living's files, puts back what was removed all the same, and removes those of the dead at once.
+of the living's files, puts back what was removed all the same, and removes those of the dead at once. Those
+of a worker that lives and does not answer it withholds: its process does not write them again, either.
 
 The supervisor can be starved as well. So the time that it sets is ahead, and mostly it is the last that was
 set. Where it has set none for 10 s, or where a clock jumped, a file that is not there has expired, and is put
@@ -55,6 +56,7 @@ class Registrations:
         self._now = now
         self._known: dict[Path, _Registration] = {}
         self._changes: dict[Path, tuple[int, int]] = {}
+        self._withheld: set[Identity] = set()
         self._all_read = False
         self._lock = threading.Lock()
 
@@ -74,6 +76,8 @@ class Registrations:
             for path, known in list(self._known.items()):
                 if not lives[known.owner]:
                     self._forget(path)
+                elif known.owner in self._withheld:
+                    _remove(path)
                 elif _touch(path, now):
                     known.touched = now
                 elif _has_expired(known, now):
@@ -97,6 +101,22 @@ class Registrations:
                 if path not in self._known and _id(path) in dead:
                     path.unlink(missing_ok=True)
 
+    def withhold(self, owners: Iterable[Identity]) -> None:
+        """Take out of discovery what these living processes have registered, until it is handed back."""
+        with self._lock:
+            self._withheld = {one for one in self._withheld if is_running(one)} | set(owners)
+            for path in self._paths_of(self._withheld):
+                _remove(path)
+
+    def hand_back(self, owners: Iterable[Identity]) -> None:
+        """Put back what was withheld of these."""
+        with self._lock:
+            own = self._withheld.intersection(owners)
+            self._withheld -= own
+            for path in self._paths_of(own):
+                self._known[path].touched = self._now()
+                self._put_back(path, self._known[path].text)
+
     def has_any(self, owners: Iterable[Identity]) -> bool:
         """Whether an instance that these processes have registered is in the store now."""
         with self._lock:
@@ -111,12 +131,11 @@ class Registrations:
             return self._all_read and not self._instances_of(owners)
 
     def _instances_of(self, owners: Iterable[Identity]) -> list[Path]:
+        return [path for path in self._paths_of(owners) if path.parent.name == "instances"]
+
+    def _paths_of(self, owners: Iterable[Identity]) -> list[Path]:
         identities = set(owners)
-        return [
-            path
-            for path, known in self._known.items()
-            if path.parent.name == "instances" and known.owner in identities
-        ]
+        return [path for path, known in self._known.items() if known.owner in identities]
 
     def _files(self) -> list[Path]:
         return sorted(self._store.glob("v1/*/*"))
@@ -170,8 +189,7 @@ class Registrations:
 
     def _forget(self, path: Path) -> None:
         del self._known[path]
-        with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)
+        _remove(path)
 
     def _put_back(self, path: Path, text: str) -> bool:
         """Whole or not at all: Dynamo reads a file as soon as it is there. True where its folder was not."""
@@ -183,6 +201,11 @@ class Registrations:
             temporary.write_text(text, encoding="utf-8")
             temporary.replace(path)
         return missing
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
 
 
 def _touch(path: Path, now: _Clocks) -> bool:

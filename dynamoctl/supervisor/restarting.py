@@ -9,46 +9,84 @@ from collections.abc import Callable
 
 from dynamoctl.errors import NotReadyError
 from dynamoctl.planner.connectors import SERVER_HEARTBEAT_S
-from dynamoctl.supervisor import etcd_watch, failures, lifecycle, starting
+from dynamoctl.supervisor import etcd_watch, failures, gpu_memory, lifecycle, starting
 from dynamoctl.supervisor.deployment import Deployment, Member
 from dynamoctl.supervisor.journal import say
 from dynamoctl.words import duration
+
+# Starts that ended for want of GPU memory, one after the other, before they count as failures.
+_STARVED_LIMIT = 3
 
 
 async def keep_alive(deployment: Deployment, member: Member) -> None:
     """Restart the unit each time it ends; returns when it has ended too often."""
     while True:
         await member.ended.wait()
+        served_s = time.monotonic() - member.ready_since
         deployment.degrade()
         error: NotReadyError | None = failures.died(deployment, member)
         member.ready.clear()
-        tries = 0
+        tries = starved = 0
         while error is not None:
             deployment.degrade()
             deployment.save()
             await _patiently(deployment.kill, member)
             await _patiently(deployment.forget_the_dead)
-            renewed, member.renewed = member.renewed, False
+            is_failure, member.renewed = not member.renewed, False
             if await etcd_watch.until_it_answers(deployment, member):
-                renewed = True  # without its lease in etcd it ends by itself: no failure of its own
-            if not renewed and not lifecycle.may_restart(member.restarts, time.monotonic(), tries):
-                _give_up(deployment, member, error, tries)
+                is_failure = False  # without its lease in etcd it ends by itself
+            if is_failure and starved < _STARVED_LIMIT and _lacked_gpu_memory(member):
+                starved += 1
+                is_failure = False  # what is on its way back is waited for below
+            if is_failure and not lifecycle.may_restart(member.restarts, time.monotonic(), tries):
+                _give_up(deployment, member, _too_often(member, error, tries))
                 return
             deployment.follow(member, "retry")
-            wait = 0.0
-            if not renewed:
-                wait = lifecycle.backoff_s(len(member.restarts), random.random())  # noqa: S311  (jitter)
-            if member.unit.role == "cache":
-                # Away for so long that every worker misses it: else they would not register again.
-                wait += 2 * SERVER_HEARTBEAT_S
-            member.state.phase = f"restarting in {duration(wait)}"
-            deployment.save()
-            await asyncio.sleep(wait)
-            if not renewed:
+            await asyncio.sleep(_pause(deployment, member, is_failure, 0.0 if tries else served_s))
+            if is_failure:
                 member.restarts.append(time.monotonic())
-            tries += 1
-            member.state.restarts += 1
-            error = await _restart(deployment, member)
+                tries += 1
+            try:
+                error = await _restart_with_memory(deployment, member)
+            except NotReadyError as lacking:
+                _give_up(deployment, member, lacking)
+                return
+
+
+async def _restart_with_memory(deployment: Deployment, member: Member) -> NotReadyError | None:
+    """One more try, once its GPU memory can be had: back at its gate, or why not.
+
+    Raises:
+        NotReadyError: the memory cannot be had.
+    """
+    while True:
+        await gpu_memory.until_free(deployment, member)
+        async with gpu_memory.in_turn(deployment, member):
+            if not await gpu_memory.is_short(deployment, member):  # who was before it may have taken it
+                member.state.restarts += 1
+                return await _restart(deployment, member)
+
+
+def _pause(deployment: Deployment, member: Member, is_failure: bool, served_s: float) -> float:
+    """Seconds until the next try; `status` shows them."""
+    wait = 0.0
+    if is_failure:
+        now = time.monotonic()
+        recent = sum(now - then < lifecycle.RESTART_WINDOW_S for then in member.restarts)
+        wait = lifecycle.backoff_s(recent, random.random(), served_s)  # noqa: S311  (jitter)
+    if member.unit.role == "cache":
+        # Away for so long that every worker misses it: else they would not register again.
+        wait += 2 * SERVER_HEARTBEAT_S
+    member.state.phase = f"restarting in {duration(wait)}"
+    deployment.save()
+    return wait
+
+
+def _lacked_gpu_memory(member: Member) -> bool:
+    if member.log is None or not member.unit.gpus:
+        return False
+    member.log.read()
+    return bool(member.log.no_gpu_memory)
 
 
 async def _restart(deployment: Deployment, member: Member) -> NotReadyError | None:
@@ -79,14 +117,17 @@ async def _restart(deployment: Deployment, member: Member) -> NotReadyError | No
     return error
 
 
-def _give_up(deployment: Deployment, member: Member, error: NotReadyError, tries: int) -> None:
-    deployment.follow(member, "give_up")
+def _too_often(member: Member, error: NotReadyError, tries: int) -> NotReadyError:
     window = f" within {duration(lifecycle.RESTART_WINDOW_S)}"
-    failure = NotReadyError(
+    return NotReadyError(
         f"{member.unit.name} ended {lifecycle.RESTART_LIMIT + 1} times"
         f"{window if tries < lifecycle.RESTART_LIMIT else ''}; the last time: {error.message}",
         error.hint,
     )
+
+
+def _give_up(deployment: Deployment, member: Member, failure: NotReadyError) -> None:
+    deployment.follow(member, "give_up")
     say(failure.message, "ERROR")
     deployment.state.state = "failed"
     deployment.state.error = failure.as_json()

@@ -8,7 +8,7 @@ import threading
 import time
 from pathlib import Path
 
-from dynamoctl import etcd, probes
+from dynamoctl import engine_heartbeat, etcd, probes
 from dynamoctl.errors import NotReadyError
 from dynamoctl.host import models
 from dynamoctl.host.facts import memory_gib
@@ -80,6 +80,8 @@ def start(deployment: Deployment, member: Member) -> None:
     if deployment.plan.discovery == "etcd":
         environ = etcd.with_certificates(environ)
     work = deployment.folder.work(unit.name)
+    if unit.is_worker:
+        environ[engine_heartbeat.VARIABLE] = str(work)
     removal.remove_folders(work)
     try:
         state.identity = process.spawn(unit.argv, environ, work, log)
@@ -112,7 +114,7 @@ async def gate(deployment: Deployment, member: Member) -> None:
         await within(lifecycle.GATE_INTERVAL_S, member.ended)
     failures.check_lmcache(deployment, member)
     deployment.follow(member, "gate_passed")
-    member.state.phase, member.state.ready_at = "", time.time()
+    member.state.phase, member.state.ready_at, member.ready_since = "", time.time(), time.monotonic()
     deployment.note_files([member])
     member.ready.set()
     deployment.save()

@@ -12,10 +12,8 @@ from dynamoctl.supervisor import lifecycle, log_files, proving
 from dynamoctl.supervisor.deployment import Deployment, Member
 from dynamoctl.supervisor.journal import say
 from dynamoctl.supervisor.registrations import Registrations
-from dynamoctl.words import duration
+from dynamoctl.supervisor.silences import Silences
 
-# How often a unit is asked for a sign of life. Only one that gives none for minutes is hung.
-_ANSWERS_INTERVAL_S = 10.0
 # How often all processes are looked through for files that nothing has told of.
 _FILES_INTERVAL_S = 60.0
 # How long the frontend may not list a model whose workers are all registered.
@@ -73,19 +71,17 @@ async def watch_files(deployment: Deployment) -> None:
 
 
 async def watch_answers(deployment: Deployment) -> None:
-    """End a unit that lives and does not answer; it is then started again like one that has died."""
-    silent: dict[str, float] = {}
+    """Take what lives and does not answer out of service, and start it again where it stays so."""
+    silences = Silences(deployment)
     while True:
-        await asyncio.sleep(_ANSWERS_INTERVAL_S)
-        ready = [member for member in deployment.members if member.state.state == "ready"]
-        answers = await asyncio.gather(*(probes.answers(m.unit.gate) for m in ready))
-        now = time.monotonic()
-        answered = {m.unit.name: did for m, did in zip(ready, answers, strict=True)}
-        silent = lifecycle.silent_since(silent, answered, now)
-        hung = lifecycle.hung(silent, now)
-        for member in ready:
-            if member.unit.name in hung:
-                deployment.end_to_restart(member, f"not answering for {duration(lifecycle.HUNG_S)}")
+        await asyncio.sleep(lifecycle.WATCH_INTERVAL_S)
+        for member, silence in await silences.look():
+            if silence.is_hung:
+                deployment.end_to_restart(member, silence.words)
+            elif silence.is_silent:
+                await deployment.take_out_of_service(member, silence.words)
+            elif member.state.state == "unresponsive" and not silence.seconds:
+                await deployment.put_back_into_service(member)
 
 
 async def watch_registrations(deployment: Deployment) -> None:
@@ -98,7 +94,7 @@ async def watch_registrations(deployment: Deployment) -> None:
         await asyncio.sleep(lifecycle.WATCH_INTERVAL_S)
         unseen = await _never_seen(deployment, deployment.registrations)
         now = time.monotonic()
-        missing = lifecycle.silent_since(missing, dict.fromkeys(unseen, False), now)
+        missing = {name: missing.get(name, now) for name in unseen}
         for name, since in missing.items():
             if now - since > _UNREGISTERED_S and unseen[name].state.state == "ready":
                 deployment.end_to_restart(unseen[name], "its registration was lost")

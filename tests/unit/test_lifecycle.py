@@ -7,6 +7,8 @@ from typing import get_args
 import pytest
 from dynamoctl.errors import InternalError
 from dynamoctl.supervisor.lifecycle import (
+    BUSY,
+    PROMPT,
     RESTART_LIMIT,
     RESTART_WINDOW_S,
     TABLE,
@@ -14,9 +16,8 @@ from dynamoctl.supervisor.lifecycle import (
     State,
     backoff_s,
     follow,
-    hung,
     may_restart,
-    silent_since,
+    silent_for,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -94,15 +95,28 @@ def test_restarts_of_long_ago_do_not_count() -> None:
     assert may_restart(times, now=100.0 + RESTART_WINDOW_S)
 
 
-def test_a_unit_is_hung_when_it_has_been_silent_for_too_long_in_a_row() -> None:
-    silent: dict[str, float] = {}
-    for now in (0.0, 100.0, 180.0):
-        silent = silent_since(silent, {"worker-0": False, "frontend": now != 100.0}, now)
-        assert hung(silent, now) == []
-    assert hung(silent, 180.1) == ["worker-0"]
-    silent = silent_since(silent, {"worker-0": True, "frontend": True}, 200.0)
-    silent = silent_since(silent, {"worker-0": False, "frontend": True}, 210.0)
-    assert hung(silent, 380.0) == []
-    assert hung(silent, 391.0) == ["worker-0"]
+@pytest.mark.parametrize(
+    ("restarts", "served_s", "seconds"), [(0, 120.0, 0), (0, 119.9, 5), (0, 0.0, 5), (1, 3600.0, 10)]
+)
+def test_a_unit_that_had_served_for_minutes_is_restarted_at_once_the_first_time(
+    restarts: int, served_s: float, seconds: float
+) -> None:
+    assert backoff_s(restarts, 0.5, served_s) == pytest.approx(seconds)
+
+
+def test_silence_is_counted_from_look_to_look_until_there_is_an_answer() -> None:
+    silent = silent_for({}, {"worker-0": False, "frontend": True}, 5.0)
+    assert silent == {"worker-0": 5.0, "frontend": 0.0}
+    silent = silent_for(silent, {"worker-0": False, "frontend": False}, 15.0)
+    assert silent == {"worker-0": 20.0, "frontend": 15.0}
     # A unit that is being started again is not asked.
-    assert silent_since(silent, {"frontend": True}, 400.0) == {}
+    assert silent_for(silent, {"frontend": True}, 5.0) == {"frontend": 0.0}
+
+
+def test_an_engine_in_a_step_is_waited_for_longer_than_what_answers_at_once() -> None:
+    assert PROMPT.silent_s < PROMPT.hung_s
+    assert BUSY.silent_s < BUSY.hung_s
+    assert PROMPT.silent_s < BUSY.silent_s
+    assert PROMPT.hung_s < BUSY.hung_s
+    # A core of a busy host was seen to stand still for 20 s.
+    assert PROMPT.hung_s > 2 * 20.0

@@ -7,6 +7,7 @@ loop whose clock jumps to the next timer: nothing is started, signalled, asked o
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import json
 import math
@@ -15,15 +16,17 @@ import selectors
 import signal
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import PurePosixPath
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, get_args
 
 import pytest
 from dynamoctl import cache_probe, observe
+from dynamoctl.engine_heartbeat import VARIABLE, Heartbeat
 from dynamoctl.errors import DynamoctlError, InternalError, NotReadyError, PreflightError
+from dynamoctl.facts import Gpu
 from dynamoctl.host.processes import MARK, Identity
 from dynamoctl.planner.plan import DeploymentPlan, Gate, Role, Tier, Unit
 from dynamoctl.state import DeploymentState
@@ -32,19 +35,21 @@ from dynamoctl.supervisor import (
     deployment,
     etcd_watch,
     failures,
+    gpu_memory,
     lifecycle,
     process,
     proving,
     removal,
     restarting,
     run,
+    silences,
     starting,
     stopping,
     store_watch,
     watching,
 )
 from dynamoctl.supervisor.deployment import Deployment
-from dynamoctl.supervisor.lifecycle import TABLE, Event, State
+from dynamoctl.supervisor.lifecycle import BUSY, PROMPT, TABLE, Event, Patience, State
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -86,8 +91,9 @@ def test_whatever_happens_a_unit_can_be_stopped_and_stays_so(events: list[Event]
         state = lifecycle.follow(state, event)
         assert state in PATHS[before]
         assert state != "pending"
-        # Ready is what passed its gate, and only a start leads there.
-        assert state != "ready" or (before, event) == ("starting", "gate_passed")
+        # Ready is what passed its gate, and only a start leads there, or an answer after a silence.
+        back = (("starting", "gate_passed"), ("unresponsive", "answered"))
+        assert state != "ready" or (before, event) in back
         assert state != "starting" or event == "start"
         # A stop is final: nothing starts a unit that was told to stop, but for one that was down anyway.
         assert before not in ("stopping", "stopped") or state in ("stopping", "stopped")
@@ -117,14 +123,12 @@ def test_no_more_restarts_than_allowed_in_any_window(pauses: list[float]) -> Non
 
 @settings(repeatable, max_examples=500)
 @given(st.lists(st.tuples(st.floats(0.1, 100), st.sampled_from([True, False, None])), max_size=30))
-def test_hung_is_what_was_silent_at_every_look_for_too_long(looks: list[tuple[float, bool | None]]) -> None:
-    now, silent, since = 0.0, dict[str, float](), None
+def test_silence_is_what_has_passed_without_an_answer(looks: list[tuple[float, bool | None]]) -> None:
+    silent, since = dict[str, float](), 0.0
     for pause, answered in looks:  # None: not asked, for it is not ready
-        now += pause
-        silent = lifecycle.silent_since(silent, {} if answered is None else {"worker-0": answered}, now)
-        since = None if answered is not False else now if since is None else since
-        too_long = since is not None and now - since > lifecycle.HUNG_S
-        assert lifecycle.hung(silent, now) == (["worker-0"] if too_long else [])
+        silent = lifecycle.silent_for(silent, {} if answered is None else {"worker-0": answered}, pause)
+        since = since + pause if answered is False else 0.0
+        assert silent.get("worker-0", 0.0) == pytest.approx(since)
 
 
 # ---- what happens -------------------------------------------------------------------------
@@ -163,6 +167,39 @@ class Freeze:
     """A process answers nobody and hears no SIGTERM."""
 
     unit: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Hang:
+    """An engine answers no pings, in the middle of a step or not; its worker's own process answers."""
+
+    unit: str
+    seconds: float
+    is_busy: bool = False
+
+
+@dataclass(frozen=True)
+class Refuse:
+    """A process answers at its gate that it is not ready."""
+
+    unit: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Held:
+    """Memory of a GPU is held: by nobody that NVML shows, or by another program."""
+
+    gpu: int
+    seconds: float
+    by_others: bool = False
+
+
+@dataclass(frozen=True)
+class Load:
+    """The workers have requests."""
+
     seconds: float
 
 
@@ -217,7 +254,7 @@ class Starved:
     seconds: float
 
 
-Happening = Die | Freeze | Unlist | Away | Next | Deaf | Full | Starved | Stop
+Happening = Die | Freeze | Hang | Refuse | Held | Load | Unlist | Away | Next | Deaf | Full | Starved | Stop
 
 
 @dataclass(frozen=True)
@@ -244,16 +281,31 @@ class Life:
     timeout_s: float = 60.0
 
 
-def _plan(name: str, *units: tuple[str, Role], lmcache: Any = None, stores: int = 0) -> DeploymentPlan:
-    """In the planner's order: the frontend and the cache server first, prefill after decode."""
+def _plan(
+    name: str,
+    *units: tuple[str, Role],
+    lmcache: Any = None,
+    stores: int = 0,
+    gpus: Mapping[str, Any] = MappingProxyType({}),
+) -> DeploymentPlan:
+    """In the planner's order: the frontend and the cache server first, prefill after decode.
+
+    Args:
+        gpus: unit -> its GPUs.
+    """
     made: list[Unit] = []
     for number, (unit, role) in enumerate(units):
         first = [one.name for one in made if role not in ("frontend", "cache") and not one.is_worker]
         decode = [one.name for one in made if (role, one.role) == ("prefill", "decode")]
         gate = Gate("http", 20000 + number, "/health")
-        made.append(Unit(unit, role, (unit,), gate, ports={"system": gate.port}, after=(*first, *decode)))
+        on = tuple(gpus[unit]) if unit in gpus else ()
+        share = ("--gpu-memory-utilization", "0.4") if name.endswith("one GPU") else ()
+        made.append(
+            Unit(unit, role, (unit, *share), gate, on, ports={"system": gate.port}, after=(*first, *decode))
+        )
     return DeploymentPlan(
-        name=name, mode="disagg" if "prefill-0" in dict(units) else "agg", device="cpu", engine="vllm",
+        name=name, mode="disagg" if "prefill-0" in dict(units) else "agg",
+        device="cuda" if gpus else "cpu", engine="vllm",
         model="m", model_path="/m", host="127.0.0.1", port=20000, home="/nowhere", store="/nowhere/store",
         timeout_s=60, drain_s=0, lmcache=lmcache, lmcache_cpu_gib=0, units=tuple(made),
         lmcache_tiers=tuple(Tier("remote", f"redis://127.0.0.1:{6379 + i}") for i in range(stores)),
@@ -270,6 +322,26 @@ PLANS = {
         _plan("agg with a server", _FRONT, _CACHE, ("worker-0", "agg"), lmcache="mp", stores=2),
         _plan("agg in process", _FRONT, ("worker-0", "agg"), lmcache="inproc", stores=1),
         _plan("disagg", _FRONT, _DECODE, _PREFILL),
+        _plan("agg on a GPU", _FRONT, ("worker-0", "agg"), gpus={"worker-0": [0]}),
+        _plan("disagg on two GPUs", _FRONT, _DECODE, _PREFILL, gpus={"decode-0": [0], "prefill-0": [1]}),
+        _plan("disagg on one GPU", _FRONT, _DECODE, _PREFILL, gpus={"decode-0": [0], "prefill-0": [0]}),
+        _plan(
+            "two prefill workers",
+            _FRONT,
+            _DECODE,
+            _PREFILL,
+            ("prefill-1", "prefill"),
+            gpus={"decode-0": [0], "prefill-0": [1], "prefill-1": [2]},
+        ),
+        _plan(
+            "two of each",
+            _FRONT,
+            _DECODE,
+            ("decode-1", "decode"),
+            _PREFILL,
+            ("prefill-1", "prefill"),
+            gpus={"decode-0": [0], "decode-1": [1], "prefill-0": [2], "prefill-1": [3]},
+        ),
         _plan("disagg with a server", _FRONT, _CACHE, _DECODE, _PREFILL, lmcache="mp", stores=1),
     )
 }
@@ -294,8 +366,13 @@ _STANDSTILL_S = lifecycle.RESTART_WINDOW_S + 100.0
 # Dynamo drops the registration of a dead process after so long.
 _LEASE_S = 10.0
 _REGISTERS_AFTER_S = 1.0
-# A frozen unit is ended so long after HUNG_S at most: a look every 10 s, of up to 10 s.
-_LOOK_S = 30.0
+# What is silent is seen so long after its bound at most: a look every 5 s, of up to 10 s.
+_LOOK_S = 20.0
+# All of one GPU is 100 GiB; a worker alone on it takes 92 %, one of two 40 %.
+_GPU_MIB = 102_400
+_DRIVER_S = 4.0
+# Another program's process.
+_OTHER = 99
 
 
 class _NoWaiting(selectors.SelectSelector):
@@ -357,6 +434,12 @@ class Process:
     leader: Process | None = None
     died: float = math.inf
     frozen_until: float = -math.inf
+    hung_until: float = -math.inf
+    is_busy: bool = False
+    refuses_until: float = -math.inf
+    beaten: float = 0.0
+    withheld: bool = False
+    mapped: set[Any] = field(default_factory=set)
     unlisted_until: float = -math.inf
     deaf: bool = False
     to_be_renewed: bool = False
@@ -365,7 +448,7 @@ class Process:
     listed: float = 0.0
 
     def __post_init__(self) -> None:
-        self.answered = self.listed = self.up = self.born + self.start.after_s
+        self.answered = self.listed = self.beaten = self.up = self.born + self.start.after_s
         if self.start.how in ("dies", "hangs", "port taken"):
             self.up = math.inf
             self.answered = self.listed = self.born
@@ -405,6 +488,8 @@ class World:
         self.away_until = [-math.inf] * len(self.plan.lmcache_tiers)
         self.seen_away = [-math.inf] * len(self.plan.lmcache_tiers)
         self.full_until = self.starved_until = -math.inf
+        self.held_until: dict[tuple[int, bool], float] = {}
+        self.loaded_until = -math.inf
         self.unsaved = self.published = False
         self.transfers = 0
         self.state = "starting"
@@ -437,7 +522,7 @@ class World:
             await self._quiet()
             self.happen(Stop())
 
-    def happen(self, event: Happening) -> None:
+    def happen(self, event: Happening) -> None:  # noqa: PLR0912  (a kind of event each)
         now = self.loop.now
         match event:
             case Die(units, code):
@@ -445,6 +530,14 @@ class World:
                     self._end(self.leaders.get(unit), code)
             case Freeze(unit, seconds) if unit in self.leaders:
                 self.leaders[unit].frozen_until = now + seconds
+            case Hang(unit, seconds, is_busy) if unit in self.leaders:
+                self.leaders[unit].hung_until, self.leaders[unit].is_busy = now + seconds, is_busy
+            case Refuse(unit, seconds) if unit in self.leaders:
+                self.leaders[unit].refuses_until = now + seconds
+            case Held(gpu, seconds, by_others):
+                self.held_until[gpu, by_others] = now + seconds
+            case Load(seconds):
+                self.loaded_until = now + seconds
             case Unlist(seconds, mended_by_restart):
                 if not mended_by_restart:
                     self.unlisted_until = now + seconds
@@ -488,9 +581,12 @@ class World:
         for unit, one in self.leaders.items():
             if not one.lives:
                 self.breaks("ready", f"{unit} is dead and the state says ready")
-            silent_s = self.loop.now - max(one.answered, self.first_ready, self.starved_until)
-            if self._is_frozen(one) and silent_s > lifecycle.HUNG_S + _LOOK_S:
+            since = max(self.first_ready, self.starved_until)
+            if self._is_frozen(one) and self.loop.now - max(one.answered, since) > PROMPT.silent_s + _LOOK_S:
                 self.breaks("ready", f"{unit} is frozen and the state says ready")
+            silent_s = self.loop.now - max(one.beaten, since)
+            if self._is_hung(one) and silent_s > self._patience(one).silent_s + 2 * _LOOK_S:
+                self.breaks("ready", f"the engine of {unit} hangs and the state says ready")
         if not self.told_listed:
             self.breaks("ready", "the frontend does not list the model and the state says ready")
 
@@ -522,6 +618,8 @@ class World:
             self.breaks("gates", f"{name} is started before {sorted(missing)} passed")
         if any(one.lives and one.is_marked for one in self.processes if one.unit == name):
             self.breaks("twice", f"{name} is started and lives")
+        if self.starts[name] and gpu_memory.shortages(unit.argv, unit.gpus, ()):
+            self.breaks("memory", f"{name} is started and its GPU memory is not free")
         before = self.leaders.get(name)
         if self.starts[name] and not (before is not None and before.to_be_renewed):
             self.restarts[name].append(now)
@@ -544,10 +642,12 @@ class World:
     def _check_kill(self, one: Process) -> None:
         """While it runs the supervisor ends what is hung, renewed or unseen, or a frontend that is blind."""
         silent = self.loop.now - one.answered
+        beat = self.loop.now - one.beaten if self.plan.unit(one.unit).is_worker else 0.0
+        is_hung = silent > PROMPT.hung_s or beat > self._patience(one).hung_s
         unlisted = self.loop.now - one.listed
         is_blind = self.plan.unit(one.unit).role == "frontend" and unlisted > watching._UNLISTED_S
         is_unseen = one.start.how == "unseen" and self.loop.now - one.up > watching._UNREGISTERED_S
-        if silent <= lifecycle.HUNG_S and not (is_blind or is_unseen or one.to_be_renewed):
+        if not (is_hung or is_blind or is_unseen or one.to_be_renewed):
             self.breaks("killed", f"{one.unit} answered {silent:.1f} s ago, listed {unlisted:.1f} s ago")
 
     async def _quiet(self) -> None:
@@ -567,7 +667,7 @@ class World:
             if self.error is None:
                 self.breaks("quiet", "failed, and no error is said")
             if self.was_up and not any(
-                state == "failed" and self.starts[unit] > lifecycle.RESTART_LIMIT
+                state == "failed" and (self.starts[unit] > lifecycle.RESTART_LIMIT or self._is_without(unit))
                 for unit, state in self.units.items()
             ):
                 self.breaks("quiet", f"failed without a reason: {self.units}")
@@ -580,7 +680,7 @@ class World:
             elif any(one.to_be_renewed and one.lives for one in self.leaders.values()):
                 rule = "renewed"
             self.breaks(rule, f"{self.state} after a quiet time: {self.units}")
-        elif any(not self._is_up(one) for one in self.leaders.values()) or not (away or self._lists()):
+        elif any(not self._is_well(one) for one in self.leaders.values()) or not (away or self._lists()):
             self.breaks("quiet", f"{self.state}, and it is not so")
         if self.was_up and not self.published:
             self.breaks("published", f"{self.state}, and Prometheus does not know of it")
@@ -615,10 +715,20 @@ class World:
         return (
             self.state in (("degraded", "failed") if away else ("ready", "failed"))
             and set(self.units.values()) <= {"ready", "failed"}
-            and all(self._is_up(one) for one in self.leaders.values() if self.units[one.unit] == "ready")
+            and all(self._is_well(one) for one in self.leaders.values() if self.units[one.unit] == "ready")
         )
 
     # ---- what the supervisor sees
+
+    def _patience(self, one: Process) -> Patience:
+        return BUSY if one.is_busy else PROMPT
+
+    def _is_hung(self, one: Process) -> bool:
+        return one.lives and one.hung_until > self.loop.now and self.plan.unit(one.unit).is_worker
+
+    def _is_without(self, unit: str) -> bool:
+        """Whether memory of a GPU of its own has been held."""
+        return any(gpu in self.plan.unit(unit).gpus for gpu, _ in self.held_until)
 
     @property
     def _is_starved(self) -> bool:
@@ -632,7 +742,11 @@ class World:
         return one.lives and one.frozen_until > self.loop.now
 
     def _is_up(self, one: Process) -> bool:
+        """Whether it answers; that it is ready is another thing."""
         return one.lives and one.up <= self.loop.now and not self._is_frozen(one)
+
+    def _is_well(self, one: Process) -> bool:
+        return self._is_up(one) and not self._is_hung(one) and one.refuses_until <= self.loop.now
 
     def _lists(self) -> bool:
         """Whether a frontend that answers lists the model: a worker of each role has registered."""
@@ -646,7 +760,7 @@ class World:
     def _is_registered(self, one: Process, lease_s: float = 0.0) -> bool:
         since = one.up + _REGISTERS_AFTER_S
         is_worker = one.leader is None and self.plan.unit(one.unit).is_worker
-        is_seen = not one.forgotten and one.start.how != "unseen"
+        is_seen = not one.forgotten and not one.withheld and one.start.how != "unseen"
         return is_worker and is_seen and since <= self.loop.now < one.died + lease_s
 
     async def _reach(self, unit: str, patience_s: float = 10.0) -> Process | None:
@@ -658,17 +772,71 @@ class World:
             await asyncio.sleep(1.0)
         if one is None or not self._is_up(one) or self._is_starved:
             return None
-        one.answered = self.loop.now
+        if one.refuses_until <= self.loop.now:
+            one.answered = self.loop.now
         return one
+
+    def heartbeat(self, folder: PurePosixPath) -> Heartbeat | None:
+        """A ping every 2 s, as the worker's process sends them while it is not frozen itself."""
+        one, now = self.leaders.get(folder.name), self.loop.now
+        if one is None or now < one.up + 1.0:
+            return None
+        if self._is_up(one) and not self._is_hung(one):
+            one.beaten = now
+        return Heartbeat(int(one.beaten * 1e9), not one.is_busy and one.beaten < now)
+
+    async def snapshot(self, plan: DeploymentPlan) -> SimpleNamespace:
+        await asyncio.sleep(_LATENCY_S)
+        running = 1.0 if self.loaded_until > self.loop.now else 0.0
+        return SimpleNamespace(gauges={unit.name: {"requests_running": running} for unit in plan.workers})
+
+    # ---- its GPUs
+
+    def _taken(self) -> dict[int, int]:
+        """GPU -> MiB in use. What a decode worker has mapped stays in use until it ends."""
+        now = self.loop.now
+        used: dict[int, int] = defaultdict(int)
+        mapped = {other for one in self.processes if one.lives for other in one.mapped}
+        for one in self.processes:
+            unit = self.plan.unit(one.unit)
+            is_there = one.lives or now < one.died + _DRIVER_S or one.identity in mapped
+            if one.leader is None and one.born + one.start.after_s <= now and is_there:
+                for gpu in unit.gpus:
+                    used[int(gpu)] += int((0.4 if unit.argv[1:] else 0.9) * _GPU_MIB)
+        for (gpu, _), until in self.held_until.items():
+            used[gpu] += _GPU_MIB // 2 if now < until else 0
+        return used
+
+    def memory_free(self) -> dict[int, int]:
+        used = self._taken()
+        return {gpu: max(0, _GPU_MIB - used[gpu]) for gpu in range(4)}
+
+    def memory_by_process(self) -> dict[int, dict[int, int]]:
+        now = self.loop.now
+        return {
+            gpu: {_OTHER: _GPU_MIB // 2}
+            for (gpu, by_others), until in self.held_until.items()
+            if by_others and now < until
+        }
+
+    def _map(self) -> None:
+        """A transfer: each decode worker has what the prefill workers hold mapped from then on."""
+        there = {one.unit: one for one in self.leaders.values() if one.lives}
+        prefill = [one.identity for name, one in there.items() if self.plan.unit(name).role == "prefill"]
+        for name, one in there.items():
+            if self.plan.unit(name).role == "decode":
+                one.mapped.update(prefill)
 
     def _unit_at(self, port: int) -> str:
         return next(unit.name for unit in self.plan.units if unit.gate.port == port)
 
     async def gate_is_open(self, gate: Gate) -> tuple[bool, str]:
         unit = self._unit_at(gate.port)
-        open_ = await self._reach(unit) is not None
+        reached = await self._reach(unit)
+        if reached is not None and reached.refuses_until > self.loop.now:
+            return False, "HTTP 503"
         one = self.leaders.get(unit)
-        return open_ or (one is not None and one.start.how == "stranger"), "no"
+        return reached is not None or (one is not None and one.start.how == "stranger"), "no"
 
     async def answers(self, gate: Gate) -> bool:
         return await self._reach(self._unit_at(gate.port)) is not None
@@ -690,6 +858,7 @@ class World:
             if not there or await self._reach(there[0], 120.0) is None:
                 return False, "no answer"
         self.transfers += 1
+        self._map()
         return True, ""
 
     async def count_transfers(self, plan: DeploymentPlan) -> int:
@@ -836,7 +1005,7 @@ class _Log:
     def __init__(self, world: World, log: PurePosixPath) -> None:
         self._world, self._unit = world, log.stem
         self.phase = "importing"
-        self.degraded = self.no_kernels = self.port_lost = ""
+        self.degraded = self.no_kernels = self.port_lost = self.no_gpu_memory = ""
 
     def read(self) -> None:
         one, now = self._world.leaders.get(self._unit), self._world.loop.now
@@ -863,6 +1032,18 @@ class _Registrations:
         there = set(living)
         for one in self._world.processes:
             one.forgotten |= one.identity not in there
+
+    def withhold(self, owners: Iterable[Identity]) -> None:
+        self._set(owners, True)
+
+    def hand_back(self, owners: Iterable[Identity]) -> None:
+        self._set(owners, False)
+
+    def _set(self, owners: Iterable[Identity], withheld: bool) -> None:
+        there = set(owners)
+        for one in self._world.processes:
+            if one.identity in there:
+                one.withheld = withheld
 
     def has_any(self, owners: Iterable[Identity]) -> bool:
         there = set(owners)
@@ -916,9 +1097,11 @@ PARTS = (
     deployment,
     etcd_watch,
     failures,
+    gpu_memory,
     proving,
     restarting,
     run,
+    silences,
     starting,
     stopping,
     store_watch,
@@ -972,7 +1155,15 @@ def install(world: World, patch: pytest.MonkeyPatch) -> None:
             complete=world.complete,
             store_answers=world.store_answers,
         ),
-        "observe": _Over(observe, transfers=world.count_transfers),
+        "observe": _Over(observe, transfers=world.count_transfers, snapshot=world.snapshot),
+        "engine_heartbeat": SimpleNamespace(VARIABLE=VARIABLE, read=world.heartbeat),
+        "gpus": SimpleNamespace(
+            session=contextlib.nullcontext,
+            list_gpus=lambda: tuple(Gpu(index, f"GPU-{index}", "a GPU", _GPU_MIB) for index in range(4)),
+            memory_free=world.memory_free,
+            memory_by_process=world.memory_by_process,
+        ),
+        "processes": SimpleNamespace(identify=lambda pid: pid, command_line=lambda pid: "another program"),
         "cache_probe": _Over(cache_probe, run=world.prove_cache),
         "log_files": SimpleNamespace(bound=nothing),
         "ports": SimpleNamespace(holder=lambda port: "nobody"),
@@ -1105,12 +1296,18 @@ def lives(draw: st.DrawFn) -> Life:
     happening: list[st.SearchStrategy[Happening]] = [
         st.builds(Die, st.lists(unit, min_size=1, max_size=3, unique=True).map(tuple), _codes),
         st.builds(Freeze, unit, _lasting),
+        st.builds(Hang, unit, _lasting, st.booleans()),
+        st.builds(Refuse, unit, _lasting),
         st.builds(Unlist, _lasting, st.booleans()),
         st.builds(Next, unit, st.one_of(_bad_starts, _good_starts), st.sampled_from((1, 2, 3, 9))),
         st.builds(Deaf, unit),
         st.builds(Full, _lasting),
     ]
     happening.append(st.builds(Starved, _lasting.filter(lambda seconds: seconds <= 60)))
+    if plan.device == "cuda":
+        gpus = sorted({int(gpu) for one in plan.units for gpu in one.gpus})
+        happening.append(st.builds(Held, st.sampled_from(gpus), _lasting, st.booleans()))
+        happening.append(st.builds(Load, _lasting.filter(math.isfinite)))
     if plan.lmcache_tiers:
         happening.append(st.builds(Away, st.integers(0, len(plan.lmcache_tiers) - 1), _lasting))
     # A unit that dies, and how it comes back, go together more often than by chance.
@@ -1256,6 +1453,11 @@ def _leaves_strays(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(stopping, "children", lambda pid: [])
 
 
+def _waits_for_no_memory(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(gpu_memory, "until_free", lambda *_: asyncio.sleep(0))
+    patch.setattr(gpu_memory, "is_short", lambda *_: asyncio.sleep(0, False))
+
+
 async def _starts_at_once(supervised: Deployment, member: Any) -> None:
     starting.start(supervised, member)
     await starting.gate(supervised, member)
@@ -1290,7 +1492,27 @@ WRONG: dict[str, tuple[str, Life, Callable[[pytest.MonkeyPatch], object]]] = {
     "does not ask whether a unit answers": (
         "ready",
         Life("agg", ((0.0, Freeze("worker-0", 400.0)), (300.0, Die(("worker-0",))))),
-        _set(lifecycle, "hung", lambda silent, now: []),
+        _set(silences, "PROMPT", Patience(math.inf, math.inf)),
+    ),
+    "does not ask whether an engine answers": (
+        "ready",
+        Life("agg", ((0.0, Hang("worker-0", 400.0)),)),
+        lambda patch: patch.setattr(silences.engine_heartbeat, "read", lambda folder: None),
+    ),
+    "takes a step for a hang": (
+        "killed",
+        Life("agg", ((0.0, Hang("worker-0", 100.0, is_busy=True)),)),
+        _set(silences, "BUSY", PROMPT),
+    ),
+    "waits for no GPU memory": (
+        "memory",
+        Life("disagg on two GPUs", ((0.0, Die(("prefill-0",))),)),
+        _waits_for_no_memory,
+    ),
+    "has nobody let its GPU memory go": (
+        "quiet",
+        Life("disagg on two GPUs", ((0.0, Die(("prefill-0",))),)),
+        _set(gpu_memory, "_PEERS", {}),
     ),
     "does not ask whether the model is listed": (
         "quiet",
@@ -1309,8 +1531,8 @@ WRONG: dict[str, tuple[str, Life, Callable[[pytest.MonkeyPatch], object]]] = {
     ),
     "is impatient": (
         "killed",
-        Life("agg", ((0.0, Freeze("worker-0", 60.0)),)),
-        _set(lifecycle, "hung", lambda silent, now: list(silent)),
+        Life("agg", ((0.0, Freeze("worker-0", 30.0)),)),
+        _set(silences, "PROMPT", Patience(10.0, 10.0)),
     ),
     "knows fewer states": (
         "table",

@@ -1,0 +1,98 @@
+"""Whether a vLLM engine answers: told in the worker's main process, read by the supervisor.
+
+Dynamo's status server lives in the worker's main process and answers for an engine that does not: a stopped
+EngineCore, a hung kernel, a deadlocked collective. So the main process pings its engine, every 2 s, and
+records each answer as the modification time of a file. The ping is vLLM's own `check_health` on every worker
+process of the engine (`AsyncLLM.collective_rpc`): EngineCore answers it between two steps, so it does not
+queue behind requests, holds no KV blocks and is no lookup in LMCache. A busy engine answers within one step,
+which computes `--max-num-batched-tokens` at most, however long a prompt is.
+
+Dynamo's canary was not taken. It is a request like any other: it queues behind the prompts of a busy engine
+and is then reported as a failure, and a prefill worker keeps its KV blocks until their lease runs out.
+
+Files and times, since a file's time can be set on a full disk, and costs the reader one `stat`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+# Names the folder of the two files; set by the supervisor, in whose folder of the unit they are.
+VARIABLE = "DYNAMOCTL_ENGINE_HEARTBEAT"
+_ANSWERED = "engine-answered"
+_ASKED_IDLE = "engine-asked-idle"
+
+
+@dataclass(frozen=True)
+class Heartbeat:
+    """What the two files say.
+
+    Attributes:
+        answered: when the engine last answered; nanoseconds, comparable with each other only.
+        was_idle: whether the engine had nothing to do when the unanswered ping was sent: it would have
+            answered at once. False where it may be in the middle of a step.
+    """
+
+    answered: int
+    was_idle: bool
+
+
+def read(folder: Path) -> Heartbeat | None:
+    """The last heartbeat of the worker whose folder this is; None where it has told of none (yet)."""
+    try:
+        answered = (folder / _ANSWERED).stat().st_mtime_ns
+    except OSError:
+        return None
+    asked = 0
+    with contextlib.suppress(OSError):
+        asked = (folder / _ASKED_IDLE).stat().st_mtime_ns
+    return Heartbeat(answered, asked > answered)
+
+
+@dataclass
+class Pinger:
+    """Pings one engine, one ping at a time.
+
+    Attributes:
+        folder: where the files are written.
+        added: how many requests the engine has been given; counted by whoever hands them on.
+    """
+
+    folder: Path
+    added: int = 0
+    _settled_at: int = -1
+    _ping: asyncio.Task[None] | None = field(default=None, repr=False)
+
+    def ping(self, engine: Any) -> None:
+        """Send the next ping, unless the last one is unanswered. Returns at once.
+
+        Args:
+            engine: vLLM's `AsyncLLM`.
+        """
+        if self._ping is None or self._ping.done():
+            self._ping = asyncio.ensure_future(self._ask(engine))
+
+    async def _ask(self, engine: Any) -> None:
+        added = self.added
+        is_idle = not engine.output_processor.has_unfinished_requests()
+        # A request that was aborted may still be in a step. One answer after the last request settles it.
+        if is_idle and self._settled_at == added:
+            _touch(self.folder / _ASKED_IDLE)
+        try:
+            await engine.collective_rpc("check_health")
+        except Exception:
+            return
+        self._settled_at = added if is_idle else -1
+        _touch(self.folder / _ANSWERED)
+
+
+def _touch(path: Path) -> None:
+    """Set its time to the present. The folder may have been deleted: then nobody is told."""
+    with contextlib.suppress(OSError):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        os.utime(path)

@@ -52,7 +52,6 @@ worker: by the planner (`planner.connectors` says when), or by the supervisor.
 from __future__ import annotations
 
 import atexit
-import multiprocessing
 import os
 import weakref
 from collections.abc import Callable
@@ -92,7 +91,8 @@ def register() -> None:
 
         end_with_the_process(core_client.MPClient)
     heartbeat = os.environ.get(engine_heartbeat.VARIABLE)
-    if heartbeat and multiprocessing.parent_process() is None:  # the engine's own processes ping nobody
+    # The worker's first process leads their session; the engine's own processes ping nobody.
+    if heartbeat and os.getsid(0) == os.getpid():
         from vllm.v1.engine import async_llm, output_processor
 
         ping_engine(

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from dynamoctl import doctor
-from dynamoctl.errors import PreflightError
+from dynamoctl.errors import DynamoctlError, PreflightError
 from dynamoctl.etcd import CERTIFICATES, Etcd, Instance, with_certificates
 from dynamoctl.storage import Finding
 
@@ -166,6 +166,38 @@ def test_a_lease_is_ended_where_it_can_be(gateway: Gateway) -> None:
     Etcd([gateway.url], LOGIN).revoke("26")
     assert asked[1:] == [("/v3/lease/revoke", {"ID": "26"}, "t")]
     Etcd([closed_port()], {}).revoke("26")
+
+
+def test_what_is_registered_under_a_lease_is_taken_out_and_put_back(gateway: Gateway) -> None:
+    def text(data: bytes) -> str:
+        return base64.b64encode(data).decode()
+
+    asked: list[tuple[str, dict[str, Any]]] = []
+    entries = [(b"v1/instances/a", b"{}", "26"), (b"v1/instances/b", b"{}", "27"), (b"v1/mdc/a", b"[]", "26")]
+
+    def answer(path: str, body: dict[str, Any], token: str) -> tuple[int, Any]:
+        asked.append((path, body))
+        kvs = [{"key": text(key), "value": text(value), "lease": lease} for key, value, lease in entries]
+        return 200, {"kvs": kvs} if path == "/v3/kv/range" else {}
+
+    gateway.answer = answer
+    etcd = Etcd([gateway.url], {})
+    taken = etcd.take_out("26")
+    assert taken == {b"v1/instances/a": b"{}", b"v1/mdc/a": b"[]"}
+    deleted = [body for path, body in asked if path == "/v3/kv/deleterange"]
+    assert deleted == [{"key": text(key)} for key in taken]
+    asked.clear()
+    etcd.put_back("26", taken)
+    put = [{"key": text(key), "value": text(value), "lease": "26"} for key, value in taken.items()]
+    assert asked == [("/v3/kv/put", body) for body in put]
+
+
+def test_an_etcd_that_is_away_gives_nothing_out_and_takes_nothing_back() -> None:
+    away = Etcd([closed_port()], {})
+    with pytest.raises(DynamoctlError):
+        away.take_out("26")
+    with pytest.raises(DynamoctlError):
+        away.put_back("26", {b"v1/instances/a": b"{}"})
 
 
 # ---- certificates ---------------------------------------------------------------------------

@@ -24,6 +24,7 @@ class Store:
     def __init__(self) -> None:
         self.found: dict[str, str] = {}
         self.revoked: list[str] = []
+        self.keys: dict[str, dict[bytes, bytes]] = {}
         self.usable = True
 
     def __call__(self) -> Etcd:
@@ -37,6 +38,12 @@ class Store:
 
     def revoke(self, lease: str) -> None:
         self.revoked.append(lease)
+
+    def take_out(self, lease: str) -> dict[bytes, bytes]:
+        return self.keys.pop(lease)
+
+    def put_back(self, lease: str, entries: dict[bytes, bytes]) -> None:
+        self.keys[lease] = entries
 
 
 @pytest.fixture
@@ -133,3 +140,45 @@ def test_an_etcd_that_cannot_be_used_is_no_failure(store: Store, leases: Leases,
     unit.kill()
     leases.end_those_of_the_dead()
     assert store.revoked == []
+
+
+def test_what_is_withheld_is_taken_out_once_and_put_back_as_it_was(
+    store: Store, leases: Leases, unit: Unit
+) -> None:
+    store.found = {"1": f"{HERE}:{unit.port}"}
+    store.keys = {"1": {b"v1/instances/a": b"{}"}, "2": {b"v1/instances/b": b"{}"}}
+    leases.learn(lambda: [unit.identity])
+    for _ in range(2):
+        leases.withhold([unit.identity])
+    assert store.keys.keys() == {"2"}
+    leases.hand_back([myself()])
+    assert store.keys.keys() == {"2"}
+    leases.hand_back([unit.identity])
+    assert store.keys["1"] == {b"v1/instances/a": b"{}"}
+
+
+def test_what_an_etcd_that_is_away_was_to_get_back_it_gets_when_it_answers(
+    store: Store, leases: Leases, unit: Unit
+) -> None:
+    store.found = {"1": f"{HERE}:{unit.port}"}
+    store.keys = {"1": {b"v1/instances/a": b"{}"}}
+    leases.learn(lambda: [unit.identity])
+    leases.withhold([unit.identity])
+    store.usable = False
+    leases.hand_back([unit.identity])
+    leases.learn(lambda: [unit.identity])
+    store.usable = True
+    leases.learn(lambda: [unit.identity])
+    assert store.keys["1"] == {b"v1/instances/a": b"{}"}
+
+
+def test_what_was_withheld_of_a_dead_unit_is_not_put_back(store: Store, leases: Leases, unit: Unit) -> None:
+    store.found = {"1": f"{HERE}:{unit.port}"}
+    store.keys = {"1": {b"v1/instances/a": b"{}"}}
+    leases.learn(lambda: [unit.identity])
+    identity = unit.identity
+    leases.withhold([identity])
+    unit.kill()
+    leases.end_those_of_the_dead()
+    leases.hand_back([identity])
+    assert store.keys == {}

@@ -316,3 +316,45 @@ def test_a_store_that_is_not_there_has_none(
 ) -> None:
     call(kept)
     assert not store.exists()
+
+
+# ---- who lives and does not answer ----------------------------------------------------------
+
+
+def test_what_is_withheld_is_gone_until_it_is_handed_back(
+    store: Path, kept: Registrations, clock: Clock, port: int
+) -> None:
+    worker(store, LIVE, port)
+    kept.keep(me)
+    texts = {file: file.read_text() for file in store.glob("v1/*/*")}
+    kept.withhold(me())
+    assert files(store) == set()
+    for _ in range(3):
+        clock.now += PUT_BACK_S
+        kept.keep(me)
+        assert files(store) == set()
+    assert kept.has_never_seen(me()) is False
+    kept.hand_back(me())
+    assert {file: file.read_text() for file in store.glob("v1/*/*")} == texts
+    kept.keep(me)
+    assert all(age == clock.day + clock.now + AHEAD_S for age in ages(store))
+
+
+def test_what_is_written_again_meanwhile_is_withheld_too(
+    store: Path, kept: Registrations, clock: Clock, port: int
+) -> None:
+    worker(store, LIVE, port)
+    kept.keep(me)
+    kept.withhold(me())
+    worker(store, LIVE, port)
+    kept.keep(me)
+    assert files(store) == set()
+
+
+def test_another_workers_registration_stays(store: Path, kept: Registrations, port: int) -> None:
+    worker(store, LIVE, port)
+    kept.keep(me)
+    kept.withhold([Identity(os.getppid(), 1, "another boot")])
+    assert files(store) == all_of(LIVE)
+    kept.hand_back(me())
+    assert files(store) == all_of(LIVE)

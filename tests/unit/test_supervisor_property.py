@@ -495,6 +495,8 @@ class World:
         self.state = "starting"
         self.changed, self.first_ready = loop.now, math.inf
         self.error: dict[str, Any] | None = None
+        self.failure: dict[str, Any] | None = None
+        self.least_ready: dict[str, int] = {}
         self.units: dict[str, State] = {unit.name: "pending" for unit in self.plan.units}
         self.told_to_stop = self.stopping = False
         self.stop_told = math.inf
@@ -508,6 +510,10 @@ class World:
     @property
     def was_up(self) -> bool:
         return self.first_ready <= self.loop.now
+
+    def born_after(self, unit: str, seconds: float) -> bool:
+        """Whether its last process was started so long after the deployment was ready."""
+        return self.leaders[unit].born >= self.first_ready + seconds
 
     # ---- events
 
@@ -969,8 +975,13 @@ class World:
         if (state.state, now) != (self.state, self.units):
             self.changed = self.loop.now
         self.state, self.units, self.error = state.state, now, state.error
+        self.failure = self.failure or (state.error if state.state == "failed" else None)
         if state.state == "ready":
             self.first_ready = min(self.first_ready, self.loop.now)
+        if self.was_up and not self.told_to_stop:
+            for role in {unit.role for unit in self.plan.workers}:
+                ready = sum(unit.role == role and unit.state == "ready" for unit in state.units)
+                self.least_ready[role] = min(ready, self.least_ready.get(role, ready))
         self.stopping |= state.state == "stopping"
         self.unsaved = self.full_until > self.loop.now
         if self.unsaved:
@@ -1435,6 +1446,63 @@ def test_what_random_lives_have_shown(what: str) -> None:
 @given(lives())
 def test_any_life(life: Life) -> None:
     assert live(life).broken == []
+
+
+# ---- GPU memory ---------------------------------------------------------------------------
+
+
+def test_who_has_the_memory_mapped_is_restarted_too_and_that_is_one_recovery() -> None:
+    world = live(Life("disagg on two GPUs", ((0.0, Die(("prefill-0",))),) * 1))
+    assert world.broken == []
+    assert (world.starts["decode-0"], world.starts["prefill-0"]) == (2, 2)
+    assert len(world.restarts["decode-0"]) == 0
+
+
+@pytest.mark.parametrize("plan", ["agg on a GPU", "disagg on two GPUs"])
+def test_where_nothing_is_mapped_nobody_else_is_restarted(plan: str) -> None:
+    """An aggregated worker's memory, or a decode worker's, is free a moment after its end."""
+    worker = "worker-0" if plan == "agg on a GPU" else "decode-0"
+    world = live(Life(plan, ((0.0, Die((worker,))),)))
+    assert world.broken == []
+    assert {unit: count for unit, count in world.starts.items() if count > 1} == {worker: 2}
+
+
+@pytest.mark.parametrize("by_others", [False, True])
+def test_memory_that_is_held_for_a_while_is_waited_for(by_others: bool) -> None:
+    world = live(Life("agg on a GPU", ((0.0, Held(0, 300.0, by_others)), (0.0, Die(("worker-0",))))))
+    assert world.broken == []
+    assert world.starts["worker-0"] == 2
+
+
+@pytest.mark.parametrize(
+    ("by_others", "who"), [(False, "no process that can be seen"), (True, "process 99 (another program)")]
+)
+def test_memory_that_is_held_for_ever_fails_it_and_says_by_whom(by_others: bool, who: str) -> None:
+    world = live(Life("agg on a GPU", ((0.0, Held(0, math.inf, by_others)), (0.0, Die(("worker-0",))))))
+    assert world.broken == []
+    assert world.failure is not None
+    assert world.failure["message"].startswith("worker-0 cannot start: it has waited 10 min 0 s for ")
+    assert world.failure["message"].endswith(f"held by {who}")
+    assert "end who holds it" in world.failure["hint"]
+    assert world.starts["worker-0"] == 1
+
+
+def test_of_two_decode_workers_one_serves_on_while_the_other_lets_go() -> None:
+    world = live(Life("two of each", ((0.0, Load(1000.0)), (0.0, Die(("prefill-0",))))))
+    assert world.broken == []
+    assert world.starts == {**dict.fromkeys(world.starts, 2), "frontend": 1, "prefill-1": 1}
+    assert world.least_ready["decode"] == 1
+    assert world.least_ready["prefill"] == 1
+
+
+def test_the_only_decode_worker_serves_on_beside_the_other_prefill_worker_until_it_is_quiet() -> None:
+    dies = (0.0, Die(("prefill-0",)))
+    world = live(Life("two prefill workers", ((0.0, Load(2000.0)), dies, (1900.0, Die(("frontend",))))))
+    assert world.broken == []
+    # Waiting for a quiet moment has no limit.
+    assert world.born_after("decode-0", 2000.0)
+    assert world.starts["decode-0"] == world.starts["prefill-0"] == 2
+    assert world.starts["prefill-1"] == 1
 
 
 # ---- can the rules be broken? -------------------------------------------------------------

@@ -1,0 +1,205 @@
+"""The worker's process pings its engine, and the supervisor reads when it last answered."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from dynamoctl import engine_heartbeat, vllm_plugin
+from dynamoctl.engine_heartbeat import Pinger, read
+
+
+class Engine:
+    """Like vLLM's `AsyncLLM`: answers a ping when it is let, and knows its unfinished requests."""
+
+    def __init__(self) -> None:
+        self.unfinished = 0
+        self.asked: list[str] = []
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+        self.error: Exception | None = None
+        self.output_processor = SimpleNamespace(has_unfinished_requests=lambda: bool(self.unfinished))
+
+    async def collective_rpc(self, method: str) -> list[None]:
+        self.asked.append(method)
+        await self.may_answer.wait()
+        if self.error is not None:
+            raise self.error
+        return [None]
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def later(folder: Path, seconds: float = 5.0) -> None:
+    """What is written is older now: a file's time is that of the kernel's last tick."""
+    for file in folder.iterdir():
+        time = file.stat().st_mtime - seconds
+        os.utime(file, (time, time))
+
+
+async def ping(pinger: Pinger, engine: Engine) -> None:
+    pinger.ping(engine)
+    await settle()
+
+
+def test_before_the_first_answer_there_is_no_heartbeat(tmp_path: Path) -> None:
+    async def live() -> None:
+        engine, pinger = Engine(), Pinger(tmp_path)
+        engine.may_answer.clear()
+        await ping(pinger, engine)
+
+    assert read(tmp_path) is None
+    asyncio.run(live())
+    assert read(tmp_path) is None
+
+
+def test_each_answer_is_a_new_heartbeat(tmp_path: Path) -> None:
+    async def live() -> None:
+        engine, pinger = Engine(), Pinger(tmp_path)
+        await ping(pinger, engine)
+        first = read(tmp_path)
+        assert first is not None
+        later(tmp_path)
+        await ping(pinger, engine)
+        second = read(tmp_path)
+        assert second is not None
+        assert second.answered > first.answered - 5e9
+        assert engine.asked == ["check_health"] * 2
+
+    asyncio.run(live())
+
+
+def test_an_idle_engine_that_does_not_answer_was_idle_and_is_asked_once(tmp_path: Path) -> None:
+    async def live() -> None:
+        engine, pinger = Engine(), Pinger(tmp_path)
+        await ping(pinger, engine)
+        before = read(tmp_path)
+        assert before is not None
+        assert not before.was_idle
+        later(tmp_path)
+        engine.may_answer.clear()
+        for _ in range(3):
+            await ping(pinger, engine)
+        now = read(tmp_path)
+        assert now is not None
+        assert now.was_idle
+        assert len(engine.asked) == 2
+        engine.may_answer.set()
+        await settle()
+        now = read(tmp_path)
+        assert now is not None
+        assert not now.was_idle
+
+    asyncio.run(live())
+
+
+@pytest.mark.parametrize("is_aborted", [False, True])
+def test_an_engine_that_has_had_a_request_since_may_be_in_a_step(tmp_path: Path, is_aborted: bool) -> None:
+    async def live() -> None:
+        engine, pinger = Engine(), Pinger(tmp_path)
+        await ping(pinger, engine)
+        later(tmp_path)
+        pinger.added += 1
+        engine.unfinished = 0 if is_aborted else 1
+        engine.may_answer.clear()
+        await ping(pinger, engine)
+        now = read(tmp_path)
+        assert now is not None
+        assert not now.was_idle
+
+    asyncio.run(live())
+
+
+def test_one_answer_after_the_last_request_settles_that_it_is_idle(tmp_path: Path) -> None:
+    async def live() -> None:
+        engine, pinger = Engine(), Pinger(tmp_path)
+        pinger.added, engine.unfinished = 1, 1
+        await ping(pinger, engine)
+        engine.unfinished = 0
+        await ping(pinger, engine)
+        later(tmp_path)
+        engine.may_answer.clear()
+        await ping(pinger, engine)
+        now = read(tmp_path)
+        assert now is not None
+        assert now.was_idle
+
+    asyncio.run(live())
+
+
+def test_an_engine_that_fails_a_ping_has_not_answered(tmp_path: Path) -> None:
+    async def live() -> None:
+        engine, pinger = Engine(), Pinger(tmp_path)
+        engine.error = RuntimeError("the engine is dead")
+        await ping(pinger, engine)
+        await ping(pinger, engine)
+
+    asyncio.run(live())
+    assert read(tmp_path) is None
+
+
+def test_where_its_folder_was_deleted_nobody_is_told_and_nothing_fails(tmp_path: Path) -> None:
+    async def live() -> None:
+        engine = Engine()
+        pinger = Pinger(tmp_path / "deleted")
+        await ping(pinger, engine)
+        assert pinger._ping is not None
+        assert pinger._ping.exception() is None
+
+    asyncio.run(live())
+    assert read(tmp_path / "deleted") is None
+
+
+# ---- in vLLM's process ----------------------------------------------------------------------
+
+
+def test_dynamos_own_health_check_pings_and_requests_are_counted(tmp_path: Path) -> None:
+    class Client(Engine):
+        checked = 0
+
+        async def check_health(self) -> None:
+            self.checked += 1
+
+    class Processor:
+        def add_request(self, request: str) -> str:
+            return request
+
+    pinger = Pinger(tmp_path)
+    for _ in range(2):  # vLLM calls a plugin more than once in a process
+        vllm_plugin.ping_engine(Client, Processor, pinger)
+
+    async def live() -> None:
+        client = Client()
+        await client.check_health()
+        await settle()
+        assert client.checked == 1
+        assert client.asked == ["check_health"]
+
+    asyncio.run(live())
+    assert Processor().add_request("a request") == "a request"
+    assert pinger.added == 1
+    assert read(tmp_path) is not None
+
+
+@pytest.mark.engine
+def test_the_installed_vllm_has_what_the_ping_needs() -> None:
+    from vllm.v1.engine.async_llm import AsyncLLM
+    from vllm.v1.engine.output_processor import OutputProcessor
+    from vllm.v1.worker.worker_base import WorkerBase
+
+    wanted: list[tuple[Any, str]] = [
+        (AsyncLLM, "check_health"),
+        (AsyncLLM, "collective_rpc"),
+        (OutputProcessor, "add_request"),
+        (OutputProcessor, "has_unfinished_requests"),
+        (WorkerBase, "check_health"),
+    ]
+    assert [name for owner, name in wanted if not callable(getattr(owner, name, None))] == []
+    assert engine_heartbeat.VARIABLE.startswith("DYNAMOCTL_")

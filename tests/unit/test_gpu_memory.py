@@ -1,0 +1,95 @@
+"""Which GPU memory a unit waits for, and who has it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from dynamoctl.facts import Gpu
+from dynamoctl.supervisor import gpu_memory
+from dynamoctl.supervisor.gpu_memory import Shortage, shortages
+
+MIB_OF_H200 = 143771
+OURS, STRANGER, HIDDEN = 1, os.getpid(), 2**22 + 1
+
+
+@pytest.fixture
+def nvml(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Two GPUs: what is free on each, and who holds how much."""
+
+    seen = SimpleNamespace(free={0: 143000, 1: 143000}, held={})
+    monkeypatch.setattr(gpu_memory.gpus, "session", contextlib.nullcontext)
+    monkeypatch.setattr(
+        gpu_memory.gpus,
+        "list_gpus",
+        lambda: tuple(Gpu(index, f"GPU-{index}aa", "H200", MIB_OF_H200) for index in (0, 1)),
+    )
+    monkeypatch.setattr(gpu_memory.gpus, "memory_free", lambda: seen.free)
+    monkeypatch.setattr(gpu_memory.gpus, "memory_by_process", lambda: seen.held)
+    return seen
+
+
+def test_nothing_is_short_where_vllms_share_is_free(nvml: Any) -> None:
+    nvml.free = {0: int(0.92 * MIB_OF_H200), 1: 0}
+    assert shortages(["vllm"], [0], {OURS}) == []
+
+
+def test_what_a_peer_has_mapped_is_held_by_nobody(nvml: Any) -> None:
+    """As seen on two H200 after SIGKILL to the prefill worker: 11.32 of 139.8 GiB free, no process there."""
+    nvml.free = {0: 0, 1: 11590}
+    (short,) = shortages(["vllm"], [1], {OURS})
+    assert (short.gpu, short.free, short.others, short.is_by_others) == (1, 11590, {}, False)
+    assert str(short) == (
+        "116.9 GiB of GPU 1 (11.3 GiB free, 128.2 GiB wanted), held by no process that can be seen"
+    )
+
+
+def test_another_programs_memory_is_its_own(nvml: Any) -> None:
+    nvml.free, nvml.held = {0: 43771, 1: 0}, {0: {STRANGER: 100000}}
+    (short,) = shortages(["vllm"], [0], {OURS})
+    assert short.is_by_others
+    assert f"held by process {STRANGER} (" in str(short)
+
+
+@pytest.mark.parametrize("pid", [OURS, HIDDEN])
+def test_our_own_processes_and_pids_of_another_host_are_no_others(nvml: Any, pid: int) -> None:
+    nvml.free, nvml.held = {0: 43771, 1: 0}, {0: {pid: 100000}}
+    (short,) = shortages(["vllm"], [0], {OURS})
+    assert short.others == {}
+    assert not short.is_by_others
+
+
+def test_too_little_of_others_leaves_the_rest_unexplained() -> None:
+    assert not Shortage(0, wanted=1000, free=100, others={STRANGER: 899}).is_by_others
+    assert Shortage(0, wanted=1000, free=100, others={STRANGER: 900}).is_by_others
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("--gpu-memory-utilization", "0.3"), ("--gpu_memory_utilization=0.3",)],
+)
+def test_the_share_is_the_command_lines(nvml: Any, words: tuple[str, ...]) -> None:
+    nvml.free = {0: int(0.3 * MIB_OF_H200), 1: int(0.29 * MIB_OF_H200)}
+    assert shortages(["vllm", *words], [0], ()) == []
+    assert [one.gpu for one in shortages(["vllm", *words], [0, 1], ())] == [1]
+
+
+@pytest.mark.parametrize(
+    ("words", "on"),
+    [
+        (("--gpu-memory-utilization", "all"), [1]),  # vLLM will say so
+        ((), []),
+        ((), ["MIG-1"]),  # NVML does not list it
+    ],
+)
+def test_what_cannot_be_known_is_not_waited_for(nvml: Any, words: tuple[str, ...], on: list[Any]) -> None:
+    nvml.free = {0: 0, 1: 0}
+    assert shortages(["vllm", *words], on, ()) == []
+
+
+def test_a_gpu_that_is_named_by_its_uuid(nvml: Any) -> None:
+    nvml.free = {0: 0, 1: 143000}
+    assert [one.gpu for one in shortages(["vllm"], ["GPU-0aa", "GPU-1"], ())] == ["GPU-0aa"]

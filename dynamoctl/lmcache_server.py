@@ -3,14 +3,44 @@
 Over HTTP, LMCache's server (0.5.3) tells its whole environment, secrets included (GET /env), and runs code
 that it is sent (POST /run_script). It asks nobody who they are, so that every user of the machine could do
 so. Here both paths are not there.
+
+And it names its pool of shared memory after its own pid (lmcache==0.5.3:lmcache/v1/distributed/config.py:
+L1MemoryManagerConfig.shm_name). Killed, it leaves a file of the whole cache size that nobody can be sure of:
+the pid is another process's by then, and containers that share /dev/shm have the same pids. Under a
+supervisor the pool has the name of the start and of the unit, so that it can be removed for certain, and a
+server that is started again takes away the pool of the one that was killed.
 """
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import suppress
 from typing import Any
 
+from dynamoctl.host.files import SHARED_MEMORY, Files
+from dynamoctl.host.processes import MARK
+
 CLOSED = ("/env", "/run_script")
+# LMCache would put the first part before any other name.
+_POOL = "lmcache_l1_pool_dynamoctl-"
+
+
+def pool(mark: str) -> str:
+    """The name of the pool of a unit, by what its processes carry (`START-ID/UNIT`)."""
+    return _POOL + mark.replace("/", "-")
+
+
+def pools(start_id: str) -> Files:
+    """The pools of all units of a start that are there, and are this user's. Their names are proof enough."""
+    if not start_id:
+        return {}
+    try:
+        with os.scandir(SHARED_MEMORY) as entries:
+            own = [one for one in entries if one.name.startswith(pool(f"{start_id}/"))]
+            return {one.path: None for one in own if one.stat().st_uid == os.geteuid()}
+    except OSError:
+        return {}
 
 
 def close(app: Any) -> None:
@@ -25,6 +55,11 @@ def main() -> None:
 
     close(http_server.app)
     sys.argv.insert(1, "server")
+    mark = os.environ.get(MARK)
+    if mark and "--shm-name" not in sys.argv:
+        sys.argv += ["--shm-name", pool(mark)]
+        with suppress(FileNotFoundError):  # LMCache would do so when it has looked for room for its own
+            (SHARED_MEMORY / pool(mark)).unlink()
     lmcache()
 
 

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dynamoctl.errors import DynamoctlError, PreflightError
+from dynamoctl.host.files import FileIdentity, Files
 from dynamoctl.host.processes import Identity, is_running
 
 VERSION = 1
@@ -82,6 +83,8 @@ class DeploymentState:
         lost_etcd: that etcd does not answer now, and why; empty where it does, or none is used.
         lost_stores: which of LMCache's stores do not answer now, and why.
         files: what its processes have made outside its folder: shared memory, sockets.
+        file_identities: which files these are: others may have their names by now. A state that was written
+            before dynamoctl looked has none.
     """
 
     name: str
@@ -99,12 +102,23 @@ class DeploymentState:
     lost_stores: list[str] = field(default_factory=list)
     lost_etcd: str = ""
     files: list[str] = field(default_factory=list)
+    file_identities: dict[str, FileIdentity] = field(default_factory=dict)
     version: int = VERSION
 
     @property
     def supervisor_lives(self) -> bool:
         """Whether the supervisor that wrote this still runs."""
         return self.supervisor is not None and is_running(self.supervisor)
+
+    @property
+    def recorded_files(self) -> Files:
+        """`files`, and which they are as far as that is known."""
+        return {path: self.file_identities.get(path) for path in self.files}
+
+    def record_files(self, files: Files) -> None:
+        """Set `files`, and which they are."""
+        self.files = sorted(files)
+        self.file_identities = {path: which for path, which in sorted(files.items()) if which is not None}
 
 
 class Folder:
@@ -174,7 +188,7 @@ class Folder:
             )
         try:
             return _state(body)
-        except (KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError) as error:
             raise DynamoctlError(
                 f"{self.state_file} is damaged ({error})", f"`dynamoctl down -n {self.name}` cleans up"
             ) from None
@@ -370,4 +384,7 @@ def _identity(body: dict[str, Any] | None) -> Identity | None:
 
 def _state(body: dict[str, Any]) -> DeploymentState:
     units = [UnitState(**{**unit, "identity": _identity(unit["identity"])}) for unit in body["units"]]
-    return DeploymentState(**{**body, "units": units, "supervisor": _identity(body["supervisor"])})
+    files = {path: FileIdentity(**which) for path, which in body.get("file_identities", {}).items()}
+    return DeploymentState(
+        **{**body, "units": units, "supervisor": _identity(body["supervisor"]), "file_identities": files}
+    )

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from dynamoctl.host.files import SHARED_MEMORY, FileIdentity, identify_file, in_shared_memory
+
 # In the environment of every process of a unit: DEPLOYMENT-START-ID/UNIT.
 MARK = "DYNAMOCTL_UNIT"
-_SHARED_MEMORY = "/dev/shm/"  # noqa: S108  (POSIX's; nothing is made here)
 _TCP_LISTEN = "0A"  # include/net/tcp_states.h
 _KERNEL_THREAD = 0x00200000  # PF_KTHREAD in the flags of proc(5): it has no environment
 
@@ -210,7 +211,7 @@ def is_resource_tracker(pid: int) -> bool:
         return False
 
 
-def files_of(pids: Iterable[int]) -> set[str]:
+def files_of(pids: Iterable[int]) -> dict[str, FileIdentity]:
     """The files that outlive these processes if they are killed: shared memory, sockets, metrics.
 
     Files under /dev/shm that they have mapped, the paths of Unix sockets that they have bound, and the
@@ -226,14 +227,40 @@ def files_of(pids: Iterable[int]) -> set[str]:
             maps = Path(f"/proc/{pid}/maps").read_text(encoding="utf-8", errors="replace")
         except OSError:
             continue
-        for line in maps.splitlines():
-            at = line.find(_SHARED_MEMORY)
-            if at >= 0 and not line.endswith(" (deleted)"):
-                paths.add(line[at:])
+        paths |= _mapped(maps)
         if bound:
             with suppress(OSError):
                 paths |= {bound[inode] for inode in _socket_inodes(pid) if inode in bound}
+    return {path: which for path in sorted(paths) if (which := identify_file(path)) is not None}
+
+
+def _mapped(maps: str) -> set[str]:
+    """The paths of what /proc/PID/maps has of /dev/shm.
+
+    The C library makes a named semaphore under another name, maps it, and gives it its own name then: in the
+    maps it is "(deleted)", and its inode tells which it is (sem_open in glibc).
+    """
+    paths = set()
+    names: dict[int, str] | None = None
+    for line in maps.splitlines():
+        if f"{SHARED_MEMORY}/" not in line:
+            continue
+        _, _, _, device, inode, path = line.split(maxsplit=5)
+        if not path.startswith(f"{SHARED_MEMORY}/"):
+            continue
+        if not path.endswith(" (deleted)"):
+            paths.add(path)
+        elif device == _device_of_shared_memory():
+            names = in_shared_memory() if names is None else names
+            if int(inode) in names:
+                paths.add(names[int(inode)])
     return paths
+
+
+def _device_of_shared_memory() -> str:
+    """As /proc/PID/maps writes it."""
+    device = SHARED_MEMORY.stat().st_dev
+    return f"{os.major(device):02x}:{os.minor(device):02x}"
 
 
 def traces_of_files() -> tuple[object, ...]:
@@ -241,8 +268,8 @@ def traces_of_files() -> tuple[object, ...]:
 
     Much cheaper than `files_of` all processes.
     """
-    memory = Path(_SHARED_MEMORY)
-    return (memory.stat().st_mtime_ns if memory.exists() else 0, frozenset(_bound_sockets()))
+    memory = SHARED_MEMORY.stat().st_mtime_ns if SHARED_MEMORY.exists() else 0
+    return (memory, frozenset(_bound_sockets()))
 
 
 def _bound_sockets() -> dict[str, str]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from dynamoctl.errors import DynamoctlError, LeftoverError
 from dynamoctl.host import gpus, ports, processes
-from dynamoctl.host.processes import is_running, members, members_of_each
+from dynamoctl.host.processes import Identity, is_running, members, members_of_each
 from dynamoctl.state import DeploymentState, Folder
 from dynamoctl.supervisor import process, removal
 
@@ -82,10 +82,15 @@ def _read(folder: Folder) -> DeploymentState | None:
     try:
         return folder.read_state()
     except DynamoctlError:
-        supervisors = process.supervisors(folder.path)
-        return DeploymentState(
-            folder.name, "", "", "", _start_id(folder), supervisor=supervisors[0] if supervisors else None
-        )
+        return _without_a_state(folder, process.supervisors(folder.path))
+
+
+def _without_a_state(folder: Folder, supervisors: list[Identity]) -> DeploymentState:
+    """What is known besides."""
+    supervisor = supervisors[0] if supervisors else None
+    state = DeploymentState(folder.name, "", "", "", _start_id(folder), supervisor=supervisor)
+    state.record_files(removal.files_of_plan(folder))
+    return state
 
 
 def _latest(folder: Folder, before: DeploymentState) -> DeploymentState:
@@ -118,13 +123,14 @@ def _about_to_start(folder: Folder) -> DeploymentState | None:
     """What is known where a supervisor has written no state: its `up` was killed, or the folder deleted."""
     supervisors = process.supervisors(folder.path)
     if not supervisors:
-        return None
+        known = _without_a_state(folder, [])
+        return known if known.files else None
     deadline = time.monotonic() + _FIRST_STATE_PATIENCE_S
     while time.monotonic() < deadline and is_running(supervisors[0]):
         if (state := folder.read_state()) is not None:
             return state
         time.sleep(_POLL_S)
-    return DeploymentState(folder.name, "", "", "", _start_id(folder), supervisor=supervisors[0])
+    return _without_a_state(folder, supervisors)
 
 
 def _ports(state: DeploymentState) -> dict[int, str]:
@@ -142,7 +148,7 @@ def _sweep(
             process may: the port is free by then.
         pids: its processes, as far as they lived when this began.
     """
-    shared = set(state.files)
+    shared = removal.own_files(state)
     left: list[str] = []
     folder.remove_targets()
     if members(f"{state.start_id}/"):
@@ -173,7 +179,7 @@ def _sweep(
         folder.socket.unlink()
     if state.state not in ("stopped", "failed") or left:
         state.state = "failed" if left else "stopped"
-        state.files = still
+        state.record_files(still)
         for unit in state.units:
             unit.state = "stopped" if not left else unit.state
         folder.write_state(state)

@@ -12,11 +12,11 @@ import signal
 import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from dynamoctl.errors import DynamoctlError, PreflightError
 from dynamoctl.etcd import Etcd
 from dynamoctl.export import prometheus
+from dynamoctl.host.files import FileIdentity, Files, files_from_json, identify_file, is_there
 from dynamoctl.host.processes import Identity, files_of, identify, is_running, members, members_of_each
 from dynamoctl.planner.plan import DeploymentPlan, Unit
 from dynamoctl.state import DeploymentState, Folder, UnitState
@@ -69,7 +69,8 @@ class Deployment:
         state: what `state.json` says.
         members: the units, in the plan's order.
         frontend: the one of them that is the frontend; None where it runs on another host.
-        files: what its processes would leave behind: paths of files, and of folders of sockets.
+        files: what its processes would leave behind: files, and folders of sockets. What an earlier start has
+            left, and could not be removed, is among them.
         unsaved: whether the state could not be written the last time.
         listed: whether the frontend lists the model, once all of it is up.
         registrations: Dynamo's file discovery; None where that is etcd.
@@ -105,7 +106,8 @@ class Deployment:
             self.state.units.append(state)
             self.members.append(Member(unit, state, f"{self.start_id}/{unit.name}"))
         self.frontend = next((one for one in self.members if one.unit.role == "frontend"), None)
-        self.files: set[str] = set()
+        self.files: Files = files_from_json(body.get("earlier_files", {}))
+        self.state.record_files(self.files)
         self.turns: dict[int | str, asyncio.Lock] = {}
         self.unsaved = False
         self.listed = True
@@ -283,19 +285,19 @@ class Deployment:
 
     # ---- what they leave ------------------------------------------------------------------
 
-    def files_now(self, of: Sequence[Member]) -> set[str]:
+    def files_now(self, of: Sequence[Member]) -> dict[str, FileIdentity]:
         """What would be left of these, were they killed now."""
         return files_of(one.pid for own in self.processes_of_each(of) for one in own)
 
     def note_files(self, of: Sequence[Member]) -> bool:
         """What would be left of these, for a `down` without us. Returns whether there is anything new.
 
-        (It runs in a thread, beside those that add to the set.)
+        (It runs in a thread, beside those that add to `files`.)
         """
         self.files |= self.files_now(of)
-        known = sorted(path for path in set(self.files) if Path(path).exists())
-        is_new = known != self.state.files
-        self.state.files = known
+        known = {path: which for path, which in dict(self.files).items() if is_there(path, which)}
+        is_new = known != self.state.recorded_files
+        self.state.record_files(known)
         return is_new
 
     def sockets(self) -> dict[str, str]:
@@ -315,8 +317,9 @@ class Deployment:
                 self._sockets = tempfile.mkdtemp(prefix="dctl-", dir=parent)
             except OSError:
                 return {}
-            self.files.add(self._sockets)
-            self.state.files = sorted({*self.state.files, self._sockets})
+            own: Files = {self._sockets: identify_file(self._sockets)}
+            self.files |= own
+            self.state.record_files(self.state.recorded_files | own)
         return {"VLLM_RPC_BASE_PATH": self._sockets}
 
     # ---- etcd -----------------------------------------------------------------------------

@@ -13,6 +13,9 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from dynamoctl import lmcache_server
+from dynamoctl.errors import DynamoctlError
+from dynamoctl.host.files import Files, files_from_json, is_there
 from dynamoctl.host.processes import (
     Identity,
     age_s,
@@ -23,6 +26,7 @@ from dynamoctl.host.processes import (
     is_running,
     members,
 )
+from dynamoctl.state import DeploymentState, Folder
 from dynamoctl.supervisor.process import reap, send
 
 # What SIGKILL needs to take effect; a process in uninterruptible sleep takes longer and is named.
@@ -37,7 +41,7 @@ _NEW_S = 0.5
 STOP_ORDER = (("prefill",), ("decode", "agg"), ("cache",), ("frontend",))
 
 
-def kill_members(mark: str, leader: Identity | None, found: set[str]) -> list[Identity]:
+def kill_members(mark: str, leader: Identity | None, found: Files) -> list[Identity]:
     """SIGKILL every process of a unit until none is left; give back those that stay.
 
     Resource trackers are the last to go: what the others have left in /dev/shm is theirs to remove.
@@ -69,16 +73,35 @@ def kill_members(mark: str, leader: Identity | None, found: set[str]) -> list[Id
         time.sleep(0.05)
 
 
-def remove_files(paths: Iterable[str]) -> list[str]:
-    """Remove shared memory, sockets and their folders that no living process uses; give back what stays."""
-    there = {path for path in paths if Path(path).is_symlink() or Path(path).exists()}
+def own_files(state: DeploymentState) -> Files:
+    """What a deployment has made outside its folder, as far as that can be known without its processes:
+    what was noted, and what carries the name of this start.
+    """
+    return state.recorded_files | lmcache_server.pools(state.start_id)
+
+
+def files_of_plan(folder: Folder) -> Files:
+    """The same where there is no state: what the plan tells."""
+    try:
+        plan = folder.read_plan() or {}
+        return files_from_json(plan.get("earlier_files", {})) | lmcache_server.pools(plan.get("start_id", ""))
+    except (DynamoctlError, AttributeError, TypeError):
+        return {}
+
+
+def remove_files(files: Files) -> Files:
+    """Remove shared memory, sockets and their folders that no living process uses; give back what stays.
+
+    What has come under the name of a file that is gone is another's, and is left alone.
+    """
+    there = {path: which for path, which in files.items() if is_there(path, which)}
     if not there:
-        return []
+        return {}
     in_use = files_of(all_pids())
-    left = []
-    for path in sorted(there):
+    left: Files = {}
+    for path, which in sorted(there.items()):
         if any(used == path or used.startswith(f"{path}/") for used in in_use):
-            left.append(path)
+            left[path] = which
             continue
         try:
             if Path(path).is_dir():
@@ -88,7 +111,7 @@ def remove_files(paths: Iterable[str]) -> list[str]:
         except FileNotFoundError:
             pass
         except OSError:
-            left.append(path)
+            left[path] = which
     return left
 
 

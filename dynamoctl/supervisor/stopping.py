@@ -8,6 +8,7 @@ import os
 import signal
 import time
 
+from dynamoctl import lmcache_server
 from dynamoctl.host.processes import Identity, children, files_of, identify, members
 from dynamoctl.supervisor import lifecycle, process, removal
 from dynamoctl.supervisor.deployment import Deployment, Member, within
@@ -41,8 +42,9 @@ async def take_down(deployment: Deployment) -> list[str]:
     deployment.reap()
     stray = await asyncio.to_thread(_kill_strays, deployment)
     left += removal.describe(stray)
-    deployment.state.files = removal.remove_files(deployment.files)
-    left += deployment.state.files
+    still = removal.remove_files(deployment.files | lmcache_server.pools(deployment.start_id))
+    deployment.state.record_files(still)
+    left += still
     # Last: a live worker logs errors when its store goes.
     left += removal.remove_folders(folder.store, folder.path / "run")
     with contextlib.suppress(OSError):

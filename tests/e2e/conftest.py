@@ -223,7 +223,7 @@ def outside() -> set[str]:
 def left_outside(one: Cli, before: set[str]) -> set[str]:
     """What has come since, without what living processes of others have: other engines may run here too."""
     found = outside() - before
-    return found - files_of(set(all_pids()) - one.ours().keys()) if found else found
+    return found - files_of(set(all_pids()) - one.ours().keys()).keys() if found else found
 
 
 def left_over(one: Cli, before: set[str]) -> dict[str, int]:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from dynamoctl.host.files import Files
 from dynamoctl.host.processes import MARK, files_of, identify, is_resource_tracker, members
 from dynamoctl.supervisor import removal
 
@@ -67,9 +68,9 @@ def test_a_killed_units_resource_tracker_may_remove_what_nobody_has_mapped(
 ) -> None:
     process, mark, file = unit
     assert file.exists()
-    found: set[str] = set()
+    found: Files = {}
     assert removal.kill_members(mark, identify(process.pid), found) == []
-    assert found <= {str(file)}  # a tracker that is late has it mapped, as its parent had
+    assert set(found) <= {str(file)}  # a tracker that is late has it mapped, as its parent had
     assert not file.exists()
 
 
@@ -86,7 +87,7 @@ def test_a_tracker_that_does_not_end_is_killed_too(
     os.kill(tracker.pid, signal.SIGSTOP)
     monkeypatch.setattr(removal, "TRACKER_PATIENCE_S", 0.2)
     began = time.monotonic()
-    assert removal.kill_members(mark, identify(process.pid), set()) == []
+    assert removal.kill_members(mark, identify(process.pid), {}) == []
     assert time.monotonic() - began >= 0.2
     assert members(mark) == []
 
@@ -104,11 +105,11 @@ def test_the_folder_for_metrics_of_a_killed_worker_goes_but_not_one_that_is_in_u
     foreign = subprocess.Popen(["sleep", "600"], env={**os.environ, variable: "/var/of-the-users-own"})
     try:
         found = files_of([engine.pid, foreign.pid])
-        assert found == {str(folder)}
-        assert removal.remove_files(found) == [str(folder)]
+        assert set(found) == {str(folder)}
+        assert removal.remove_files({**found}) == found
     finally:
         for one in (engine, foreign):
             one.kill()
             one.wait()
-    assert removal.remove_files(found) == []
+    assert removal.remove_files({**found}) == {}
     assert not folder.exists()

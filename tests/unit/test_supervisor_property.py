@@ -1156,7 +1156,7 @@ def install(world: World, patch: pytest.MonkeyPatch) -> None:
             STOP_ORDER=removal.STOP_ORDER,
             kill_members=world.kill_members,
             remove_folders=world.remove_folders,
-            remove_files=lambda paths: [],
+            remove_files=lambda files: {},
             describe=lambda identities: [str(one.pid) for one in identities],
         ),
         "probes": SimpleNamespace(
@@ -1194,7 +1194,7 @@ def install(world: World, patch: pytest.MonkeyPatch) -> None:
         "traces_of_files": lambda: (),
         "children": world.children,
         "listens": world.listens,
-        "files_of": lambda pids: set(),
+        "files_of": lambda pids: {},
     }
     for name, value in names.items():
         there = [part for part in PARTS if hasattr(part, name)]

@@ -29,8 +29,10 @@ from dynamoctl.supervisor import (
 from dynamoctl.supervisor.deployment import Deployment, within
 from dynamoctl.supervisor.journal import say
 
+# From the first start on.
+_KEEPS = (watching.keep_up, watching.watch_files)
+# Once all is up.
 _WATCHES = (
-    watching.watch_files,
     watching.watch_answers,
     watching.watch_registrations,
     watching.watch_lists,
@@ -57,12 +59,13 @@ async def run(deployment: Deployment) -> int:
         deployment.folder.socket.unlink()
     os.chdir(deployment.folder.path)  # a socket's path may have no more than 107 bytes
     listener = await control.listen(deployment)
-    keeping = asyncio.ensure_future(watching.surely(watching.keep_up, deployment))
+    keeping = [asyncio.ensure_future(watching.surely(keep, deployment)) for keep in _KEEPS]
     try:
         failure = await _until_stopped(_live(deployment), stop)
     finally:
         listener.close()
-        keeping.cancel()
+        for one in keeping:
+            one.cancel()
     return await _end(deployment, failure, stop)
 
 

@@ -16,6 +16,8 @@ from dynamoctl.supervisor.silences import Silences
 
 # How often all processes are looked through for files that nothing has told of.
 _FILES_INTERVAL_S = 60.0
+# Units in these states make files at any moment, and one that is made just before all is killed is not known.
+_MAKING_FILES = ("pending", "starting", "backoff")
 # How long the frontend may not list a model whose workers are all registered.
 _UNLISTED_S = 20.0
 # How long a worker that is ready may be missing in the store. It registers as its gate opens.
@@ -57,11 +59,15 @@ def keep_registered(deployment: Deployment) -> None:
 
 
 async def watch_files(deployment: Deployment) -> None:
-    """Note new files when somebody has made some, and once more then: they are mapped a moment later."""
+    """Note new files when somebody has made some, and once more then: they are mapped a moment later.
+
+    From the first start on: an engine that loads has made most of its files before it is ready.
+    """
     traces: object = None
     again, looked = True, 0.0
     while True:
-        await asyncio.sleep(lifecycle.WATCH_INTERVAL_S)
+        is_loading = any(member.state.state in _MAKING_FILES for member in deployment.members)
+        await asyncio.sleep(lifecycle.GATE_INTERVAL_S if is_loading else lifecycle.WATCH_INTERVAL_S)
         before, traces = traces, await asyncio.to_thread(traces_of_files)
         is_late = time.monotonic() - looked > _FILES_INTERVAL_S
         if again or is_late or traces != before:

@@ -6,13 +6,15 @@ import signal
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from dynamoctl import doctor
 from dynamoctl.errors import DynamoctlError, NotReadyError, PreflightError, SpecError
 from dynamoctl.host import models
+from dynamoctl.host.facts import memory_gib
+from dynamoctl.host.files import Files, files_as_json
 from dynamoctl.host.processes import Identity, is_running, members
 from dynamoctl.operations import conversion
 from dynamoctl.operations.planning import Planned, with_own_ports
@@ -135,7 +137,11 @@ def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> 
 
 def _start(planned: Planned, folder: Folder, keep: bool, on_progress: OnProgress) -> DeploymentState:
     """Check the host, prepare the model and the folder, start the supervisor."""
-    warnings = doctor.require(doctor.check(planned.plan, planned.facts, planned.model))
+    earlier, facts = _clear(folder), planned.facts
+    if facts.memory_available_gib < (available := memory_gib()[1]):
+        facts = replace(facts, memory_available_gib=available)  # by what an earlier start had left
+    warnings = doctor.require(doctor.check(planned.plan, facts, planned.model))
+    warnings += [f"{path} of an earlier start stays: it is in use, or may not be removed" for path in earlier]
     if planned.model.builtin and planned.model.folder is None:
         conversion.convert_builtin(models.builtin_gguf(), Path(planned.model.path), on_progress)
     for tier in planned.plan.lmcache_tiers:
@@ -145,13 +151,22 @@ def _start(planned: Planned, folder: Folder, keep: bool, on_progress: OnProgress
     removal.remove_folders(folder.store, folder.path / "run")
     folder.store.mkdir(parents=True)
     _set_logs_aside(folder)
-    folder.state_file.unlink(missing_ok=True)
     folder.remove_targets()  # of a start that nobody took down: it is up again when this one is ready
     with starts_in_turn():
-        return _begin(with_own_ports(planned), folder, keep, warnings)
+        return _begin(with_own_ports(planned), folder, keep, warnings, earlier)
 
 
-def _begin(planned: Planned, folder: Folder, keep: bool, warnings: list[str]) -> DeploymentState:
+def _clear(folder: Folder) -> Files:
+    """Remove what an earlier start has left outside the folder, killed with all of its processes; give back
+    what stays.
+    """
+    state = folder.read_state()
+    return removal.remove_files(removal.files_of_plan(folder) if state is None else removal.own_files(state))
+
+
+def _begin(
+    planned: Planned, folder: Folder, keep: bool, warnings: list[str], earlier: Files
+) -> DeploymentState:
     """Write the plan, start its supervisor, and wait for its first word."""
     start_id = uuid.uuid4().hex
     folder.write_plan(
@@ -162,8 +177,10 @@ def _begin(planned: Planned, folder: Folder, keep: bool, warnings: list[str]) ->
             "warnings": warnings,
             "spec": planned.spec.model_dump(mode="json"),
             "plan": planned.plan.as_json(),
+            "earlier_files": files_as_json(earlier),
         }
     )
+    folder.state_file.unlink(missing_ok=True)  # only now: it knew of those files
     supervisor = process.spawn_supervisor(folder.path, folder.log("supervisor"))
     try:
         return _first_state(folder, supervisor, start_id)

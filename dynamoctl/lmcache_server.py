@@ -7,8 +7,7 @@ so. Here both paths are not there.
 And it names its pool of shared memory after its own pid (lmcache==0.5.3:lmcache/v1/distributed/config.py:
 L1MemoryManagerConfig.shm_name). Killed, it leaves a file of the whole cache size that nobody can be sure of:
 the pid is another process's by then, and containers that share /dev/shm have the same pids. Under a
-supervisor the pool has the name of the start and of the unit, so that it can be removed for certain, and a
-server that is started again takes away the pool of the one that was killed.
+supervisor the pool has the name of the start and of the unit, so that it can be removed for certain.
 """
 
 from __future__ import annotations
@@ -58,7 +57,9 @@ def main() -> None:
     mark = os.environ.get(MARK)
     if mark and "--shm-name" not in sys.argv:
         sys.argv += ["--shm-name", pool(mark)]
-        with suppress(FileNotFoundError):  # LMCache would do so when it has looked for room for its own
+        # Of a server that was killed together with its resource tracker. LMCache would remove it too, but
+        # only after it has looked whether there is room for another, and without room it shares no memory.
+        with suppress(FileNotFoundError):
             (SHARED_MEMORY / pool(mark)).unlink()
     lmcache()
 

@@ -306,7 +306,7 @@ def test_a_cache_server_that_is_killed_comes_back_and_hits_again(up: Up) -> None
     assert chat(up.endpoint, MODEL, LONG, max_tokens=4)
     wait_for(lambda: (b := up.cli.status())["state"] == "ready" and b["units"][1]["restarts"] == 1)
     wait_for(lambda: up.cli("cache", "check").code == 0)
-    # The pool of the one that was killed is gone.
+    # Its pool is gone with it.
     assert len([one for one in shared_memory() - up.memory_before if "lmcache_l1_pool" in one]) == 1
 
 

@@ -263,13 +263,17 @@ def _device_of_shared_memory() -> str:
     return f"{os.major(device):02x}:{os.minor(device):02x}"
 
 
-def traces_of_files() -> tuple[object, ...]:
+def memory_changed_ns() -> int:
+    """When a process of this host last made or removed shared memory. It costs some microseconds."""
+    return SHARED_MEMORY.stat().st_mtime_ns if SHARED_MEMORY.exists() else 0
+
+
+def traces_of_files() -> tuple[int, frozenset[str]]:
     """What is another one once a process of this host has made shared memory or bound a socket.
 
     Much cheaper than `files_of` all processes.
     """
-    memory = SHARED_MEMORY.stat().st_mtime_ns if SHARED_MEMORY.exists() else 0
-    return (memory, frozenset(_bound_sockets()))
+    return (memory_changed_ns(), frozenset(_bound_sockets()))
 
 
 def _bound_sockets() -> dict[str, str]:

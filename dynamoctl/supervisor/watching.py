@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from dynamoctl import probes
-from dynamoctl.host.processes import traces_of_files
+from dynamoctl.host.processes import memory_changed_ns, traces_of_files
 from dynamoctl.supervisor import lifecycle, log_files, proving
 from dynamoctl.supervisor.deployment import Deployment, Member
 from dynamoctl.supervisor.journal import say
@@ -18,6 +18,8 @@ from dynamoctl.supervisor.silences import Silences
 _FILES_INTERVAL_S = 60.0
 # Units in these states make files at any moment, and one that is made just before all is killed is not known.
 _MAKING_FILES = ("pending", "starting", "backoff")
+# How often it is asked then whether there is new shared memory.
+_GLANCE_S = 0.05
 # How long the frontend may not list a model whose workers are all registered.
 _UNLISTED_S = 20.0
 # How long a worker that is ready may be missing in the store. It registers as its gate opens.
@@ -63,17 +65,29 @@ async def watch_files(deployment: Deployment) -> None:
 
     From the first start on: an engine that loads has made most of its files before it is ready.
     """
-    traces: object = None
-    again, looked = True, 0.0
+    traces: tuple[int, frozenset[str]] = (0, frozenset())
+    again, is_ours, looked = True, True, 0.0
     while True:
-        is_loading = any(member.state.state in _MAKING_FILES for member in deployment.members)
-        await asyncio.sleep(lifecycle.GATE_INTERVAL_S if is_loading else lifecycle.WATCH_INTERVAL_S)
+        if not any(member.state.state in _MAKING_FILES for member in deployment.members):
+            await asyncio.sleep(lifecycle.WATCH_INTERVAL_S)
+        elif not is_ours:  # other programs are busy: not at each of their files
+            await asyncio.sleep(lifecycle.GATE_INTERVAL_S)
+        else:
+            await _memory_or(lifecycle.GATE_INTERVAL_S, traces[0])
         before, traces = traces, await asyncio.to_thread(traces_of_files)
         is_late = time.monotonic() - looked > _FILES_INTERVAL_S
+        is_ours = True
         if again or is_late or traces != before:
             again, looked = traces != before, time.monotonic()
-            if await asyncio.to_thread(deployment.note_files, deployment.members):
+            if is_ours := await asyncio.to_thread(deployment.note_files, deployment.members):
                 deployment.save()
+
+
+async def _memory_or(seconds: float, changed_ns: int) -> None:
+    """Wait until somebody makes shared memory, or for so long."""
+    deadline = time.monotonic() + seconds
+    while memory_changed_ns() == changed_ns and time.monotonic() < deadline:
+        await asyncio.sleep(_GLANCE_S)
 
 
 async def watch_answers(deployment: Deployment) -> None:

@@ -14,6 +14,8 @@ use on every GPU. `dynamoctl down` ends it. Written are, for each kill, the seco
 
 how many requests failed and succeeded until then, how often each unit was started again, and the memory in
 use on each GPU (MiB) from the second of the kill on.
+
+Deployments of several names can be killed at the same time in one DYNAMOCTL_HOME; without one, each has its own.
 """
 
 from __future__ import annotations
@@ -115,9 +117,9 @@ def restarts(status: dict[str, Any]) -> dict[str, int]:
     return {unit["name"]: unit["restarts"] for unit in status["units"]}
 
 
-def one_kill(environ: dict[str, str], load: Load, kill: str) -> dict[str, Any]:
+def one_kill(environ: dict[str, str], name: str, load: Load, kill: str) -> dict[str, Any]:
     """SIGKILL, and what comes of it."""
-    before = run(environ, "status", "--json")
+    before = run(environ, "status", "-n", name, "--json")
     pid = victim(before, kill)
     began = time.monotonic()
     os.kill(pid, signal.SIGKILL)
@@ -125,7 +127,7 @@ def one_kill(environ: dict[str, str], load: Load, kill: str) -> dict[str, Any]:
     while True:
         time.sleep(0.5)
         passed = time.monotonic() - began
-        status = run(environ, "status", "--json")
+        status = run(environ, "status", "-n", name, "--json")
         said = "; ".join(f"{unit['name']} {unit['state']} {unit['phase']}" for unit in status["units"])
         if not phases or phases[-1][1] != said:
             phases.append((round(passed, 1), said))
@@ -158,10 +160,11 @@ def main() -> None:
     out, *rest = sys.argv[1:]
     kills, (_, *words) = split(rest)
     own, engine = split(words)
+    name = own[own.index("-n") + 1] if "-n" in own else "default"
     began = time.monotonic()
     body: dict[str, Any] = {"up": words, "before_mib": gpus.memory_used(), "kills": []}
     with tempfile.TemporaryDirectory() as home:
-        environ = {**os.environ, "DYNAMOCTL_HOME": home}
+        environ = {"DYNAMOCTL_HOME": home, **os.environ}
         up = run(environ, "up", *own, "--json", *engine)
         body["up_s"] = round(time.monotonic() - began, 1)
         print(f"{out}: up after {body['up_s']} s", flush=True)
@@ -169,7 +172,7 @@ def main() -> None:
         try:
             for kill in kills:
                 time.sleep(SETTLE_S)
-                seen = one_kill(environ, load, kill)
+                seen = one_kill(environ, name, load, kill)
                 body["kills"].append(seen)
                 shown = {key: value for key, value in seen.items() if key not in ("memory_mib", "phases")}
                 print(f"{out}: {shown}", flush=True)
@@ -178,7 +181,7 @@ def main() -> None:
                     break
         finally:
             load.stop()
-            body["down"] = run(environ, "down", "--json")
+            body["down"] = run(environ, "down", "-n", name, "--json")
         body["requests"] = [asdict(one) for one in load.requests if not one.ok]
         time.sleep(2.0)
         body["after_mib"] = gpus.memory_used()

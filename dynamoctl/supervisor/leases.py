@@ -75,7 +75,7 @@ class Leases:
                     return
 
     def withhold(self, owners: Iterable[Identity]) -> None:
-        """Take out of discovery what these have registered, as far as etcd answers, until it is handed back."""
+        """Take out of discovery what these have registered, until it is handed back; if etcd answers."""
         identities = set(owners)
         with self._lock:
             for lease, owner in self._owners.items():

@@ -318,6 +318,9 @@ class DeploymentSpec(_Model):
         host: where the frontend listens.
         port: its HTTP port.
         router_mode: how the frontend picks a worker.
+        migration_limit: how often the frontend may move a request to another worker of the same role when
+            its worker dies; 0: never, the request then fails. Unset: 3 if a role has two workers or more, or
+            may have them on other hosts (discovery `etcd`); else 0.
         start: `ordered`: prefill when decode is ready; `overlapped`: all together.
         timeout_s: the one deadline for the whole start, seconds.
         drain_s: what requests in flight get when a worker is stopped, seconds.
@@ -349,6 +352,7 @@ class DeploymentSpec(_Model):
     host: Name = "127.0.0.1"
     port: Annotated[int, Field(strict=True, ge=1, le=65535)] = 8000
     router_mode: RouterMode = "round-robin"
+    migration_limit: Annotated[int | None, Field(strict=True, ge=0, le=100, examples=[3])] = None
     start: Literal["ordered", "overlapped"] = "ordered"
     timeout_s: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)] = 1800.0
     drain_s: Annotated[float, Field(strict=True, ge=0, le=3600)] = 5.0

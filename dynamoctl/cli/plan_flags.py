@@ -205,6 +205,15 @@ def _flags(
             rich_help_panel=_ENGINE,
         ),
     ] = None,
+    migration_limit: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Moves of a request to another worker when its worker dies; 0: it fails.",
+            show_default="3 with two workers of a role or with etcd, else 0",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = None,
     host: Annotated[
         str | None, typer.Option(help="Where the frontend listens.", show_default="127.0.0.1")
     ] = None,
@@ -282,6 +291,7 @@ def _flags(
         "lmcache.gds": lmcache_gds,
         "engine": engine,
         "router_mode": router_mode,
+        "migration_limit": migration_limit,
         "host": host,
         "port": port,
         "timeout_s": timeout,

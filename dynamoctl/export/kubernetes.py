@@ -181,6 +181,9 @@ def _pod(plan: DeploymentPlan, cluster: Cluster, own: Mapping[str, str], unit: U
     env = [*_variables(_own_environment(plan, unit, own)), *_pod_address(unit)]
     if unit.role == "frontend":
         env.append({"name": "DYN_ROUTER_MODE", "value": argument(unit.argv, "--router-mode")})
+        # The operator writes the frontend's command line.
+        if (limit := argument(unit.argv, migration.FLAG)) is not None:
+            env.append({"name": migration.VARIABLE, "value": limit})
     if cluster.pvc is not None:
         volumes.append(
             _volume("models", {"persistentVolumeClaim": {"claimName": cluster.pvc}}, cluster.mount)

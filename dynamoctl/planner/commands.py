@@ -9,7 +9,7 @@ from itertools import pairwise
 from dynamoctl import vllm_plugin
 from dynamoctl.errors import SpecError
 from dynamoctl.facts import HostFacts, ModelFacts
-from dynamoctl.planner import connectors, discovery, kv_cache, lmcache, memory, secrets, tiers
+from dynamoctl.planner import connectors, discovery, kv_cache, lmcache, memory, migration, secrets, tiers
 from dynamoctl.planner.connectors import CacheMode, Connector, Device
 from dynamoctl.planner.discovery import Address
 from dynamoctl.planner.plan import Gate, Unit, reachable
@@ -89,6 +89,7 @@ def frontend(spec: DeploymentSpec, facts: HostFacts, model: ModelFacts, store: s
             "--http-port", str(spec.port),
             "--router-mode", spec.router_mode,
             "--namespace", namespace(spec),
+            *migration.arguments(spec),
         ),
         env=common_environment(spec, model, store, at),
         unset=UNSET_BESIDE_WORKERS,

@@ -140,6 +140,7 @@ SAME_PLAN = [
     (0, ["disagg", "--port", "9000", "-n", "other"]),
     (0, ["agg", "--no-lmcache", "--timeout", "60.5", "--drain", "0"]),
     (0, ["disagg", "--engine", "mocker", "--router-mode", "kv"]),
+    (0, ["agg", "--workers", "2", "--migration-limit", "0"]),
     (1, []),
     (1, ["agg", "--lmcache-cpu-gb", "20GB", "--lmcache-chunk-size", "512"]),
     (1, ["agg", "--lmcache-cpu-gb", "auto", "--lmcache-mode", "mp"]),

@@ -112,6 +112,9 @@ LOAD_WORDS = {
     "failed_requests_total": "how many of them ended with an error",
     "prompt_tokens_total": "tokens of their prompts",
     "generation_tokens_total": "tokens that were generated",
+    "moved_requests_total": "how often the frontend moved a request to another worker because its own had"
+    " died; a move that no other worker could take counts too, and that request is among the failed; null"
+    " where requests are not moved (`migration_limit`) or the frontend did not answer",
 }
 RATE_WORDS = {
     "interval_s": "seconds since the look before",

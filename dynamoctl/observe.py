@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from dynamoctl import probes
 from dynamoctl.host import gpus, processes
+from dynamoctl.planner import migration
 from dynamoctl.planner.plan import DeploymentPlan, Unit
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ _FRONTEND_COUNTERS = {
     "dynamo_frontend_input_sequence_tokens_sum": "prompt_tokens",
     "dynamo_frontend_output_tokens_total": "generation_tokens",
 }
+# Requests that were moved to another worker because theirs had died; no such counter before the first.
+_MIGRATIONS = "dynamo_frontend_model_migration_total"
 _FRONTEND_HISTOGRAMS = {
     "dynamo_frontend_time_to_first_token_seconds_bucket": "ttft",
     "dynamo_frontend_inter_token_latency_seconds_bucket": "inter_token_latency",
@@ -54,7 +57,7 @@ _GAUGES = {
     "vllm:kv_cache_usage_perc": "kv_cache_usage",
 }
 _CACHE_CONFIG = "vllm:cache_config_info"
-_FRONTEND = tuple({**_FRONTEND_COUNTERS, **_FRONTEND_HISTOGRAMS})
+_FRONTEND = (*_FRONTEND_COUNTERS, *_FRONTEND_HISTOGRAMS, _MIGRATIONS)
 _WORKER = tuple({**_CACHE_COUNTERS, **_PREFIX_COUNTERS, **_WORKER_COUNTERS, **_GAUGES})
 
 
@@ -147,9 +150,16 @@ def _add(text: str, plan: DeploymentPlan, unit: Unit, seen: Snapshot) -> None:
     counters = seen.counters.setdefault(unit.name, {})
     if unit.role == "frontend":
         histograms = seen.histograms.setdefault(unit.name, {})
+        moves = migration.is_on(unit)
+        if moves:
+            counters["migrations"] = 0
         for one in _samples(text, _FRONTEND):
             if name := _FRONTEND_HISTOGRAMS.get(one.name):
                 _count(histograms.setdefault(name, {}), one.labels["le"], one.value)
+                continue
+            if one.name == _MIGRATIONS:
+                if moves:
+                    _count(counters, "migrations", one.value)
                 continue
             _count(counters, _FRONTEND_COUNTERS[one.name], one.value)
             if one.name == "dynamo_frontend_requests_total":

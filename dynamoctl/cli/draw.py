@@ -221,6 +221,8 @@ def _draw_load(out: Console, load: dict[str, int | None]) -> None:
     since = ""
     if finished is not None:
         since = f"{finished:,} finished, {load['failed_requests_total'] or 0:,} of them failed"
+    if moved := load.get("moved_requests_total"):
+        since += f", {moved:,} moved"
     if now or since:
         out.print(f"requests: {', '.join(filter(None, (now, since)))}")
     prompt, generated = load.get("prompt_tokens_total"), load.get("generation_tokens_total")

@@ -180,6 +180,7 @@ def _figures(seen: Seen, width: int) -> Iterable[Text]:
         _per_second(last, "requests"),
         f"{_count(load['requests_total'])} finished",
         f"{_count(load['failed_requests_total'])} failed",
+        *((f"{moved:,} moved",) if (moved := load.get("moved_requests_total")) else ()),
     )
     yield _with_sparkline(
         _line(

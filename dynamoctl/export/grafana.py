@@ -129,6 +129,21 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
                 ),
             ),
             Panel(
+                "Requests moved",
+                "Requests that the frontend moved to another worker because their own had died, since the"
+                " frontend was started. `ongoing_request`: in the middle of the answer. `new_request`: before"
+                " the first token. A move that no other worker could take counts too, and is an error as"
+                " well. Nothing is shown before the first.",
+                "none",
+                (
+                    Query(
+                        # No rate: a counter that begins with its first burst has none for it.
+                        _by("deployment, migration_type", f"dynamo_frontend_model_migration_total{{{_ALL}}}"),
+                        "{{deployment}} {{migration_type}}",
+                    ),
+                ),
+            ),
+            Panel(
                 "Requests in the frontend",
                 "In flight: not ended yet. Queued: those of them without a first token. A queue that does not"
                 " go down is more than the workers can do.",

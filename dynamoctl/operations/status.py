@@ -143,6 +143,7 @@ def _load(seen: dict[str, Any]) -> dict[str, int | None]:
         "failed_requests_total": "failed_requests",
         "prompt_tokens_total": "prompt_tokens",
         "generation_tokens_total": "generation_tokens",
+        "moved_requests_total": "migrations",
     }
     return {key: _sum(gauges, key) for key in now} | {
         key: _sum(counters, name) for key, name in counted.items()

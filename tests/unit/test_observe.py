@@ -126,6 +126,30 @@ def test_the_frontend_is_asked_for_requests_tokens_and_latencies() -> None:
     assert seen.health["frontend"] == "ok"
 
 
+MOVED = """\
+dynamo_frontend_model_migration_limit{model="m"} 0
+dynamo_frontend_model_migration_total{migration_type="new_request",model="m"} 3
+dynamo_frontend_model_migration_total{migration_type="ongoing_request",model="m"} 10
+"""
+
+
+@pytest.mark.parametrize(
+    ("fields", "page", "moved"),
+    [
+        ({"workers": 2}, FRONTEND + MOVED, 13),
+        ({"workers": 2}, FRONTEND, 0),  # the counter appears with the first move
+        ({"workers": 2, "migration_limit": 0}, FRONTEND + MOVED, None),
+        ({}, FRONTEND + MOVED, None),  # Dynamo also counts the moves that its limit forbids
+        ({"env": {"DYN_MIGRATION_LIMIT": "1"}}, FRONTEND + MOVED, 13),
+    ],
+)
+def test_moved_requests_are_counted_if_the_frontend_moves_any(
+    fields: dict[str, Any], page: str, moved: int | None
+) -> None:
+    made = plan(engine="mocker", **fields)
+    assert snapshot(made, {"frontend": page}).counters["frontend"].get("migrations") == moved
+
+
 def test_the_workers_are_asked_for_what_they_do_now() -> None:
     """Of an engine's values that are summed, one that is no number is left out."""
     seen = snapshot(plan(), {"worker-0": WORKER})
@@ -284,6 +308,7 @@ def test_status_says_how_much_there_is_to_do() -> None:
         "failed_requests_total": 2,
         "prompt_tokens_total": 10_001,
         "generation_tokens_total": 64,
+        "moved_requests_total": None,
     }
     worker, gone = shown["units"]
     assert (worker["requests_running"], worker["requests_waiting"]) == (3, 1)
@@ -302,6 +327,18 @@ def test_requests_and_tokens_have_a_line_each(capsys: pytest.CaptureFixture[str]
     assert "tokens: 10,001 in prompts, 64 generated" in lines
     draw_status(body(Snapshot(), []))
     assert "requests" not in capsys.readouterr().out
+
+
+def test_moved_requests_stand_in_the_line_of_requests_once_there_are_any(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    seen = loaded()
+    for moves, words in ((0, ""), (1_234, ", 1,234 moved")):
+        seen.counters["frontend"]["migrations"] = moves
+        assert body(seen, [])["load"]["moved_requests_total"] == moves
+        draw_status(body(seen, []))
+        lines = capsys.readouterr().out.splitlines()
+        assert f"requests: 3 running, 1 waiting, 10 finished, 2 of them failed{words}" in lines
 
 
 def table(shown: str) -> dict[str, str]:

@@ -74,6 +74,8 @@ def test_every_expression_of_the_dashboard_parses_and_the_frontends_have_values(
             chat(endpoint, MODEL, "Hello", max_tokens=8)
             ask_wrongly(endpoint)
         expected = {name for name, expr in expressions.items() if "dynamo_frontend" in expr or "up{" in expr}
+        # No worker dies here, and before the first move there is no such counter: `test_migration` sees it.
+        expected -= {name for name, expr in expressions.items() if "model_migration" in expr}
         assert len(expected) > 10
 
         def silent() -> set[str]:

@@ -1,0 +1,219 @@
+"""A worker dies in the middle of answers: with a second one of its role, no client notices."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from .conftest import Cli, free_port, wait_for
+from .streams import Answer, InFlight
+
+pytestmark = [pytest.mark.e2e, pytest.mark.engine, pytest.mark.timeout(600)]
+
+MODEL = "smollm2-135m-instruct"
+CLIENTS = 20
+PROMPTS = [f"Story number {number}. Once upon a time" for number in range(CLIENTS)]
+MOVED = "its requests go on at the other one, none cut, none doubled; restarts it"
+
+
+def up(cli: Cli, name: str, *words: str) -> str:
+    """The endpoint."""
+    port = free_port()
+    done = cli(
+        "up", words[0], "-n", name, "--port", str(port), "--start", "overlapped", "--drain", "0",
+        *words[1:], patience_s=500,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    return f"http://127.0.0.1:{port}"
+
+
+def mockers(cli: Cli, name: str, speed: float, *words: str) -> str:
+    """A second of the mocker's takes so many of ours."""
+    return up(cli, name, *words, "--engine", "mocker", "--", "--speedup-ratio", f"{1 / speed:g}")
+
+
+def pid_of(cli: Cli, name: str, unit: str) -> int:
+    pid = next(one["pid"] for one in cli.status(name)["units"] if one["name"] == unit)
+    assert isinstance(pid, int)
+    return pid
+
+
+def kill(cli: Cli, name: str, unit: str) -> None:
+    os.kill(pid_of(cli, name, unit), signal.SIGKILL)
+
+
+def is_whole(answer: Answer, tokens: int) -> bool:
+    return (answer.status, answer.finish_reason, answer.tokens, answer.error) == (200, "length", tokens, "")
+
+
+def moved(cli: Cli, name: str) -> int:
+    """How many requests were moved, as the status says it in JSON and in words."""
+    count = cli.status(name)["load"]["moved_requests_total"]
+    assert isinstance(count, int)
+    assert (f", {count} moved" in cli("status", "-n", name).out) == (count > 0)
+    return count
+
+
+def is_back(cli: Cli, name: str, unit: str) -> bool:
+    body = cli.status(name)
+    restarts = {one["name"]: one["restarts"] for one in body["units"]}
+    return bool(body["state"] == "ready" and restarts[unit] == 1)
+
+
+@pytest.mark.parametrize(
+    ("unit", "words"),
+    [
+        pytest.param(
+            unit,
+            words,
+            marks=pytest.mark.fault(f"SIGKILL to one of two {who} in the middle of answers", MOVED),
+        )
+        for unit, who, words in (
+            ("worker-0", "aggregated workers", ("agg", "--workers", "2")),
+            ("decode-0", "decode workers", ("disagg", "--decode", "2")),
+        )
+    ],
+    ids=["agg", "decode"],
+)
+def test_answers_go_on_at_the_other_worker(cli: Cli, unit: str, words: tuple[str, ...]) -> None:
+    endpoint = mockers(cli, "two", 1, *words)
+    assert moved(cli, "two") == 0
+    streams = InFlight(endpoint, MODEL, PROMPTS, 1000)
+    whole = InFlight(endpoint, MODEL, PROMPTS[:4], 1000, stream=False)
+    streams.wait_until(lambda one: one.chunks >= 50, CLIENTS)
+    kill(cli, "two", unit)
+    answers = streams.end(120)
+    assert all(is_whole(one, 1000) for one in answers + whole.end(120)), answers + whole.answers
+    # The mocker sends each token by itself.
+    assert {one.chunks for one in answers} == {1000}
+    assert moved(cli, "two") >= CLIENTS // 4
+    wait_for(lambda: is_back(cli, "two", unit))
+    assert cli("down", "-n", "two").code == 0
+
+
+@pytest.mark.fault(
+    "SIGKILL to one of two workers in the middle of answers, with `--router-mode kv`",
+    "restarts it; those of its requests that Dynamo 1.4 fails to move get an error at once",
+)
+def test_the_kv_router_moves_a_request_or_says_that_it_cannot(cli: Cli) -> None:
+    # Whether a request can be moved is a race within the router: see `dynamoctl.planner.migration`.
+    endpoint = mockers(cli, "kv", 1, "agg", "--workers", "2", "--router-mode", "kv")
+    streams = InFlight(endpoint, MODEL, PROMPTS, 1000)
+    streams.wait_until(lambda one: one.chunks >= 50, CLIENTS)
+    kill(cli, "kv", "worker-0")
+    answers = streams.end(120)
+    whole = [one for one in answers if is_whole(one, 1000)]
+    assert all("error" in one.error for one in answers if one not in whole), answers
+    print(f"{len(whole)} of {CLIENTS} are whole")
+    assert len(whole) >= CLIENTS // 4  # those of the other worker
+    wait_for(lambda: is_back(cli, "kv", "worker-0"))
+    assert cli("down", "-n", "kv").code == 0
+
+
+@pytest.mark.fault("SIGKILL to one of two prefill workers in the middle of prompts", MOVED)
+def test_prompts_are_computed_anew_at_the_other_prefill_worker(cli: Cli) -> None:
+    endpoint = mockers(cli, "prompts", 100, "disagg", "--prefill", "2")
+    streams = InFlight(endpoint, MODEL, PROMPTS, 2)
+    # The prompts of the others are being computed.
+    streams.wait_until(lambda one: one.chunks > 0, 1)
+    kill(cli, "prompts", "prefill-0")
+    answers = streams.end(120)
+    assert all(is_whole(one, 2) for one in answers), answers
+    assert {one.chunks for one in answers} == {2}
+    assert moved(cli, "prompts") > 0
+    wait_for(lambda: is_back(cli, "prompts", "prefill-0"))
+    assert cli("down", "-n", "prompts").code == 0
+
+
+@pytest.mark.fault(
+    "SIGKILL to the only worker of its role in the middle of answers",
+    "restarts it; what was in flight gets an error at once",
+)
+@pytest.mark.parametrize(
+    ("unit", "words"),
+    [
+        ("worker-0", ("agg",)),
+        # As with workers on other hosts that are not there: a limit, and nobody to move to.
+        ("worker-0", ("agg", "--migration-limit", "3")),
+        ("decode-0", ("disagg", "--prefill", "2")),
+    ],
+    ids=["agg", "agg-with-a-limit", "decode"],
+)
+def test_without_a_second_worker_there_is_an_error_and_no_hang(
+    cli: Cli, unit: str, words: tuple[str, ...]
+) -> None:
+    endpoint = mockers(cli, "one", 1, *words)
+    streams = InFlight(endpoint, MODEL, PROMPTS, 4000)
+    streams.wait_until(lambda one: one.chunks >= 50, CLIENTS)
+    kill(cli, "one", unit)
+    killed = time.monotonic()
+    # Long before the worker is back, which takes 5 s of backoff and its start.
+    answers = streams.end(30)
+    assert all("error" in one.error and one.finish_reason is None for one in answers), answers
+    assert {one.status for one in answers} == {200}  # the answers had begun
+    print(f"the last error came after {max(one.ended_at or 0 for one in answers) - killed:.2f} s")
+    assert cli.status("one")["load"]["failed_requests_total"] == CLIENTS
+    wait_for(lambda: is_back(cli, "one", unit))
+    assert cli("down", "-n", "one").code == 0
+
+
+REAL_TOKENS = 96
+
+
+@pytest.fixture(scope="module")
+def real(cli: Cli) -> Iterator[tuple[str, list[str]]]:
+    """Two vLLM workers: the endpoint, and what they answer undisturbed."""
+    # On a CPU the built-in model is served in float32, in which the greedy text does not depend on what else
+    # is computed with it, nor on how the tokens before came to be there.
+    endpoint = up(cli, "real", "agg", "--workers", "2", "--device", "cpu")
+    answers = InFlight(endpoint, MODEL, PROMPTS, REAL_TOKENS).end(240)
+    assert all(is_whole(one, REAL_TOKENS) for one in answers), answers
+    yield endpoint, [one.text for one in answers]
+    assert cli("down", "-n", "real").code == 0
+
+
+def engine_of(cli: Cli, name: str, worker: int) -> int:
+    """The first process of a worker's engine; a worker's processes are one group."""
+    (engine,) = [
+        pid for pid, line in cli.ours(name).items() if "EngineCore" in line and os.getpgid(pid) == worker
+    ]
+    return engine
+
+
+@pytest.mark.parametrize(
+    ("unit", "engine"),
+    [
+        pytest.param(
+            unit,
+            engine,
+            marks=pytest.mark.fault(
+                f"SIGKILL to {what} in the middle of answers",
+                "its requests go on at the other one, with the text of an undisturbed run; restarts it",
+            ),
+        )
+        for unit, engine, what in (
+            ("worker-0", False, "one of two vLLM workers"),
+            ("worker-1", True, "the EngineCore of one of two vLLM workers"),
+        )
+    ],
+    ids=["worker", "engine"],
+)
+def test_answers_of_vllm_go_on_and_say_the_same(
+    cli: Cli, real: tuple[str, list[str]], unit: str, engine: bool
+) -> None:
+    endpoint, undisturbed = real
+    moved_before = moved(cli, "real")
+    pid = pid_of(cli, "real", unit)
+    victim = engine_of(cli, "real", pid) if engine else pid
+    streams = InFlight(endpoint, MODEL, PROMPTS, REAL_TOKENS)
+    streams.wait_until(lambda one: one.chunks >= 5, CLIENTS)
+    os.kill(victim, signal.SIGKILL)
+    answers = streams.end(240)
+    assert all(is_whole(one, REAL_TOKENS) for one in answers), answers
+    assert [one.text for one in answers] == undisturbed
+    assert moved(cli, "real") >= moved_before + CLIENTS // 4
+    wait_for(lambda: is_back(cli, "real", unit), 240)

@@ -18,6 +18,7 @@ from dynamoctl.errors import SpecError
 from dynamoctl.export import dgd_rules
 from dynamoctl.export.cluster import Cluster
 from dynamoctl.known_sets import INSTALLED
+from dynamoctl.planner import migration
 from dynamoctl.planner.arguments import argument
 from dynamoctl.planner.plan import DeploymentPlan, Role, Unit
 from dynamoctl.planner.secrets import redact

@@ -15,7 +15,7 @@ use on every GPU. `dynamoctl down` ends it. Written are, for each kill, the seco
 how many requests failed and succeeded until then, how often each unit was started again, and the memory in
 use on each GPU (MiB) from the second of the kill on.
 
-Deployments of several names can be killed at the same time in one DYNAMOCTL_HOME; without one, each has its own.
+Deployments of several names can share a DYNAMOCTL_HOME and be killed at the same time.
 """
 
 from __future__ import annotations

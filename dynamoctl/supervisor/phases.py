@@ -34,8 +34,12 @@ _PORT_LOST = re.compile(r"System status server startup failed")
 DEGRADED = re.compile(r"operate in degraded mode", re.IGNORECASE)
 # LMCache's compiled kernels did not import (built for another torch, say).
 _NO_KERNELS = re.compile(r"DeviceOps stays on the torch baseline|No compute backend loaded")
-# vLLM found less free than its share of a GPU, or more than at first as it measured.
-_NO_GPU_MEMORY = re.compile(r"Free memory on device .* is less than desired|Error in memory profiling")
+# vLLM found less free than its share of a GPU, or more than at first as it measured; or others took it
+# meanwhile.
+_NO_GPU_MEMORY = re.compile(
+    r"Free memory on device .* is less than desired|Error in memory profiling"
+    r"|CUDA out of memory|No available memory for the cache blocks"
+)
 # What a process of Dynamo says before it ends by itself, with exit status 0.
 _LEASE_LOST = re.compile(r"Unable to maintain lease")
 _MOST_BYTES = 4 * 1024 * 1024

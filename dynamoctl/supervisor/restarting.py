@@ -27,6 +27,7 @@ async def keep_alive(deployment: Deployment, member: Member) -> None:
         error: NotReadyError | None = failures.died(deployment, member)
         member.ready.clear()
         tries = starved = 0
+        is_restart = False  # whether a restart has failed, and not what had been up
         while error is not None:
             deployment.degrade()
             deployment.save()
@@ -35,17 +36,21 @@ async def keep_alive(deployment: Deployment, member: Member) -> None:
             is_failure, member.renewed = not member.renewed, False
             if await etcd_watch.until_it_answers(deployment, member):
                 is_failure = False  # without its lease in etcd it ends by itself
-            if is_failure and starved < _STARVED_LIMIT and _lacked_gpu_memory(member):
+            is_starved = is_failure and is_restart and _lacked_gpu_memory(member)
+            if is_starved and starved < _STARVED_LIMIT:
                 starved += 1
-                is_failure = False  # what is on its way back is waited for below
+                is_failure = False  # it was up with this plan: who has its memory now is waited for below
             if is_failure and not lifecycle.may_restart(member.restarts, time.monotonic(), tries):
                 _give_up(deployment, member, _too_often(member, error, tries))
                 return
             deployment.follow(member, "retry")
-            await asyncio.sleep(_pause(deployment, member, is_failure, 0.0 if tries else served_s))
+            await asyncio.sleep(
+                _pause(deployment, member, is_failure or is_starved, 0.0 if is_restart else served_s)
+            )
             if is_failure:
                 member.restarts.append(time.monotonic())
                 tries += 1
+            is_restart = True
             try:
                 error = await _restart_with_memory(deployment, member)
             except NotReadyError as lacking:
@@ -67,10 +72,10 @@ async def _restart_with_memory(deployment: Deployment, member: Member) -> NotRea
                 return await _restart(deployment, member)
 
 
-def _pause(deployment: Deployment, member: Member, is_failure: bool, served_s: float) -> float:
+def _pause(deployment: Deployment, member: Member, backs_off: bool, served_s: float) -> float:
     """Seconds until the next try; `status` shows them."""
     wait = 0.0
-    if is_failure:
+    if backs_off:
         now = time.monotonic()
         recent = sum(now - then < lifecycle.RESTART_WINDOW_S for then in member.restarts)
         wait = lifecycle.backoff_s(recent, random.random(), served_s)  # noqa: S311  (jitter)

@@ -112,6 +112,26 @@ def test_a_lease_that_has_run_out(log: Path) -> None:
     assert watch.lost_lease()
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "ValueError: Free memory on device cuda:0 (11.32/139.8 GiB) on startup is less than desired GPU memory"
+        " utilization (0.92, 128.6 GiB). Decrease GPU memory utilization or reduce GPU memory used by others.",
+        "AssertionError: Error in memory profiling. Initial free memory 11.3 GiB, current free memory 60 GiB.",
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 24.00 GiB.",
+        "ValueError: No available memory for the cache blocks. Try increasing `gpu_memory_utilization`",
+    ],
+)
+def test_an_engine_that_cannot_have_its_gpu_memory(log: Path, line: str) -> None:
+    watch = LogWatch(log)
+    write(log, "Starting to load model /m\n")
+    watch.read()
+    assert watch.no_gpu_memory == ""
+    write(log, f"(EngineCore pid=1) ERROR {line}\n")
+    watch.read()
+    assert line in watch.no_gpu_memory
+
+
 def test_colours_do_not_hide_a_phase(log: Path) -> None:
     watch = LogWatch(log)
     write(log, "\x1b[36m(Worker pid=1)\x1b[0m INFO Starting \x1b[1mto load model /m\n")

@@ -139,9 +139,10 @@ class Start:
     """How one start of a unit goes.
 
     Attributes:
-        how: `up`; `dies`; `hangs`: never up; `refused`: cannot be started at all; `stranger`: another
-            process answers at its port at first; `port taken`: it logs so and runs on; `no cache`: it is
-            up, and logs that LMCache is not; `unseen`: its registration is lost before anybody saw it.
+        how: `up`; `dies`; `no memory`: it dies, and logs that its GPU has too little; `hangs`: never up;
+            `refused`: cannot be started at all; `stranger`: another process answers at its port at first;
+            `port taken`: it logs so and runs on; `no cache`: it is up, and logs that LMCache is not;
+            `unseen`: its registration is lost before anybody saw it.
         after_s: seconds until it is up, or dead.
         leaves_s: seconds from SIGTERM to its end; None: it does not hear it.
         helper: a second process that outlives the first one: `marked` as the unit's, or a `stray`.
@@ -449,7 +450,7 @@ class Process:
 
     def __post_init__(self) -> None:
         self.answered = self.listed = self.beaten = self.up = self.born + self.start.after_s
-        if self.start.how in ("dies", "hangs", "port taken"):
+        if self.start.how in ("dies", "no memory", "hangs", "port taken"):
             self.up = math.inf
             self.answered = self.listed = self.born
         self.deaf = self.start.leaves_s is None
@@ -627,7 +628,8 @@ class World:
         if self.starts[name] and gpu_memory.shortages(unit.argv, unit.gpus, ()):
             self.breaks("memory", f"{name} is started and its GPU memory is not free")
         before = self.leaders.get(name)
-        if self.starts[name] and not (before is not None and before.to_be_renewed):
+        is_starved = bool(unit.gpus) and before is not None and before.start.how == "no memory"
+        if self.starts[name] and not (is_starved or (before is not None and before.to_be_renewed)):
             self.restarts[name].append(now)
             recent = [time for time in self.restarts[name] if now - time < lifecycle.RESTART_WINDOW_S]
             if len(recent) > lifecycle.RESTART_LIMIT:
@@ -902,7 +904,7 @@ class World:
         self.leaders[unit.name] = one
         if start.helper:
             self._new(unit.name, start, one)
-        if start.how == "dies":
+        if start.how in ("dies", "no memory"):
             self.loop.call_later(start.after_s, self._end, one, start.code)
         return one.identity
 
@@ -1023,6 +1025,7 @@ class _Log:
         if one is None or now < one.born + one.start.after_s:
             return
         self.phase = "registering"
+        self.no_gpu_memory = "CUDA out of memory" if one.start.how == "no memory" else ""
         self.port_lost = "its port is taken" if one.start.how == "port taken" else ""
         if one.start.how == "no cache" and self._world.plan.unit(one.unit).is_worker:
             self.degraded = "operate in degraded mode"
@@ -1292,7 +1295,9 @@ _good_starts = st.builds(
 )
 _bad_starts = st.builds(
     Start,
-    how=st.sampled_from(("dies", "refused", "hangs", "port taken", "stranger", "no cache", "unseen")),
+    how=st.sampled_from(
+        ("dies", "no memory", "refused", "hangs", "port taken", "stranger", "no cache", "unseen")
+    ),
     after_s=st.sampled_from((1.0, 0.0, 0.3, 4.0, 20.0)),
     leaves_s=st.sampled_from((0.2, 0.0, 4.0, None)),
     helper=st.sampled_from(("", "marked", "stray")),
@@ -1504,6 +1509,15 @@ def test_the_only_decode_worker_serves_on_beside_the_other_prefill_worker_until_
     assert world.born_after("decode-0", 2000.0)
     assert world.starts["decode-0"] == world.starts["prefill-0"] == 2
     assert world.starts["prefill-1"] == 1
+
+
+def test_starts_that_end_for_want_of_memory_do_not_count_as_failures() -> None:
+    """Somebody took it between the look and the start: three times, and each of the limit's after that."""
+    starved = (0.0, Next("worker-0", Start("no memory"), 3 + lifecycle.RESTART_LIMIT - 1))
+    world = live(Life("agg on a GPU", (starved, (0.0, Die(("worker-0",))))))
+    assert world.broken == []
+    assert world.failure is None
+    assert world.starts["worker-0"] == 2 + 3 + lifecycle.RESTART_LIMIT - 1
 
 
 # ---- can the rules be broken? -------------------------------------------------------------

@@ -54,17 +54,19 @@ class Shortage:
         wanted: what the unit takes.
         free: what there is.
         others: pid -> what it holds, of processes of this host that are not the deployment's.
+        unaccounted: what is in use beyond what NVML shows of processes.
     """
 
     gpu: int | str
     wanted: int
     free: int
     others: dict[int, int]
+    unaccounted: int
 
     @property
     def is_by_others(self) -> bool:
-        """Whether the missing memory is accounted for by processes that are not ours."""
-        return sum(self.others.values()) >= self.wanted - self.free
+        """Whether processes that are not ours have what is missing, and nothing is in use that nobody has."""
+        return sum(self.others.values()) >= self.wanted - self.free and self.unaccounted < _SLACK_MIB
 
     def __str__(self) -> str:
         who = ", ".join(
@@ -91,7 +93,8 @@ def shortages(
     if share is None or not gpus_of_unit:
         return []
     with gpus.session():
-        there, free, held = gpus.list_gpus(), gpus.memory_free(), gpus.memory_by_process()
+        there, free = gpus.list_gpus(), gpus.memory_free()
+        used, held = gpus.memory_used(), gpus.memory_by_process()
     found = []
     for name in gpus_of_unit:
         gpu = next((one for one in there if one.is_named(name)), None)
@@ -101,12 +104,12 @@ def shortages(
         if free[gpu.index] >= wanted:
             continue
         # In a container NVML may name pids of the host, which mean nothing here.
-        others = {
-            pid: mib
-            for pid, mib in held.get(gpu.index, {}).items()
-            if pid not in ours and processes.identify(pid) is not None
+        known = {
+            pid: mib for pid, mib in held.get(gpu.index, {}).items() if processes.identify(pid) is not None
         }
-        found.append(Shortage(name, wanted, free[gpu.index], others))
+        others = {pid: mib for pid, mib in known.items() if pid not in ours}
+        unaccounted = used[gpu.index] - sum(known.values())
+        found.append(Shortage(name, wanted, free[gpu.index], others, unaccounted))
     return found
 
 

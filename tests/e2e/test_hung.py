@@ -96,8 +96,8 @@ def is_out(up: Up, what: str) -> dict[str, Any] | None:
 
 
 @pytest.mark.fault(
-    "SIGSTOP for 5 s to any process of a vLLM deployment (main, EngineCore, Worker, resource tracker, LMCache's"
-    " server, frontend)",
+    "SIGSTOP for 5 s to any process of a vLLM deployment: main, EngineCore, Worker, resource tracker,"
+    " LMCache's server, frontend",
     "goes on; nothing is restarted",
 )
 def test_any_process_that_stands_still_for_a_moment_goes_on(up: Up) -> None:
@@ -130,14 +130,15 @@ def test_who_stands_still_for_half_a_minute_is_seen_and_comes_back(up: Up, what:
 
 
 @pytest.mark.fault(
-    "SIGSTOP for 90 s or for good to vLLM's main process, EngineCore or Worker, LMCache's server or the frontend",
+    "SIGSTOP for 90 s or for good to vLLM's main process, EngineCore or Worker, LMCache's server or the"
+    " frontend",
     "restarts the unit 45 s after the stop",
 )
 @pytest.mark.parametrize("what", PARTS)
 def test_who_stands_still_for_good_is_restarted(up: Up, what: str) -> None:
     before = up.units()
     began = time.monotonic()
-    # At most three restarts of a unit in ten minutes: here each is the first of its own deployment's three.
+    # The worker is restarted three times here, which is what is allowed in ten minutes.
     with stopped(up.process(what)):
         wait_for(lambda: is_out(up, what), SEEN_S + 10)
         wait_for(lambda: up.units()[PARTS[what]]["pid"] not in (None, before[PARTS[what]]["pid"]), 120)

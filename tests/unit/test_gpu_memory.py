@@ -28,6 +28,11 @@ def nvml(monkeypatch: pytest.MonkeyPatch) -> Any:
         lambda: tuple(Gpu(index, f"GPU-{index}aa", "H200", MIB_OF_H200) for index in (0, 1)),
     )
     monkeypatch.setattr(gpu_memory.gpus, "memory_free", lambda: seen.free)
+    monkeypatch.setattr(
+        gpu_memory.gpus,
+        "memory_used",
+        lambda: {gpu: MIB_OF_H200 - mib for gpu, mib in seen.free.items()},
+    )
     monkeypatch.setattr(gpu_memory.gpus, "memory_by_process", lambda: seen.held)
     return seen
 
@@ -48,7 +53,7 @@ def test_what_a_peer_has_mapped_is_held_by_nobody(nvml: Any) -> None:
 
 
 def test_another_programs_memory_is_its_own(nvml: Any) -> None:
-    nvml.free, nvml.held = {0: 43771, 1: 0}, {0: {STRANGER: 100000}}
+    nvml.free, nvml.held = {0: 43771, 1: 0}, {0: {STRANGER: 99500}}
     (short,) = shortages(["vllm"], [0], {OURS})
     assert short.is_by_others
     assert f"held by process {STRANGER} (" in str(short)
@@ -63,8 +68,19 @@ def test_our_own_processes_and_pids_of_another_host_are_no_others(nvml: Any, pid
 
 
 def test_too_little_of_others_leaves_the_rest_unexplained() -> None:
-    assert not Shortage(0, wanted=1000, free=100, others={STRANGER: 899}).is_by_others
-    assert Shortage(0, wanted=1000, free=100, others={STRANGER: 900}).is_by_others
+    assert not Shortage(0, wanted=1000, free=100, others={STRANGER: 899}, unaccounted=0).is_by_others
+    assert Shortage(0, wanted=1000, free=100, others={STRANGER: 900}, unaccounted=0).is_by_others
+
+
+def test_beside_another_program_what_a_peer_has_mapped_is_held_by_nobody_all_the_same(nvml: Any) -> None:
+    """The other one was there before: it holds enough to explain it, and is not what changed."""
+    nvml.free, nvml.held = {0: 15000, 1: 0}, {0: {STRANGER: 80000}}
+    (short,) = shortages(["vllm", "--gpu-memory-utilization", "0.4"], [0], {OURS})
+    assert short.unaccounted == MIB_OF_H200 - 15000 - 80000
+    assert not short.is_by_others
+    nvml.held = {0: {STRANGER: 128500}}
+    (short,) = shortages(["vllm", "--gpu-memory-utilization", "0.4"], [0], {OURS})
+    assert short.is_by_others
 
 
 @pytest.mark.parametrize(

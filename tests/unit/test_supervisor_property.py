@@ -1175,6 +1175,7 @@ def install(world: World, patch: pytest.MonkeyPatch) -> None:
             session=contextlib.nullcontext,
             list_gpus=lambda: tuple(Gpu(index, f"GPU-{index}", "a GPU", _GPU_MIB) for index in range(4)),
             memory_free=world.memory_free,
+            memory_used=lambda: {gpu: _GPU_MIB - mib for gpu, mib in world.memory_free().items()},
             memory_by_process=world.memory_by_process,
         ),
         "processes": SimpleNamespace(identify=lambda pid: pid, command_line=lambda pid: "another program"),

@@ -24,6 +24,9 @@ from typing import Any
 
 # Names the folder of the two files; set by the supervisor, in whose folder of the unit they are.
 VARIABLE = "DYNAMOCTL_ENGINE_HEARTBEAT"
+# Dynamo's, in seconds: how often its monitor asks, and with it how often the engine is pinged.
+INTERVAL_VARIABLE = "DYN_ENGINE_HEALTH_CHECK_INTERVAL"
+INTERVAL_S = 2.0
 _ANSWERED = "engine-answered"
 _ASKED_IDLE = "engine-asked-idle"
 
@@ -60,12 +63,12 @@ class Pinger:
 
     Attributes:
         folder: where the files are written.
-        added: how many requests the engine has been given; counted by whoever hands them on.
+        aborted: how often requests were aborted; counted by whoever sees it.
     """
 
     folder: Path
-    added: int = 0
-    _settled_at: int = -1
+    aborted: int = 0
+    _settled_at: int = 0
     _ping: asyncio.Task[None] | None = field(default=None, repr=False)
 
     def ping(self, engine: Any) -> None:
@@ -78,16 +81,16 @@ class Pinger:
             self._ping = asyncio.ensure_future(self._ask(engine))
 
     async def _ask(self, engine: Any) -> None:
-        added = self.added
+        aborted = self.aborted
         is_idle = not engine.output_processor.has_unfinished_requests()
-        # A request that was aborted may still be in a step. One answer after the last request settles it.
-        if is_idle and self._settled_at == added:
+        # A request that was aborted may still be in a step, until the engine has answered once.
+        if is_idle and self._settled_at == aborted:
             _touch(self.folder / _ASKED_IDLE)
         try:
             await engine.collective_rpc("check_health")
         except Exception:
             return
-        self._settled_at = added if is_idle else -1
+        self._settled_at = aborted
         _touch(self.folder / _ANSWERED)
 
 

@@ -113,10 +113,14 @@ class Snapshot:
         return int(sum(counts.get(counter, 0) for counts in self.counters.values()))
 
 
-async def snapshot(plan: DeploymentPlan) -> Snapshot:
-    """Ask every unit, all at once. A unit that does not answer is unhealthy, not an error."""
-    seen = Snapshot()
-    await asyncio.gather(*(_ask(plan, unit, seen) for unit in plan.units))
+async def snapshot(plan: DeploymentPlan, silent: Mapping[str, str] | None = None) -> Snapshot:
+    """Ask every unit, all at once. A unit that does not answer is unhealthy, not an error.
+
+    Args:
+        silent: unit -> why it is not asked: it is known not to answer, and would be waited for.
+    """
+    seen = Snapshot(health=dict(silent or {}))
+    await asyncio.gather(*(_ask(plan, unit, seen) for unit in plan.units if unit.name not in seen.health))
     if plan.lmcache is not None:
         hits, asked = seen.total("hit_tokens"), seen.total("requested_tokens")
         rate = round(hits / asked, 4) if asked else None

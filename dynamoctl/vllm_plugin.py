@@ -279,11 +279,11 @@ def _shut_down(client: weakref.ref[Any]) -> None:
 
 
 def ping_engine(client: Any, processor: Any, pinger: engine_heartbeat.Pinger) -> None:
-    """Ping the engine whenever its health is asked for, and count the requests that it is given.
+    """Ping the engine whenever its health is asked for, and count what is aborted.
 
     Args:
         client: vLLM's `AsyncLLM`.
-        processor: vLLM's `OutputProcessor`, which knows of every request from its arrival on.
+        processor: vLLM's `OutputProcessor`, which knows of every request until it has finished.
     """
 
     def pinging(plain: Any) -> Any:
@@ -294,14 +294,14 @@ def ping_engine(client: Any, processor: Any, pinger: engine_heartbeat.Pinger) ->
         return check_health
 
     def counting(plain: Any) -> Any:
-        def add_request(*words: Any, **named: Any) -> Any:
-            pinger.added += 1
+        def abort_requests(*words: Any, **named: Any) -> Any:
+            pinger.aborted += 1
             return plain(*words, **named)
 
-        return add_request
+        return abort_requests
 
     _wrap(client, "check_health", pinging)
-    _wrap(processor, "add_request", counting)
+    _wrap(processor, "abort_requests", counting)
 
 
 def bind_to_no_core(platform: Any) -> None:

@@ -46,7 +46,7 @@ def look(name: str) -> Look:
         return Look(_nothing(name))
     lives = state.supervisor_lives
     shown = state.state
-    warnings = [*state.warnings, *state.lost_stores, *filter(None, (state.lost_etcd,))]
+    warnings = []
     if not lives and state.state not in ("stopped", "failed"):
         alive = members(f"{state.start_id}/")
         shown = "unsupervised" if alive else "stopped"
@@ -54,7 +54,12 @@ def look(name: str) -> Look:
             warnings.append(
                 f"its supervisor is gone, {len(alive)} of its processes live: dynamoctl down -n {name}"
             )
-    seen = ask(folder) if lives and state.state in ("ready", "degraded", "failed") else None
+    seen = None
+    if lives and state.state in ("ready", "degraded", "failed"):
+        seen = ask(folder)
+        state = folder.read_state() or state  # what does not answer was waited for
+        shown = state.state
+    warnings = [*state.warnings, *state.lost_stores, *filter(None, (state.lost_etcd,)), *warnings]
     if lives and seen is None and state.state in ("ready", "degraded"):
         warnings.append("its supervisor does not answer: what is shown is what it last wrote")
     return Look(_body(state, shown, warnings, seen), state, seen)

@@ -37,8 +37,10 @@ async def _answer(deployment: Deployment, reader: asyncio.StreamReader, writer: 
     """Answer one question: a fresh snapshot."""
     with contextlib.suppress(ConnectionError):
         await reader.readline()
+        units = deployment.state.units
+        silent = {unit.name: unit.phase for unit in units if unit.state == "unresponsive"}
         seen, memory, remote = await asyncio.gather(
-            observe.snapshot(deployment.plan),
+            observe.snapshot(deployment.plan, silent),
             asyncio.to_thread(_memory, deployment),
             asyncio.to_thread(_remote, deployment),
         )

@@ -82,6 +82,7 @@ def start(deployment: Deployment, member: Member) -> None:
     work = deployment.folder.work(unit.name)
     if unit.is_worker:
         environ[engine_heartbeat.VARIABLE] = str(work)
+        environ[engine_heartbeat.INTERVAL_VARIABLE] = f"{engine_heartbeat.INTERVAL_S:g}"
     removal.remove_folders(work)
     try:
         state.identity = process.spawn(unit.argv, environ, work, log)

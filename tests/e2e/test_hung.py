@@ -68,13 +68,17 @@ def up(cli: Cli) -> Iterator[Up]:
 
 
 @contextlib.contextmanager
-def stopped(pid: int) -> Iterator[None]:
-    os.kill(pid, signal.SIGSTOP)
+def stopped(parts: tuple[str, ...], up: Up) -> Iterator[None]:
+    """These processes stand still."""
+    pids = [up.process(what) for what in parts]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
     try:
         yield
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGCONT)
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
 
 PARTS = {
@@ -90,9 +94,15 @@ WORDS = {
 }
 
 
-def is_out(up: Up, what: str) -> dict[str, Any] | None:
-    unit = up.units()[PARTS[what]]
-    return unit if unit["state"] == "unresponsive" else None
+# Each in turn, but for those of different units.
+TOGETHER = [("VLLM::EngineCore",), ("VLLM::Worker",), ("worker-0", "lmcache", "frontend")]
+
+
+def out_of_service(up: Up, parts: tuple[str, ...]) -> list[dict[str, Any]]:
+    """The units of these processes, once all are out of service."""
+    units = up.units()
+    found = [units[PARTS[what]] for what in parts]
+    return found if all(unit["state"] == "unresponsive" for unit in found) else []
 
 
 @pytest.mark.fault(
@@ -103,7 +113,7 @@ def is_out(up: Up, what: str) -> dict[str, Any] | None:
 def test_any_process_that_stands_still_for_a_moment_goes_on(up: Up) -> None:
     before = up.restarts()
     for what in (*PARTS, "resource tracker"):
-        with stopped(up.process(what)):
+        with stopped((what,), up):
             time.sleep(5)
     up.assert_it_answers()
     wait_for(up.is_ready, 30)
@@ -114,14 +124,15 @@ def test_any_process_that_stands_still_for_a_moment_goes_on(up: Up) -> None:
     "SIGSTOP for 30 s to vLLM's main process, EngineCore or Worker, LMCache's server or the frontend",
     "says `not answering` within 20 s, a worker out of discovery; serves again when it goes on",
 )
-@pytest.mark.parametrize("what", PARTS)
-def test_who_stands_still_for_half_a_minute_is_seen_and_comes_back(up: Up, what: str) -> None:
+@pytest.mark.parametrize("parts", TOGETHER)
+def test_who_stands_still_for_half_a_minute_is_seen_and_comes_back(up: Up, parts: tuple[str, ...]) -> None:
     before = up.restarts()
     began = time.monotonic()
-    with stopped(up.process(what)):
-        unit = wait_for(lambda: is_out(up, what), SEEN_S + 10)
-        print(f"{what}: out of ready after {time.monotonic() - began:.0f} s: {unit['phase']}")
-        assert unit["phase"].startswith(WORDS.get(what, "not answering for "))
+    with stopped(parts, up):
+        units = wait_for(lambda: out_of_service(up, parts), SEEN_S + 10)
+        print(f"{parts}: out of ready after {time.monotonic() - began:.0f} s")
+        for what, unit in zip(parts, units, strict=True):
+            assert unit["phase"].startswith(WORDS.get(what, "not answering for "))
         assert up.cli.status()["state"] == "degraded"
         time.sleep(max(0.0, began + 30 - time.monotonic()))
     wait_for(up.is_ready, 60)
@@ -134,22 +145,24 @@ def test_who_stands_still_for_half_a_minute_is_seen_and_comes_back(up: Up, what:
     " frontend",
     "restarts the unit 45 s after the stop",
 )
-@pytest.mark.parametrize("what", PARTS)
-def test_who_stands_still_for_good_is_restarted(up: Up, what: str) -> None:
+@pytest.mark.parametrize("parts", TOGETHER)
+def test_who_stands_still_for_good_is_restarted(up: Up, parts: tuple[str, ...]) -> None:
+    """The worker three times in all, which is what is allowed in ten minutes."""
     before = up.units()
     began = time.monotonic()
-    # The worker is restarted three times here, which is what is allowed in ten minutes.
-    with stopped(up.process(what)):
-        wait_for(lambda: is_out(up, what), SEEN_S + 10)
-        wait_for(lambda: up.units()[PARTS[what]]["pid"] not in (None, before[PARTS[what]]["pid"]), 120)
-        print(f"{what}: started again after {time.monotonic() - began:.0f} s")
+    with stopped(parts, up):
+        wait_for(lambda: out_of_service(up, parts), SEEN_S + 10)
+        for what in parts:
+            old = before[PARTS[what]]["pid"]
+            wait_for(lambda name=PARTS[what], old=old: up.units()[name]["pid"] not in (None, old), 120)
+        print(f"{parts}: started again after {time.monotonic() - began:.0f} s")
     wait_for(up.is_ready, 240)
-    print(f"{what}: ready after {time.monotonic() - began:.0f} s")
+    print(f"{parts}: ready after {time.monotonic() - began:.0f} s")
     up.assert_it_answers()
     after = up.units()
     assert {name: unit["restarts"] - before[name]["restarts"] for name, unit in after.items()} == {
         **dict.fromkeys(after, 0),
-        PARTS[what]: 1,
+        **{PARTS[what]: 1 for what in parts},
     }
 
 
@@ -158,7 +171,7 @@ def test_who_stands_still_for_good_is_restarted(up: Up, what: str) -> None:
 )
 def test_a_resource_tracker_that_stands_still_does_no_harm(up: Up) -> None:
     before = up.restarts()
-    with stopped(up.process("resource tracker")):
+    with stopped(("resource tracker",), up):
         time.sleep(SEEN_S)
         assert up.is_ready()
         up.assert_it_answers()

@@ -101,12 +101,14 @@ def test_an_idle_engine_that_does_not_answer_was_idle_and_is_asked_once(tmp_path
 
 
 @pytest.mark.parametrize("is_aborted", [False, True])
-def test_an_engine_that_has_had_a_request_since_may_be_in_a_step(tmp_path: Path, is_aborted: bool) -> None:
+def test_an_engine_that_has_a_request_or_had_one_aborted_may_be_in_a_step(
+    tmp_path: Path, is_aborted: bool
+) -> None:
     async def live() -> None:
         engine, pinger = Engine(), Pinger(tmp_path)
         await ping(pinger, engine)
         later(tmp_path)
-        pinger.added += 1
+        pinger.aborted += is_aborted
         engine.unfinished = 0 if is_aborted else 1
         engine.may_answer.clear()
         await ping(pinger, engine)
@@ -117,13 +119,18 @@ def test_an_engine_that_has_had_a_request_since_may_be_in_a_step(tmp_path: Path,
     asyncio.run(live())
 
 
-def test_one_answer_after_the_last_request_settles_that_it_is_idle(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_aborted", [False, True])
+def test_when_its_last_request_has_finished_or_it_has_answered_after_an_abort_it_is_idle(
+    tmp_path: Path, is_aborted: bool
+) -> None:
     async def live() -> None:
         engine, pinger = Engine(), Pinger(tmp_path)
-        pinger.added, engine.unfinished = 1, 1
+        engine.unfinished = 1
         await ping(pinger, engine)
         engine.unfinished = 0
-        await ping(pinger, engine)
+        if is_aborted:
+            pinger.aborted += 1
+            await ping(pinger, engine)
         later(tmp_path)
         engine.may_answer.clear()
         await ping(pinger, engine)
@@ -160,7 +167,7 @@ def test_where_its_folder_was_deleted_nobody_is_told_and_nothing_fails(tmp_path:
 # ---- in vLLM's process ----------------------------------------------------------------------
 
 
-def test_dynamos_own_health_check_pings_and_requests_are_counted(tmp_path: Path) -> None:
+def test_dynamos_own_health_check_pings_and_what_is_aborted_is_counted(tmp_path: Path) -> None:
     class Client(Engine):
         checked = 0
 
@@ -168,8 +175,8 @@ def test_dynamos_own_health_check_pings_and_requests_are_counted(tmp_path: Path)
             self.checked += 1
 
     class Processor:
-        def add_request(self, request: str) -> str:
-            return request
+        def abort_requests(self, requests: list[str]) -> list[str]:
+            return requests
 
     pinger = Pinger(tmp_path)
     for _ in range(2):  # vLLM calls a plugin more than once in a process
@@ -183,8 +190,8 @@ def test_dynamos_own_health_check_pings_and_requests_are_counted(tmp_path: Path)
         assert client.asked == ["check_health"]
 
     asyncio.run(live())
-    assert Processor().add_request("a request") == "a request"
-    assert pinger.added == 1
+    assert Processor().abort_requests(["a request"]) == ["a request"]
+    assert pinger.aborted == 1
     assert read(tmp_path) is not None
 
 
@@ -197,7 +204,7 @@ def test_the_installed_vllm_has_what_the_ping_needs() -> None:
     wanted: list[tuple[Any, str]] = [
         (AsyncLLM, "check_health"),
         (AsyncLLM, "collective_rpc"),
-        (OutputProcessor, "add_request"),
+        (OutputProcessor, "abort_requests"),
         (OutputProcessor, "has_unfinished_requests"),
         (WorkerBase, "check_health"),
     ]

@@ -23,8 +23,8 @@ from types import MappingProxyType, SimpleNamespace
 from typing import Any, get_args
 
 import pytest
-from dynamoctl import cache_probe, observe
-from dynamoctl.engine_heartbeat import VARIABLE, Heartbeat
+from dynamoctl import cache_probe, engine_heartbeat, observe
+from dynamoctl.engine_heartbeat import Heartbeat
 from dynamoctl.errors import DynamoctlError, InternalError, NotReadyError, PreflightError
 from dynamoctl.facts import Gpu
 from dynamoctl.host.processes import MARK, Identity
@@ -1170,7 +1170,7 @@ def install(world: World, patch: pytest.MonkeyPatch) -> None:
             store_answers=world.store_answers,
         ),
         "observe": _Over(observe, transfers=world.count_transfers, snapshot=world.snapshot),
-        "engine_heartbeat": SimpleNamespace(VARIABLE=VARIABLE, read=world.heartbeat),
+        "engine_heartbeat": _Over(engine_heartbeat, read=world.heartbeat),
         "gpus": SimpleNamespace(
             session=contextlib.nullcontext,
             list_gpus=lambda: tuple(Gpu(index, f"GPU-{index}", "a GPU", _GPU_MIB) for index in range(4)),

@@ -323,6 +323,9 @@ class DeploymentSpec(_Model):
             may have them on other hosts (discovery `etcd`); else 0.
         start: `ordered`: prefill when decode is ready; `overlapped`: all together.
         timeout_s: the one deadline for the whole start, seconds.
+        hang_timeout_s: how long a vLLM engine that may be in the middle of a step gives no sign of life
+            before
+            its worker is restarted, seconds; after a third of it, the worker is out of discovery.
         drain_s: what requests in flight get when a worker is stopped, seconds.
         discovery: how its processes find each other. `file`: in a folder of this host; `etcd`: in an etcd
             that runs already, which several hosts can share.
@@ -355,6 +358,7 @@ class DeploymentSpec(_Model):
     migration_limit: Annotated[int | None, Field(strict=True, ge=0, le=100, examples=[3])] = None
     start: Literal["ordered", "overlapped"] = "ordered"
     timeout_s: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)] = 1800.0
+    hang_timeout_s: Annotated[float, Field(strict=True, ge=60, le=86400)] = 180.0
     drain_s: Annotated[float, Field(strict=True, ge=0, le=3600)] = 5.0
     discovery: Discovery = "file"
     etcd_endpoints: Annotated[

@@ -258,6 +258,15 @@ def _flags(
     timeout: Annotated[
         float | None, typer.Option(help="Seconds until it must be ready.", show_default="1800")
     ] = None,
+    hang_timeout: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="How long one step of an engine may take before its worker is restarted as hung.",
+            show_default="180",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = None,
     drain: Annotated[
         float | None,
         typer.Option(
@@ -295,6 +304,7 @@ def _flags(
         "host": host,
         "port": port,
         "timeout_s": timeout,
+        "hang_timeout_s": hang_timeout,
         "drain_s": drain,
         "discovery": discovery,
         "etcd_endpoints": etcd_endpoints,

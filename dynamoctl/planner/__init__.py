@@ -78,6 +78,7 @@ def make_plan(
         store=store,
         timeout_s=spec.timeout_s,
         drain_s=spec.drain_s,
+        hang_timeout_s=spec.hang_timeout_s,
         lmcache=cache,
         lmcache_cpu_gib=lmcache.total_cpu_gib(spec, gib, cache),
         lmcache_settings=lmcache.settings(spec.lmcache, gib, sources or {}) if cache else (),

@@ -117,6 +117,7 @@ class DeploymentPlan:
         store: the folder of Dynamo's file discovery, fresh at every start.
         timeout_s: the deadline for the whole start, seconds.
         drain_s: what requests in flight get at the end, seconds.
+        hang_timeout_s: how long a step of an engine may take before its worker is restarted, seconds.
         lmcache: `inproc`, `mp`, or None where LMCache is off.
         lmcache_cpu_gib: the CPU memory that LMCache takes on this host, all ranks together, GiB.
         lmcache_tiers: where else LMCache keeps KV blocks, nearest first.
@@ -150,6 +151,7 @@ class DeploymentPlan:
     discovery: Literal["file", "etcd"] = "file"
     etcd_endpoints: tuple[str, ...] = ()
     address: str = "127.0.0.1"
+    hang_timeout_s: float = 180.0
     elsewhere: tuple[Role, ...] = ()
 
     @property

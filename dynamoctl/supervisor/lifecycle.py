@@ -100,9 +100,13 @@ class Patience:
 # What answers in milliseconds as long as it runs: a status server, a frontend, an engine without requests. On
 # a busy host a core was seen to stand still for 20 s: nothing is restarted for that.
 PROMPT = Patience(10.0, 45.0)
-# An engine in the middle of a step, which may compute, or compile a kernel for the first time. A long prompt
-# is many steps.
-BUSY = Patience(60.0, 180.0)
+
+
+def busy(hang_timeout_s: float) -> Patience:
+    """The patience with an engine in the middle of a step, which may compute, or compile a kernel for the
+    first time. A long prompt is many steps.
+    """
+    return Patience(hang_timeout_s / 3, hang_timeout_s)
 
 
 def silent_for(

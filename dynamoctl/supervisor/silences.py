@@ -15,15 +15,13 @@ from dynamoctl import engine_heartbeat, probes
 from dynamoctl.engine_heartbeat import Heartbeat
 from dynamoctl.supervisor import lifecycle
 from dynamoctl.supervisor.deployment import Deployment, Member
-from dynamoctl.supervisor.lifecycle import BUSY, PROMPT, Patience
+from dynamoctl.supervisor.lifecycle import PROMPT, Patience
 from dynamoctl.words import duration
 
 # One look and the pause before it. Where more has passed, it was the supervisor that stood still.
 _LONGEST_LOOK_S = 20.0
 # A worker's process sends its first ping within seconds.
 _FIRST_PING_S = 60.0
-# It answers, and says that it is not ready. Out of service, it may catch up.
-_REFUSES = Patience(PROMPT.silent_s, BUSY.hung_s)
 
 
 @dataclass(frozen=True)
@@ -55,6 +53,9 @@ class Silences:
 
     def __init__(self, deployment: Deployment) -> None:
         self._deployment = deployment
+        self._busy = lifecycle.busy(deployment.plan.hang_timeout_s)
+        # It answers, and says that it is not ready. Out of service, it may catch up.
+        self._refuses = Patience(PROMPT.silent_s, self._busy.hung_s)
         self._processes: dict[str, float] = {}
         self._refusals: dict[str, float] = {}
         self._engines: dict[str, float] = {}
@@ -107,9 +108,9 @@ class Silences:
         refusal = self._refusals[name]
         found = [
             Silence(process, PROMPT, f"not answering for {duration(process)}"),
-            Silence(refusal, _REFUSES, f"not ready for {duration(refusal)}: {said}"),
+            Silence(refusal, self._refuses, f"not ready for {duration(refusal)}: {said}"),
         ]
         if name in self._beats:
-            patience = PROMPT if self._beats[name].was_idle else BUSY
+            patience = PROMPT if self._beats[name].was_idle else self._busy
             found.append(Silence(engine, patience, f"engine not answering for {duration(engine)}"))
         return max(found, key=lambda one: (one.is_hung, one.is_silent, one.seconds))

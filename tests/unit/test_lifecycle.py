@@ -6,8 +6,8 @@ from typing import get_args
 
 import pytest
 from dynamoctl.errors import InternalError
+from dynamoctl.spec import DeploymentSpec
 from dynamoctl.supervisor.lifecycle import (
-    BUSY,
     PROMPT,
     RESTART_LIMIT,
     RESTART_WINDOW_S,
@@ -15,6 +15,7 @@ from dynamoctl.supervisor.lifecycle import (
     Event,
     State,
     backoff_s,
+    busy,
     follow,
     may_restart,
     silent_for,
@@ -115,8 +116,9 @@ def test_silence_is_counted_from_look_to_look_until_there_is_an_answer() -> None
 
 def test_an_engine_in_a_step_is_waited_for_longer_than_what_answers_at_once() -> None:
     assert PROMPT.silent_s < PROMPT.hung_s
-    assert BUSY.silent_s < BUSY.hung_s
-    assert PROMPT.silent_s < BUSY.silent_s
-    assert PROMPT.hung_s < BUSY.hung_s
+    patience = busy(DeploymentSpec().hang_timeout_s)
+    assert (patience.silent_s, patience.hung_s) == (60.0, 180.0)
+    assert PROMPT.silent_s < patience.silent_s
+    assert PROMPT.hung_s < patience.hung_s
     # A core of a busy host was seen to stand still for 20 s.
     assert PROMPT.hung_s > 2 * 20.0

@@ -12,9 +12,10 @@ import pytest
 from dynamoctl.engine_heartbeat import Heartbeat
 from dynamoctl.planner.plan import Gate, Unit
 from dynamoctl.supervisor import silences
-from dynamoctl.supervisor.lifecycle import BUSY, PROMPT
+from dynamoctl.supervisor.lifecycle import PROMPT, busy
 from dynamoctl.supervisor.silences import Silence, Silences
 
+BUSY = busy(180.0)
 OPEN, SILENT, REFUSES = (True, "HTTP 200"), (False, "no answer within 10 s"), (False, "HTTP 503")
 
 
@@ -30,7 +31,7 @@ class Looks:
         self.member = SimpleNamespace(unit=unit, state=state)
         deployment: Any = SimpleNamespace(
             members=[self.member],
-            plan=SimpleNamespace(engine=engine),
+            plan=SimpleNamespace(engine=engine, hang_timeout_s=180.0),
             folder=SimpleNamespace(work=lambda name: Path("/nowhere")),
             warn=self.warnings.append,
         )

@@ -49,7 +49,7 @@ from dynamoctl.supervisor import (
     watching,
 )
 from dynamoctl.supervisor.deployment import Deployment
-from dynamoctl.supervisor.lifecycle import BUSY, PROMPT, TABLE, Event, Patience, State
+from dynamoctl.supervisor.lifecycle import PROMPT, TABLE, Event, Patience, State
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -372,6 +372,7 @@ _LOOK_S = 20.0
 # All of one GPU is 100 GiB; a worker alone on it takes 92 %, one of two 40 %.
 _GPU_MIB = 102_400
 _DRIVER_S = 4.0
+BUSY = lifecycle.busy(180.0)
 # Another program's process.
 _OTHER = 99
 
@@ -1586,7 +1587,7 @@ WRONG: dict[str, tuple[str, Life, Callable[[pytest.MonkeyPatch], object]]] = {
     "takes a step for a hang": (
         "killed",
         Life("agg", ((0.0, Hang("worker-0", 100.0, is_busy=True)),)),
-        _set(silences, "BUSY", PROMPT),
+        _set(lifecycle, "busy", lambda hang_timeout_s: PROMPT),
     ),
     "waits for no GPU memory": (
         "memory",

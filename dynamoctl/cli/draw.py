@@ -26,6 +26,7 @@ STYLE = {
     "starting": "yellow",
     "stopping": "yellow",
     "backoff": "yellow",
+    "unresponsive": "bold red",
     "degraded": "yellow",
     "failed": "bold red",
     "unsupervised": "bold red",

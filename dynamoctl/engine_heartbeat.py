@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ VARIABLE = "DYNAMOCTL_ENGINE_HEARTBEAT"
 # Dynamo's, in seconds: how often its monitor asks, and with it how often the engine is pinged.
 INTERVAL_VARIABLE = "DYN_ENGINE_HEALTH_CHECK_INTERVAL"
 INTERVAL_S = 2.0
+# What the ping calls on every worker process of the engine.
+PING = "check_health"
 _ANSWERED = "engine-answered"
 _ASKED_IDLE = "engine-asked-idle"
 
@@ -36,7 +39,7 @@ class Heartbeat:
     """What the two files say.
 
     Attributes:
-        answered: when the engine last answered; nanoseconds, comparable with each other only.
+        answered: when the engine last answered, in nanoseconds of the monotonic clock.
         was_idle: whether the engine had nothing to do when the unanswered ping was sent: it would have
             answered at once. False where it may be in the middle of a step.
     """
@@ -46,7 +49,11 @@ class Heartbeat:
 
 
 def read(folder: Path) -> Heartbeat | None:
-    """The last heartbeat of the worker whose folder this is; None where it has told of none (yet)."""
+    """The last heartbeat of the worker whose folder this is; None where it has told of none (yet), or cannot
+    tell: the file system may have become read-only.
+    """
+    if not os.access(folder, os.W_OK):
+        return None
     try:
         answered = (folder / _ANSWERED).stat().st_mtime_ns
     except OSError:
@@ -64,10 +71,12 @@ class Pinger:
     Attributes:
         folder: where the files are written.
         aborted: how often requests were aborted; counted by whoever sees it.
+        calls: how many calls of others the engine is at: to sleep, to load an adapter, to write a profile.
     """
 
     folder: Path
     aborted: int = 0
+    calls: int = 0
     _settled_at: int = 0
     _ping: asyncio.Task[None] | None = field(default=None, repr=False)
 
@@ -82,12 +91,12 @@ class Pinger:
 
     async def _ask(self, engine: Any) -> None:
         aborted = self.aborted
-        is_idle = not engine.output_processor.has_unfinished_requests()
+        is_idle = not (self.calls or engine.output_processor.has_unfinished_requests())
         # A request that was aborted may still be in a step, until the engine has answered once.
         if is_idle and self._settled_at == aborted:
             _touch(self.folder / _ASKED_IDLE)
         try:
-            await engine.collective_rpc("check_health")
+            await engine.collective_rpc(PING)
         except Exception:
             return
         self._settled_at = aborted
@@ -95,7 +104,13 @@ class Pinger:
 
 
 def _touch(path: Path) -> None:
-    """Set its time to the present. The folder may have been deleted: then nobody is told."""
+    """Set its time to the present, by the clock that does not jump. The folder may have been deleted: then
+    nobody is told.
+    """
+    now = time.monotonic_ns()
     with contextlib.suppress(OSError):
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        os.utime(path)
+        try:
+            os.utime(path, ns=(now, now))
+        except FileNotFoundError:
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            os.utime(path, ns=(now, now))

@@ -121,16 +121,17 @@ class Etcd:
     def take_out(self, lease: str) -> dict[bytes, bytes]:
         """Delete what is registered under a lease, and leave the lease. Returns key -> value.
 
+        A key of which etcd does not say that it is deleted is returned, too: it may be.
+
         Raises:
-            DynamoctlError: etcd does not say what there is. A key that it does not delete is not in what is
-                returned.
+            DynamoctlError: etcd does not say what there is.
         """
         taken: dict[bytes, bytes] = {}
         try:
-            own = {key: value for key, value, its in self._range(_ROOT) if its == lease}
-            for key, value in own.items():
-                self._first("POST", "/v3/kv/deleterange", {"key": _text(key)}, self._token())
-                taken[key] = value
+            for key, value, its in self._range(_ROOT):
+                if its == lease:
+                    taken[key] = value
+                    self._first("POST", "/v3/kv/deleterange", {"key": _text(key)}, self._token())
         except _NoAnswerError as error:
             if not taken:
                 raise DynamoctlError(f"etcd: {error}") from None

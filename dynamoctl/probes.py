@@ -16,6 +16,8 @@ from dynamoctl.planner.plan import Gate
 from dynamoctl.stores import Store
 
 COMPLETION_TIMEOUT_S = 120.0
+# How what `gate_is_open` says begins if the unit has answered, and is not ready.
+ANSWERS = ("HTTP", "generate:", "no endpoint generate")
 STORE_TIMEOUT_S = 3.0
 NATS_PORT = 4222
 

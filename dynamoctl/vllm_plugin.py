@@ -93,11 +93,12 @@ def register() -> None:
     heartbeat = os.environ.get(engine_heartbeat.VARIABLE)
     # The worker's first process leads their session; the engine's own processes ping nobody.
     if heartbeat and os.getsid(0) == os.getpid():
-        from vllm.v1.engine import async_llm, output_processor
+        from vllm.v1.engine import async_llm, core_client, output_processor
 
         ping_engine(
             async_llm.AsyncLLM,
             output_processor.OutputProcessor,
+            core_client.AsyncMPClient,
             engine_heartbeat.Pinger(Path(heartbeat)),
         )
     mends = [mend for variable, mend in _LMCACHE_MENDS.items() if os.environ.get(variable) == "1"]
@@ -278,12 +279,13 @@ def _shut_down(client: weakref.ref[Any]) -> None:
         there.shutdown(timeout=0)  # nothing the second time
 
 
-def ping_engine(client: Any, processor: Any, pinger: engine_heartbeat.Pinger) -> None:
-    """Ping the engine whenever its health is asked for, and count what is aborted.
+def ping_engine(client: Any, processor: Any, core: Any, pinger: engine_heartbeat.Pinger) -> None:
+    """Ping the engine whenever its health is asked for, and count what keeps it busy besides requests.
 
     Args:
         client: vLLM's `AsyncLLM`.
         processor: vLLM's `OutputProcessor`, which knows of every request until it has finished.
+        core: vLLM's `AsyncMPClient`, by which the engine is called.
     """
 
     def pinging(plain: Any) -> Any:
@@ -300,7 +302,19 @@ def ping_engine(client: Any, processor: Any, pinger: engine_heartbeat.Pinger) ->
 
         return abort_requests
 
+    def calling(plain: Any) -> Any:
+        async def call(self: Any, method: str, *words: Any, **named: Any) -> Any:
+            is_ping = method == "collective_rpc" and words[:1] == (engine_heartbeat.PING,)
+            pinger.calls += not is_ping
+            try:
+                return await plain(self, method, *words, **named)
+            finally:
+                pinger.calls -= not is_ping
+
+        return call
+
     _wrap(client, "check_health", pinging)
+    _wrap(core, "_call_utility_async", calling)
     _wrap(processor, "abort_requests", counting)
 
 

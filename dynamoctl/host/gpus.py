@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 from dynamoctl.facts import Gpu
@@ -88,15 +89,36 @@ def memory_used() -> dict[int, int]:
         }
 
 
-def memory_free() -> dict[int, int]:
-    """GPU index -> MiB that a process can take."""
-    with session() as nvml:
-        if nvml is None:
-            return {}
-        return {
-            index: _memory(nvml, nvml.nvmlDeviceGetHandleByIndex(index)).free // _MIB
-            for index in range(nvml.nvmlDeviceGetCount())
-        }
+@dataclass(frozen=True)
+class GpuMemory:
+    """What is free and in use on one GPU, MiB; by_process: pid -> what it holds, as far as NVML shows it."""
+
+    gpu: Gpu
+    free: int
+    used: int
+    by_process: Mapping[int, int]
+
+
+def memory() -> list[GpuMemory]:
+    """Every GPU that can be read now. One that has fallen off the bus cannot, and is left out."""
+    import pynvml
+
+    found: list[GpuMemory] = []
+    with session() as nvml, suppress(pynvml.NVMLError):
+        for index in range(nvml.nvmlDeviceGetCount() if nvml is not None else 0):
+            with suppress(pynvml.NVMLError):
+                handle = nvml.nvmlDeviceGetHandleByIndex(index)
+                whole = _memory(nvml, handle)
+                gpu = Gpu(
+                    index,
+                    _text(nvml.nvmlDeviceGetUUID(handle)),
+                    _text(nvml.nvmlDeviceGetName(handle)),
+                    whole.total // _MIB,
+                )
+                running = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
+                held = {one.pid: (one.usedGpuMemory or 0) // _MIB for one in running}
+                found.append(GpuMemory(gpu, whole.free // _MIB, whole.used // _MIB, held))
+    return found
 
 
 def number() -> int:

@@ -11,7 +11,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -274,6 +274,17 @@ def traces_of_files() -> tuple[int, frozenset[str]]:
     Much cheaper than `files_of` all processes.
     """
     return (memory_changed_ns(), frozenset(_bound_sockets()))
+
+
+def require_descriptors(count: int) -> None:
+    """Nothing if this process can open so many files more.
+
+    Raises:
+        OSError: it cannot.
+    """
+    with ExitStack() as opened:
+        for _ in range(count):
+            opened.callback(os.close, os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
 
 
 def _bound_sockets() -> dict[str, str]:

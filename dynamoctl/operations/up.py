@@ -20,6 +20,7 @@ from dynamoctl.operations import conversion
 from dynamoctl.operations.planning import Planned, with_own_ports
 from dynamoctl.planner.plan import SCHEMA
 from dynamoctl.planner.secrets import redact
+from dynamoctl.spec import DeploymentSpec
 from dynamoctl.state import DeploymentState, Folder, starts_in_turn
 from dynamoctl.supervisor import log_files, process, removal
 from dynamoctl.supervisor.phases import last_lines
@@ -106,7 +107,8 @@ def _running(folder: Folder) -> DeploymentState | None:
 def _require_same(planned: Planned, folder: Folder, state: DeploymentState) -> None:
     """Raise SpecError where the running deployment is not what is asked for."""
     body = folder.read_plan() or {}
-    old: dict[str, Any] = body.get("spec", {})
+    # An earlier version's plan has no word of what this one added: it runs with what is the default now.
+    old: dict[str, Any] = {**DeploymentSpec().model_dump(mode="json"), **body.get("spec", {})}
     new = planned.spec.model_dump(mode="json")
     differs = list(_differences(old, new))
     if differs:

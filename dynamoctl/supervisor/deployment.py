@@ -43,6 +43,7 @@ class Member:
         ready_since: when its gate passed the last time, in seconds of the monotonic clock; 0 where it has
             not.
         renewed: whether it was ended by us, to be started again: no failure of its own.
+        is_deaf: whether it is its own process that does not answer, while it is `unresponsive`.
         stranger: whether another process has answered at its gate.
     """
 
@@ -57,6 +58,7 @@ class Member:
         self.restarts: list[float] = []
         self.ready_since = 0.0
         self.renewed = False
+        self.is_deaf = False
         self.stranger = False
 
 
@@ -247,7 +249,9 @@ class Deployment:
             say(f"{member.unit.name} is out of service: {why}", "WARN")
         self.save()
         if member.unit.is_worker:
-            await asyncio.to_thread(self._withhold, member)
+            own = await asyncio.to_thread(self.processes, member)
+            if member.state.state == "unresponsive":  # else they may be its next start's
+                await asyncio.to_thread(self._withhold, own)
 
     async def put_back_into_service(self, member: Member) -> None:
         """It answers again."""
@@ -262,8 +266,7 @@ class Deployment:
         self.save()
         say(f"{member.unit.name} answers again")
 
-    def _withhold(self, member: Member) -> None:
-        own = self.processes(member)
+    def _withhold(self, own: Sequence[Identity]) -> None:
         if self.registrations is not None:
             self.registrations.withhold(own)
         if self.leases is not None:

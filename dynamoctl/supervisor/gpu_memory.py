@@ -16,12 +16,13 @@ import asyncio
 import signal
 import time
 from collections.abc import AsyncIterator, Collection, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from dynamoctl import observe
 from dynamoctl.errors import NotReadyError
 from dynamoctl.host import gpus, processes
+from dynamoctl.host.processes import Identity, is_running
 from dynamoctl.planner.arguments import DEFAULT_UTILIZATION, utilization
 from dynamoctl.planner.plan import Role
 from dynamoctl.supervisor import lifecycle, process
@@ -34,6 +35,8 @@ _DRIVER_S = 8.0
 # How long memory is waited for that nobody can be made to let go.
 _PATIENCE_S = 600.0
 _INTERVAL_S = 1.0
+# How often a peer that does not end by itself is killed, a second apart.
+_KILLS = 60
 # What CUDA counts otherwise than NVML does.
 _SLACK_MIB = 1024
 # For how long a worker must have had no request before it is restarted for another's sake alone.
@@ -87,29 +90,25 @@ def shortages(
     out.
 
     Args:
-        ours: the pids of the deployment's processes.
+        ours: the pids of the deployment's other units.
     """
     share = utilization(argv, DEFAULT_UTILIZATION)
     if share is None or not gpus_of_unit:
         return []
-    with gpus.session():
-        there, free = gpus.list_gpus(), gpus.memory_free()
-        used, held = gpus.memory_used(), gpus.memory_by_process()
+    there = gpus.memory()
     found = []
     for name in gpus_of_unit:
-        gpu = next((one for one in there if one.is_named(name)), None)
-        if gpu is None or gpu.index not in free:
+        now = next((one for one in there if one.gpu.is_named(name)), None)
+        if now is None:
             continue
-        wanted = int(share * gpu.memory_mib) - _SLACK_MIB
-        if free[gpu.index] >= wanted:
+        wanted = int(share * now.gpu.memory_mib) - _SLACK_MIB
+        if now.free >= wanted:
             continue
         # In a container NVML may name pids of the host, which mean nothing here.
-        known = {
-            pid: mib for pid, mib in held.get(gpu.index, {}).items() if processes.identify(pid) is not None
-        }
+        known = {pid: mib for pid, mib in now.by_process.items() if processes.identify(pid) is not None}
         others = {pid: mib for pid, mib in known.items() if pid not in ours}
-        unaccounted = used[gpu.index] - sum(known.values())
-        found.append(Shortage(name, wanted, free[gpu.index], others, unaccounted))
+        unaccounted = now.used - sum(known.values())
+        found.append(Shortage(name, wanted, now.free, others, unaccounted))
     return found
 
 
@@ -130,7 +129,8 @@ async def until_free(deployment: Deployment, member: Member) -> None:
             since = now
             what += f"; {' and '.join(one.member.unit.name for one in left)} may have it mapped"
             if (holder := await _next_holder(deployment, member, left)) is not None:
-                await _restart_holder(deployment, holder, member)
+                with suppress(OSError):  # no descriptors left: the next round tries again
+                    await _restart_holder(deployment, holder, member)
         _show(deployment, member, what, is_first=now == began)
         if now - since > _PATIENCE_S:
             raise _given_up(member, what)
@@ -165,7 +165,9 @@ def _show(deployment: Deployment, member: Member, what: str, is_first: bool) -> 
 def _short(deployment: Deployment, member: Member) -> list[Shortage]:
     if not member.unit.gpus:
         return []
-    return shortages(member.unit.argv, member.unit.gpus, {one.pid for one in deployment.living()})
+    # Of the unit itself there is what even SIGKILL does not end, if anything: that is nobody's to let go.
+    ours = set(deployment.living()) - set(deployment.processes(member))
+    return shortages(member.unit.argv, member.unit.gpus, {one.pid for one in ours})
 
 
 @dataclass(frozen=True)
@@ -173,11 +175,11 @@ class _Holder:
     """A process that may have the KV cache of another unit's last process mapped."""
 
     member: Member
-    identity: processes.Identity
+    identity: Identity
 
     @property
     def still_lives(self) -> bool:
-        return self.member.state.identity == self.identity and not self.member.ended.is_set()
+        return self.member.state.identity == self.identity and is_running(self.identity)
 
 
 def _holders(deployment: Deployment, member: Member) -> list[_Holder]:
@@ -198,7 +200,8 @@ async def _next_holder(deployment: Deployment, member: Member, left: Sequence[_H
     others = [one for one in deployment.members if one.unit.role == member.unit.role and one is not member]
     if not any(one.state.state == "ready" for one in others):
         return up[0]
-    peers = [one for one in deployment.members if one.unit.role == up[0].unit.role]
+    role = up[0].unit.role
+    peers = [one for one in deployment.members if one.unit.role == role and one.state.state != "failed"]
     if any(one.state.state != "ready" for one in peers):
         return None  # another is on its way back
     return up[0] if len(peers) > 1 or await _is_quiet(deployment, up[0]) else None
@@ -221,14 +224,19 @@ async def _restart_holder(deployment: Deployment, holder: Member, member: Member
     """End a unit so that it lets the memory go. It is started again at once; that counts as no failure."""
     if holder.state.identity is None or holder.ended.is_set():
         return
+    process.send(holder.state.identity, signal.SIGTERM)  # first: without a descriptor nothing has happened
     holder.renewed = True
     holder.ready.clear()
     holder.state.phase = f"restarting, to free the GPU memory of {member.unit.name}'s last process"
     say(f"{holder.unit.name} is {holder.state.phase}", "WARN")
     deployment.save()
-    process.send(holder.state.identity, signal.SIGTERM)
-    if not await within(deployment.plan.drain_s + lifecycle.GRACE_READY_S, holder.ended):
-        process.send(holder.state.identity, signal.SIGKILL)
+    patience_s = deployment.plan.drain_s + lifecycle.GRACE_READY_S
+    for _ in range(_KILLS):
+        if await within(patience_s, holder.ended):
+            return
+        patience_s = _INTERVAL_S
+        with suppress(OSError):  # without descriptors, the next time
+            process.send(holder.state.identity, signal.SIGKILL)
 
 
 def _given_up(member: Member, what: str) -> NotReadyError:

@@ -78,10 +78,11 @@ class Leases:
         """Take out of discovery what these have registered, until it is handed back; if etcd answers."""
         identities = set(owners)
         with self._lock:
-            for lease, owner in self._owners.items():
-                if owner in identities and lease not in self._withheld:
-                    with suppress(DynamoctlError):
-                        self._withheld[lease] = self._etcd().take_out(lease)
+            for lease in [one for one, owner in self._owners.items() if owner in identities]:
+                self._returning.discard(lease)
+                with suppress(DynamoctlError):
+                    # Again and again: what etcd did not delete the last time is still there.
+                    self._withheld.setdefault(lease, {}).update(self._etcd().take_out(lease))
 
     def hand_back(self, owners: Iterable[Identity]) -> None:
         """Put back what was withheld of these; where etcd does not answer, when it does."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from dynamoctl import engine_heartbeat, probes
 from dynamoctl.engine_heartbeat import Heartbeat
+from dynamoctl.host import processes
 from dynamoctl.supervisor import lifecycle
 from dynamoctl.supervisor.deployment import Deployment, Member
 from dynamoctl.supervisor.lifecycle import PROMPT, Patience
@@ -31,11 +32,13 @@ class Silence:
     Attributes:
         seconds: since its last sign of life, or since it last said that it is ready; 0 where all is well.
         words: what does not answer, for people.
+        is_deaf: whether it is the unit's own process that does not answer.
     """
 
     seconds: float
     patience: Patience
     words: str
+    is_deaf: bool = False
 
     @property
     def is_silent(self) -> bool:
@@ -63,14 +66,19 @@ class Silences:
         self._looked = time.monotonic()
 
     async def look(self) -> list[tuple[Member, Silence]]:
-        """Each unit that is up, and the longest of its silences."""
+        """Each unit that is up, and the longest of its silences.
+
+        Raises:
+            OSError: there are too few descriptors to ask them.
+        """
         up = [one for one in self._deployment.members if one.state.state in ("ready", "unresponsive")]
+        processes.require_descriptors(2 * len(up))  # without one, who is well would seem silent
         said = await asyncio.gather(*(probes.gate_is_open(one.unit.gate) for one in up))
         gates = {member.unit.name: answer for member, answer in zip(up, said, strict=True)}
         beats = {one.unit.name: beat for one in up if (beat := self._beat(one)) is not None}
         now = time.monotonic()
         passed_s, self._looked = min(now - self._looked, _LONGEST_LOOK_S), now
-        answered = {name: is_open or bool(why.startswith("HTTP")) for name, (is_open, why) in gates.items()}
+        answered = {name: is_open or why.startswith(probes.ANSWERS) for name, (is_open, why) in gates.items()}
         self._processes = lifecycle.silent_for(self._processes, answered, passed_s)
         ready = {name: is_open or not answered[name] for name, (is_open, _) in gates.items()}
         self._refusals = lifecycle.silent_for(self._refusals, ready, passed_s)
@@ -107,7 +115,7 @@ class Silences:
         process, engine = self._processes[name], self._engines.get(name, 0.0)
         refusal = self._refusals[name]
         found = [
-            Silence(process, PROMPT, f"not answering for {duration(process)}"),
+            Silence(process, PROMPT, f"not answering for {duration(process)}", is_deaf=True),
             Silence(refusal, self._refuses, f"not ready for {duration(refusal)}: {said}"),
         ]
         if name in self._beats:

@@ -55,7 +55,8 @@ async def take_down(deployment: Deployment) -> list[str]:
 async def _stop(deployment: Deployment, member: Member) -> list[str]:
     if member.state.state == "stopped":  # before something else failed, and all is tried again
         return []
-    was_ready = member.state.state == "ready"
+    # An engine that does not answer may be in the middle of a step, with requests.
+    was_ready = member.state.state == "ready" or (member.state.state == "unresponsive" and not member.is_deaf)
     deployment.follow(member, "stop")
     leader = member.state.identity
     if leader is None:

@@ -96,9 +96,12 @@ async def watch_answers(deployment: Deployment) -> None:
     while True:
         await asyncio.sleep(lifecycle.WATCH_INTERVAL_S)
         for member, silence in await silences.look():
+            if member.state.state not in ("ready", "unresponsive") or member.ended.is_set() or member.renewed:
+                continue  # it has ended, or is about to, while others were seen to
             if silence.is_hung:
                 deployment.end_to_restart(member, silence.words)
             elif silence.is_silent:
+                member.is_deaf = silence.is_deaf
                 await deployment.take_out_of_service(member, silence.words)
             elif member.state.state == "unresponsive" and not silence.seconds:
                 await deployment.put_back_into_service(member)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -100,6 +101,36 @@ def test_an_idle_engine_that_does_not_answer_was_idle_and_is_asked_once(tmp_path
     asyncio.run(live())
 
 
+def test_an_engine_that_sleeps_or_loads_something_is_not_idle(tmp_path: Path) -> None:
+    async def live() -> None:
+        engine, pinger = Engine(), Pinger(tmp_path)
+        await ping(pinger, engine)
+        later(tmp_path)
+        pinger.calls = 1
+        engine.may_answer.clear()
+        await ping(pinger, engine)
+        now = read(tmp_path)
+        assert now is not None
+        assert not now.was_idle
+
+    asyncio.run(live())
+
+
+def test_a_clock_that_jumps_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def live() -> None:
+        engine, pinger = Engine(), Pinger(tmp_path)
+        await ping(pinger, engine)
+        before = read(tmp_path)
+        assert before is not None
+        monkeypatch.setattr("time.time", lambda: 0.0)
+        await ping(pinger, engine)
+        after = read(tmp_path)
+        assert after is not None
+        assert before.answered < after.answered < time.monotonic_ns()
+
+    asyncio.run(live())
+
+
 @pytest.mark.parametrize("is_aborted", [False, True])
 def test_an_engine_that_has_a_request_or_had_one_aborted_may_be_in_a_step(
     tmp_path: Path, is_aborted: bool
@@ -178,9 +209,13 @@ def test_dynamos_own_health_check_pings_and_what_is_aborted_is_counted(tmp_path:
         def abort_requests(self, requests: list[str]) -> list[str]:
             return requests
 
+    class Core:
+        async def _call_utility_async(self, method: str, *words: Any, engine: bytes) -> int:
+            return pinger.calls
+
     pinger = Pinger(tmp_path)
     for _ in range(2):  # vLLM calls a plugin more than once in a process
-        vllm_plugin.ping_engine(Client, Processor, pinger)
+        vllm_plugin.ping_engine(Client, Processor, Core, pinger)
 
     async def live() -> None:
         client = Client()
@@ -188,6 +223,9 @@ def test_dynamos_own_health_check_pings_and_what_is_aborted_is_counted(tmp_path:
         await settle()
         assert client.checked == 1
         assert client.asked == ["check_health"]
+        assert await Core()._call_utility_async("sleep", 1, engine=b"0") == 1
+        assert await Core()._call_utility_async("collective_rpc", "check_health", engine=b"0") == 0
+        assert pinger.calls == 0
 
     asyncio.run(live())
     assert Processor().abort_requests(["a request"]) == ["a request"]
@@ -198,12 +236,14 @@ def test_dynamos_own_health_check_pings_and_what_is_aborted_is_counted(tmp_path:
 @pytest.mark.engine
 def test_the_installed_vllm_has_what_the_ping_needs() -> None:
     from vllm.v1.engine.async_llm import AsyncLLM
+    from vllm.v1.engine.core_client import AsyncMPClient
     from vllm.v1.engine.output_processor import OutputProcessor
     from vllm.v1.worker.worker_base import WorkerBase
 
     wanted: list[tuple[Any, str]] = [
         (AsyncLLM, "check_health"),
         (AsyncLLM, "collective_rpc"),
+        (AsyncMPClient, "_call_utility_async"),
         (OutputProcessor, "abort_requests"),
         (OutputProcessor, "has_unfinished_requests"),
         (WorkerBase, "check_health"),

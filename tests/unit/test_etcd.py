@@ -192,6 +192,18 @@ def test_what_is_registered_under_a_lease_is_taken_out_and_put_back(gateway: Gat
     assert asked == [("/v3/kv/put", body) for body in put]
 
 
+def test_what_may_have_been_deleted_counts_as_taken_out(gateway: Gateway) -> None:
+    key = base64.b64encode(b"v1/instances/a").decode()
+
+    def answer(path: str, body: dict[str, Any], token: str) -> tuple[int, Any]:
+        if path == "/v3/kv/range":
+            return 200, {"kvs": [{"key": key, "value": base64.b64encode(b"{}").decode(), "lease": "26"}]}
+        return 503, {"error": "etcdserver: request timed out"}
+
+    gateway.answer = answer
+    assert Etcd([gateway.url], {}).take_out("26") == {b"v1/instances/a": b"{}"}
+
+
 def test_an_etcd_that_is_away_gives_nothing_out_and_takes_nothing_back() -> None:
     away = Etcd([closed_port()], {})
     with pytest.raises(DynamoctlError):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from dynamoctl.facts import Gpu
+from dynamoctl.host.gpus import GpuMemory
 from dynamoctl.supervisor import gpu_memory
 from dynamoctl.supervisor.gpu_memory import Shortage, shortages
 
@@ -21,19 +21,19 @@ def nvml(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Two GPUs: what is free on each, and who holds how much."""
 
     seen = SimpleNamespace(free={0: 143000, 1: 143000}, held={})
-    monkeypatch.setattr(gpu_memory.gpus, "session", contextlib.nullcontext)
-    monkeypatch.setattr(
-        gpu_memory.gpus,
-        "list_gpus",
-        lambda: tuple(Gpu(index, f"GPU-{index}aa", "H200", MIB_OF_H200) for index in (0, 1)),
-    )
-    monkeypatch.setattr(gpu_memory.gpus, "memory_free", lambda: seen.free)
-    monkeypatch.setattr(
-        gpu_memory.gpus,
-        "memory_used",
-        lambda: {gpu: MIB_OF_H200 - mib for gpu, mib in seen.free.items()},
-    )
-    monkeypatch.setattr(gpu_memory.gpus, "memory_by_process", lambda: seen.held)
+
+    def memory() -> list[GpuMemory]:
+        return [
+            GpuMemory(
+                Gpu(index, f"GPU-{index}aa", "H200", MIB_OF_H200),
+                free,
+                MIB_OF_H200 - free,
+                seen.held.get(index, {}),
+            )
+            for index, free in seen.free.items()
+        ]
+
+    monkeypatch.setattr(gpu_memory.gpus, "memory", memory)
     return seen
 
 
@@ -109,3 +109,8 @@ def test_what_cannot_be_known_is_not_waited_for(nvml: Any, words: tuple[str, ...
 def test_a_gpu_that_is_named_by_its_uuid(nvml: Any) -> None:
     nvml.free = {0: 0, 1: 143000}
     assert [one.gpu for one in shortages(["vllm"], ["GPU-0aa", "GPU-1"], ())] == ["GPU-0aa"]
+
+
+def test_a_gpu_that_cannot_be_read_any_more_is_not_waited_for(nvml: Any) -> None:
+    nvml.free = {0: 0}
+    assert shortages(["vllm"], [1], ()) == []

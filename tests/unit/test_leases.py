@@ -40,7 +40,7 @@ class Store:
         self.revoked.append(lease)
 
     def take_out(self, lease: str) -> dict[bytes, bytes]:
-        return self.keys.pop(lease)
+        return self.keys.pop(lease, {})
 
     def put_back(self, lease: str, entries: dict[bytes, bytes]) -> None:
         self.keys[lease] = entries
@@ -155,6 +155,18 @@ def test_what_is_withheld_is_taken_out_once_and_put_back_as_it_was(
     assert store.keys.keys() == {"2"}
     leases.hand_back([unit.identity])
     assert store.keys["1"] == {b"v1/instances/a": b"{}"}
+
+
+def test_what_was_not_taken_out_the_first_time_is_later(store: Store, leases: Leases, unit: Unit) -> None:
+    store.found = {"1": f"{HERE}:{unit.port}"}
+    store.keys = {"1": {b"v1/instances/a": b"{}"}}
+    leases.learn(lambda: [unit.identity])
+    leases.withhold([unit.identity])
+    store.keys = {"1": {b"v1/mdc/a": b"[]"}}  # etcd had not deleted it
+    leases.withhold([unit.identity])
+    assert store.keys == {}
+    leases.hand_back([unit.identity])
+    assert store.keys["1"] == {b"v1/instances/a": b"{}", b"v1/mdc/a": b"[]"}
 
 
 def test_what_an_etcd_that_is_away_was_to_get_back_it_gets_when_it_answers(

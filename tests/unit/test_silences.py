@@ -96,6 +96,20 @@ def test_a_unit_that_was_ready_and_says_that_it_is_not_is_heard(looks: Looks) ->
     assert seen[1].words == "not ready for 10 s: HTTP 503"
 
 
+def test_a_mocker_that_says_not_ready_has_answered(looks: Looks) -> None:
+    looks.gate = (False, "generate: notready")
+    assert [looks.look(answers=True).is_hung for _ in range(12)] == [False] * 12
+
+
+def test_without_descriptors_nobody_is_judged(looks: Looks, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(count: int) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(silences.processes, "require_descriptors", none_left)
+    with pytest.raises(OSError, match="Too many open files"):
+        looks.look()
+
+
 def test_a_supervisor_that_stood_still_counts_one_look(looks: Looks) -> None:
     looks.look(answers=True)
     assert not looks.look(passed_s=3600.0).is_hung

@@ -7,7 +7,6 @@ loop whose clock jumps to the next timer: nothing is started, signalled, asked o
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import json
 import math
@@ -23,10 +22,11 @@ from types import MappingProxyType, SimpleNamespace
 from typing import Any, get_args
 
 import pytest
-from dynamoctl import cache_probe, engine_heartbeat, observe
+from dynamoctl import cache_probe, engine_heartbeat, observe, probes
 from dynamoctl.engine_heartbeat import Heartbeat
 from dynamoctl.errors import DynamoctlError, InternalError, NotReadyError, PreflightError
 from dynamoctl.facts import Gpu
+from dynamoctl.host.gpus import GpuMemory
 from dynamoctl.host.processes import MARK, Identity
 from dynamoctl.planner.plan import DeploymentPlan, Gate, Role, Tier, Unit
 from dynamoctl.state import DeploymentState
@@ -820,13 +820,9 @@ class World:
         used = self._taken()
         return {gpu: max(0, _GPU_MIB - used[gpu]) for gpu in range(4)}
 
-    def memory_by_process(self) -> dict[int, dict[int, int]]:
-        now = self.loop.now
-        return {
-            gpu: {_OTHER: _GPU_MIB // 2}
-            for (gpu, by_others), until in self.held_until.items()
-            if by_others and now < until
-        }
+    def held_by(self, gpu: int) -> dict[int, int]:
+        is_held = self.held_until.get((gpu, True), -math.inf) > self.loop.now
+        return {_OTHER: _GPU_MIB // 2} if is_held else {}
 
     def _map(self) -> None:
         """A transfer: each decode worker has what the prefill workers hold mapped from then on."""
@@ -1164,6 +1160,7 @@ def install(world: World, patch: pytest.MonkeyPatch) -> None:
             describe=lambda identities: [str(one.pid) for one in identities],
         ),
         "probes": SimpleNamespace(
+            ANSWERS=probes.ANSWERS,
             gate_is_open=world.gate_is_open,
             answers=world.answers,
             lists_model=world.lists_model,
@@ -1173,13 +1170,18 @@ def install(world: World, patch: pytest.MonkeyPatch) -> None:
         "observe": _Over(observe, transfers=world.count_transfers, snapshot=world.snapshot),
         "engine_heartbeat": _Over(engine_heartbeat, read=world.heartbeat),
         "gpus": SimpleNamespace(
-            session=contextlib.nullcontext,
-            list_gpus=lambda: tuple(Gpu(index, f"GPU-{index}", "a GPU", _GPU_MIB) for index in range(4)),
-            memory_free=world.memory_free,
-            memory_used=lambda: {gpu: _GPU_MIB - mib for gpu, mib in world.memory_free().items()},
-            memory_by_process=world.memory_by_process,
+            memory=lambda: [
+                GpuMemory(
+                    Gpu(gpu, f"GPU-{gpu}", "a GPU", _GPU_MIB), free, _GPU_MIB - free, world.held_by(gpu)
+                )
+                for gpu, free in world.memory_free().items()
+            ],
         ),
-        "processes": SimpleNamespace(identify=lambda pid: pid, command_line=lambda pid: "another program"),
+        "processes": SimpleNamespace(
+            identify=lambda pid: pid,
+            command_line=lambda pid: "another program",
+            require_descriptors=lambda count: world._take_descriptor(),
+        ),
         "cache_probe": _Over(cache_probe, run=world.prove_cache),
         "log_files": SimpleNamespace(bound=nothing),
         "ports": SimpleNamespace(holder=lambda port: "nobody"),
@@ -1437,6 +1439,11 @@ SHOWN: dict[str, tuple[str, Life]] = {
     ),
     # The watchers go on; the end, and the task that restarts a unit, do not.
     "out of descriptors at a stop": ("raises", Life("agg", ((0.0, Starved(60.0)), (10.0, Stop())))),
+    # A peer that could not be told to let go was taken for one that is on its way.
+    "out of descriptors as a peer is to let go of GPU memory": (
+        "tries for ever",
+        Life("two prefill workers", ((0.0, Die(("prefill-0",))), (20.0, Starved(25.0)))),
+    ),
     "out of descriptors at a death": (
         "exception",
         Life("agg", ((0.0, Starved(5.0)), (1.0, Die(("worker-0",))))),

@@ -10,8 +10,8 @@
 # Seen      With round-robin 20 are whole. With kv some or all requests of the dead worker fail, although a worker is
 #           there and the limit allows the move: the router still has the request booked on the dead worker and
 #           refuses it ("failed to book scheduler state: Request ... already exists"). It is a race, so the number
-#           of failures varies; up to three tries are made until one is seen. Later versions release the booking
-#           first (github.com/ai-dynamo/dynamo/pull/11647).
+#           of failures varies; up to three tries are made until one is seen. Upstream's change:
+#           github.com/ai-dynamo/dynamo/pull/11647.
 #
 # Exit code 0 if this is still so, 1 if not.
 set -euo pipefail

@@ -260,6 +260,8 @@ class Deployment:
         if member.state.state != "unresponsive":
             return  # it has ended meanwhile
         self.follow(member, "answered")
+        # Until it is seen: the frontend may not have heard of it yet, or of anything while it stood still.
+        self.listed = self.frontend is None
         member.state.phase = ""
         member.ready.set()
         self.degrade_or_recover()

@@ -210,7 +210,8 @@ def test_answers_of_vllm_go_on_and_say_the_same(
     pid = pid_of(cli, "real", unit)
     victim = engine_of(cli, "real", pid) if engine else pid
     streams = InFlight(endpoint, MODEL, PROMPTS, REAL_TOKENS)
-    streams.wait_until(lambda one: one.chunks >= 5, CLIENTS)
+    # Not for all: on a busy host the first are through before the last have begun.
+    streams.wait_until(lambda one: one.chunks >= 5, CLIENTS // 2)
     os.kill(victim, signal.SIGKILL)
     answers = streams.end(240)
     assert all(is_whole(one, REAL_TOKENS) for one in answers), answers

@@ -122,7 +122,7 @@ def test_any_process_that_stands_still_for_a_moment_goes_on(up: Up) -> None:
 
 @pytest.mark.fault(
     "SIGSTOP for 30 s to vLLM's main process, EngineCore or Worker, LMCache's server or the frontend",
-    "says `not answering` within 20 s, a worker out of discovery; serves again when it goes on",
+    "says `not answering`, a worker out of discovery; serves again when it goes on",
 )
 @pytest.mark.parametrize("parts", TOGETHER)
 def test_who_stands_still_for_half_a_minute_is_seen_and_comes_back(up: Up, parts: tuple[str, ...]) -> None:
@@ -143,7 +143,7 @@ def test_who_stands_still_for_half_a_minute_is_seen_and_comes_back(up: Up, parts
 @pytest.mark.fault(
     "SIGSTOP for 90 s or for good to vLLM's main process, EngineCore or Worker, LMCache's server or the"
     " frontend",
-    "restarts the unit 45 s after the stop",
+    "restarts the unit within a minute",
 )
 @pytest.mark.parametrize("parts", TOGETHER)
 def test_who_stands_still_for_good_is_restarted(up: Up, parts: tuple[str, ...]) -> None:

@@ -48,18 +48,23 @@ def list_gpus() -> tuple[Gpu, ...]:
     with session() as nvml:
         if nvml is None:
             return ()
-        found = []
-        for index in range(nvml.nvmlDeviceGetCount()):
-            handle = nvml.nvmlDeviceGetHandleByIndex(index)
-            found.append(
-                Gpu(
-                    index,
-                    _text(nvml.nvmlDeviceGetUUID(handle)),
-                    _text(nvml.nvmlDeviceGetName(handle)),
-                    _memory(nvml, handle).total // _MIB,
-                )
-            )
-        return tuple(found)
+        return tuple(_gpu(nvml, index) for index in range(nvml.nvmlDeviceGetCount()))
+
+
+def _gpu(nvml: Any, index: int) -> Gpu:
+    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+    return Gpu(
+        index,
+        _text(nvml.nvmlDeviceGetUUID(handle)),
+        _text(nvml.nvmlDeviceGetName(handle)),
+        _memory(nvml, handle).total // _MIB,
+    )
+
+
+def _by_process(nvml: Any, handle: Any) -> dict[int, int]:
+    """Pid -> MiB held."""
+    running = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
+    return {one.pid: (one.usedGpuMemory or 0) // _MIB for one in running}
 
 
 def memory_by_process() -> dict[int, dict[int, int]]:
@@ -70,11 +75,8 @@ def memory_by_process() -> dict[int, dict[int, int]]:
         held: dict[int, dict[int, int]] = {}
         for index in range(nvml.nvmlDeviceGetCount()):
             handle = nvml.nvmlDeviceGetHandleByIndex(index)
-            try:
-                running = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
-            except nvml.NVMLError:
-                continue
-            held[index] = {one.pid: (one.usedGpuMemory or 0) // _MIB for one in running}
+            with suppress(nvml.NVMLError):
+                held[index] = _by_process(nvml, handle)
         return held
 
 
@@ -108,16 +110,12 @@ def memory() -> list[GpuMemory]:
         for index in range(nvml.nvmlDeviceGetCount() if nvml is not None else 0):
             with suppress(pynvml.NVMLError):
                 handle = nvml.nvmlDeviceGetHandleByIndex(index)
-                whole = _memory(nvml, handle)
-                gpu = Gpu(
-                    index,
-                    _text(nvml.nvmlDeviceGetUUID(handle)),
-                    _text(nvml.nvmlDeviceGetName(handle)),
-                    whole.total // _MIB,
+                now = _memory(nvml, handle)
+                found.append(
+                    GpuMemory(
+                        _gpu(nvml, index), now.free // _MIB, now.used // _MIB, _by_process(nvml, handle)
+                    )
                 )
-                running = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
-                held = {one.pid: (one.usedGpuMemory or 0) // _MIB for one in running}
-                found.append(GpuMemory(gpu, whole.free // _MIB, whole.used // _MIB, held))
     return found
 
 

@@ -10,7 +10,7 @@ grammar is lost with the worker (ai-dynamo-runtime==1.4.2: lib/llm/src/migration
 With `--router-mode kv` Dynamo 1.4.2 moves some requests and fails others at once: the router may still have a
 request booked on the dead worker when it comes again ("failed to book scheduler state: Request ... already
 exists"). Of 10 requests 5 to 10 failed, 3 with DYN_ROUTER_TRACK_ACTIVE_BLOCKS=false; no setting avoids it.
-Later versions release the booking first (github.com/ai-dynamo/dynamo/pull/11647). round-robin, random,
+Upstream's change: github.com/ai-dynamo/dynamo/pull/11647. round-robin, random,
 power-of-two, least-loaded and device-aware-weighted moved all 10.
 """
 

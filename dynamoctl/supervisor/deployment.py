@@ -29,6 +29,8 @@ from dynamoctl.supervisor.registrations import Registrations
 # "/tmp" and a little more.
 _LONGEST_TEMPORARY = 10
 _SHORT_TEMPORARY = "/tmp"  # noqa: S108  (`mkdtemp` makes a folder that is nobody else's)
+# How often a unit that is to be renewed and does not end by itself is killed, and how far apart, in seconds.
+_KILLS, _KILL_INTERVAL_S = 60, 1.0
 
 
 class Member:
@@ -237,6 +239,25 @@ class Deployment:
         say(f"{member.unit.name} is ended, to be started again: {why}", "WARN")
         if member.state.identity is not None:
             process.send(member.state.identity, signal.SIGKILL)
+
+    async def renew(self, member: Member, patience_s: float) -> None:
+        """End a unit, SIGKILL after so many seconds; it is started again at once, and has not failed.
+
+        Raises:
+            OSError: there is no descriptor left to tell it, and nothing has happened.
+        """
+        if member.state.identity is None or member.ended.is_set():
+            return
+        process.send(member.state.identity, signal.SIGTERM)
+        member.renewed = True
+        member.ready.clear()
+        self.save()
+        for _ in range(_KILLS):
+            if await within(patience_s, member.ended):
+                return
+            patience_s = _KILL_INTERVAL_S
+            with contextlib.suppress(OSError):  # without descriptors, the next time
+                process.send(member.state.identity, signal.SIGKILL)
 
     async def take_out_of_service(self, member: Member, why: str) -> None:
         """A unit lives and does not answer: nobody is sent to it, and `status` says so."""

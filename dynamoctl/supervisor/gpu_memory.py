@@ -13,7 +13,6 @@ is one recovery, and no failure of theirs.
 from __future__ import annotations
 
 import asyncio
-import signal
 import time
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -25,8 +24,8 @@ from dynamoctl.host import gpus, processes
 from dynamoctl.host.processes import Identity, is_running
 from dynamoctl.planner.arguments import DEFAULT_UTILIZATION, utilization
 from dynamoctl.planner.plan import Role
-from dynamoctl.supervisor import lifecycle, process
-from dynamoctl.supervisor.deployment import Deployment, Member, within
+from dynamoctl.supervisor import lifecycle
+from dynamoctl.supervisor.deployment import Deployment, Member
 from dynamoctl.supervisor.journal import say
 from dynamoctl.words import duration
 
@@ -35,8 +34,6 @@ _DRIVER_S = 8.0
 # How long memory is waited for that nobody can be made to let go.
 _PATIENCE_S = 600.0
 _INTERVAL_S = 1.0
-# How often a peer that does not end by itself is killed, a second apart.
-_KILLS = 60
 # What CUDA counts otherwise than NVML does.
 _SLACK_MIB = 1024
 # For how long a worker must have had no request before it is restarted for another's sake alone.
@@ -166,8 +163,9 @@ def _short(deployment: Deployment, member: Member) -> list[Shortage]:
     if not member.unit.gpus:
         return []
     # Of the unit itself there is what even SIGKILL does not end, if anything: that is nobody's to let go.
-    ours = set(deployment.living()) - set(deployment.processes(member))
-    return shortages(member.unit.argv, member.unit.gpus, {one.pid for one in ours})
+    others = [one for one in deployment.members if one is not member]
+    ours = {one.pid for own in deployment.processes_of_each(others) for one in own}
+    return shortages(member.unit.argv, member.unit.gpus, ours)
 
 
 @dataclass(frozen=True)
@@ -192,7 +190,7 @@ async def _next_holder(deployment: Deployment, member: Member, left: Sequence[_H
     """Whom to start again next; None where nobody can be, or not now.
 
     What serves goes on: while another worker of the dead one's role takes requests, its peers go one after
-        the other, and one that is the only one of its role at a quiet moment.
+    the other, and one that is the only one of its role at a quiet moment.
     """
     up = [one.member for one in left if one.member.state.state in ("ready", "unresponsive")]
     if not up or any(one.member.renewed for one in left):
@@ -221,22 +219,11 @@ async def _is_quiet(deployment: Deployment, member: Member) -> bool:
 
 
 async def _restart_holder(deployment: Deployment, holder: Member, member: Member) -> None:
-    """End a unit so that it lets the memory go. It is started again at once; that counts as no failure."""
-    if holder.state.identity is None or holder.ended.is_set():
-        return
-    process.send(holder.state.identity, signal.SIGTERM)  # first: without a descriptor nothing has happened
-    holder.renewed = True
-    holder.ready.clear()
-    holder.state.phase = f"restarting, to free the GPU memory of {member.unit.name}'s last process"
-    say(f"{holder.unit.name} is {holder.state.phase}", "WARN")
-    deployment.save()
-    patience_s = deployment.plan.drain_s + lifecycle.GRACE_READY_S
-    for _ in range(_KILLS):
-        if await within(patience_s, holder.ended):
-            return
-        patience_s = _INTERVAL_S
-        with suppress(OSError):  # without descriptors, the next time
-            process.send(holder.state.identity, signal.SIGKILL)
+    """End a unit so that it lets the memory go."""
+    why = f"restarting, to free the GPU memory of {member.unit.name}'s last process"
+    say(f"{holder.unit.name} is {why}", "WARN")
+    holder.state.phase = why
+    await deployment.renew(holder, deployment.plan.drain_s + lifecycle.GRACE_READY_S)
 
 
 def _given_up(member: Member, what: str) -> NotReadyError:

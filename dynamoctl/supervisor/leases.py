@@ -5,7 +5,7 @@ stays listed until the lease has run out (10 s, Dynamo 1.4), and each request th
 port in a registration tells whose its lease is: the process listens there while it lives. A lease whose
 process was never seen is left alone: it may be another host's. What a living process that does not answer has
 registered is withheld: the keys are deleted, and later put back under the same lease, which its process goes
-    on to keep up.
+on to keep up.
 """
 
 from __future__ import annotations

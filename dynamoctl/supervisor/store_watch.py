@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 
 from dynamoctl import probes, stores
 from dynamoctl.planner.connectors import SERVER_HEARTBEAT_S
-from dynamoctl.supervisor import lifecycle, process
+from dynamoctl.supervisor import lifecycle
 from dynamoctl.supervisor.deployment import Deployment, Member, within
 
 
@@ -38,12 +37,8 @@ async def _renew_cache_server(deployment: Deployment) -> None:
         if member.unit.role != "cache":
             continue
         await _until_back(deployment, member)  # one that is starting may have started without the store
-        if member.state.state == "ready" and member.state.identity:
-            member.renewed = True
-            member.ready.clear()
-            process.send(member.state.identity, signal.SIGTERM)
-            if not await within(lifecycle.GRACE_READY_S, member.ended):
-                process.send(member.state.identity, signal.SIGKILL)
+        if member.state.state == "ready":
+            await deployment.renew(member, lifecycle.GRACE_READY_S)
             await _until_back(deployment, member)
             # Until then the workers have not seen it, and keep nothing.
             await asyncio.sleep(3 * SERVER_HEARTBEAT_S)

@@ -2,10 +2,10 @@
 
 Dynamo's status server lives in the worker's main process and answers for an engine that does not: a stopped
 EngineCore, a hung kernel, a deadlocked collective. So the main process pings its engine, every 2 s, and
-records each answer as the modification time of a file. The ping is vLLM's own `check_health` on every worker
-process of the engine (`AsyncLLM.collective_rpc`): EngineCore answers it between two steps, so it does not
-queue behind requests, holds no KV blocks and is no lookup in LMCache. A busy engine answers within one step,
-which computes `--max-num-batched-tokens` at most, however long a prompt is.
+records each answer as the modification time of a file. The ping calls vLLM's own `check_health` on every
+worker process of the engine (`AsyncLLM.collective_rpc`): EngineCore answers it between two steps, so it does
+not queue behind requests, holds no KV blocks and is no lookup in LMCache. A busy engine answers within one
+step, which computes `--max-num-batched-tokens` at most, however long a prompt is.
 
 Dynamo's canary was not taken. It is a request like any other: it queues behind the prompts of a busy engine
 and is then reported as a failure, and a prefill worker keeps its KV blocks until their lease runs out.
@@ -28,8 +28,8 @@ VARIABLE = "DYNAMOCTL_ENGINE_HEARTBEAT"
 # Dynamo's, in seconds: how often its monitor asks, and with it how often the engine is pinged.
 INTERVAL_VARIABLE = "DYN_ENGINE_HEALTH_CHECK_INTERVAL"
 INTERVAL_S = 2.0
-# What the ping calls on every worker process of the engine.
-PING = "check_health"
+# What the ping calls on every worker process of the engine: `vllm_plugin.answer_pings` puts it there.
+PING = "dynamoctl_ping"
 _ANSWERED = "engine-answered"
 _ASKED_IDLE = "engine-asked-idle"
 

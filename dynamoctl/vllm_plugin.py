@@ -44,6 +44,7 @@ why, and what is done.
 
 **An engine that hangs.** Dynamo's engine monitor asks `AsyncLLM.check_health` every 2 s, which looks at a
 flag in the worker's main process. Here each of these calls also pings the engine itself: `engine_heartbeat`.
+A process that answers a ping is not kept awake by it.
 
 vLLM loads plugins in every one of its processes. This one does nothing unless a variable is set for the
 worker: by the planner (`planner.connectors` says when), or by the supervisor.
@@ -91,6 +92,11 @@ def register() -> None:
 
         end_with_the_process(core_client.MPClient)
     heartbeat = os.environ.get(engine_heartbeat.VARIABLE)
+    if heartbeat:
+        from vllm.distributed.device_communicators import shm_broadcast
+        from vllm.v1.worker import worker_base
+
+        answer_pings(worker_base.WorkerBase, shm_broadcast.SpinCondition)
     # The worker's first process leads their session; the engine's own processes ping nobody.
     if heartbeat and os.getsid(0) == os.getpid():
         from vllm.v1.engine import async_llm, core_client, output_processor
@@ -316,6 +322,36 @@ def ping_engine(client: Any, processor: Any, core: Any, pinger: engine_heartbeat
     _wrap(client, "check_health", pinging)
     _wrap(core, "_call_utility_async", calling)
     _wrap(processor, "abort_requests", counting)
+
+
+def answer_pings(worker: Any, condition: Any) -> None:
+    """Answer a ping, and go back to sleep at once where the process slept before.
+
+    After whatever it reads, a process of an engine looks for the next call in a loop without a pause, for a
+    second: half of a core for each process, with a ping every 2 s.
+
+    Args:
+        worker: vLLM's `WorkerBase`.
+        condition: vLLM's `SpinCondition`, by which a reader waits.
+    """
+    if hasattr(worker, engine_heartbeat.PING):
+        return
+    before: list[tuple[Any, float]] = []
+
+    def remembering(plain: Any) -> Any:
+        def record_read(self: Any) -> None:
+            before[:] = [(self, self.last_read)]
+            plain(self)
+
+        return record_read
+
+    def ping(self: Any) -> None:
+        self.check_health()
+        for reader, last_read in before:
+            reader.last_read = last_read
+
+    _wrap(condition, "record_read", remembering)
+    setattr(worker, engine_heartbeat.PING, ping)
 
 
 def bind_to_no_core(platform: Any) -> None:

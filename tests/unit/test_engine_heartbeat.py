@@ -72,7 +72,7 @@ def test_each_answer_is_a_new_heartbeat(tmp_path: Path) -> None:
         second = read(tmp_path)
         assert second is not None
         assert second.answered > first.answered - 5e9
-        assert engine.asked == ["check_health"] * 2
+        assert engine.asked == [engine_heartbeat.PING] * 2
 
     asyncio.run(live())
 
@@ -222,9 +222,9 @@ def test_dynamos_own_health_check_pings_and_what_is_aborted_is_counted(tmp_path:
         await client.check_health()
         await settle()
         assert client.checked == 1
-        assert client.asked == ["check_health"]
+        assert client.asked == [engine_heartbeat.PING]
         assert await Core()._call_utility_async("sleep", 1, engine=b"0") == 1
-        assert await Core()._call_utility_async("collective_rpc", "check_health", engine=b"0") == 0
+        assert await Core()._call_utility_async("collective_rpc", engine_heartbeat.PING, engine=b"0") == 0
         assert pinger.calls == 0
 
     asyncio.run(live())
@@ -233,8 +233,38 @@ def test_dynamos_own_health_check_pings_and_what_is_aborted_is_counted(tmp_path:
     assert read(tmp_path) is not None
 
 
-@pytest.mark.engine
+def test_who_answers_a_ping_goes_back_to_sleep_and_who_has_worked_stays_awake() -> None:
+    class Condition:
+        """A reader that slept since 10 s on its clock."""
+
+        def __init__(self) -> None:
+            self.last_read, self.now = 10.0, 100.0
+
+        def record_read(self) -> None:
+            self.last_read = self.now
+
+    class Worker:
+        def check_health(self) -> None:
+            pass
+
+    worker: Any = Worker()
+    vllm_plugin.answer_pings(Worker, Condition)
+    vllm_plugin.answer_pings(Worker, Condition)
+    worker.dynamoctl_ping()  # as in an engine of one process, where nobody reads
+    reader = Condition()
+    reader.record_read()
+    worker.dynamoctl_ping()
+    assert reader.last_read == 10
+    reader.record_read()  # a call of another kind
+    reader.now += 0.5
+    reader.record_read()
+    worker.dynamoctl_ping()
+    assert reader.last_read == 100
+
+
+@pytest.mark.packages
 def test_the_installed_vllm_has_what_the_ping_needs() -> None:
+    from vllm.distributed.device_communicators.shm_broadcast import SpinCondition
     from vllm.v1.engine.async_llm import AsyncLLM
     from vllm.v1.engine.core_client import AsyncMPClient
     from vllm.v1.engine.output_processor import OutputProcessor
@@ -247,6 +277,7 @@ def test_the_installed_vllm_has_what_the_ping_needs() -> None:
         (OutputProcessor, "abort_requests"),
         (OutputProcessor, "has_unfinished_requests"),
         (WorkerBase, "check_health"),
+        (SpinCondition, "record_read"),
     ]
     assert [name for owner, name in wanted if not callable(getattr(owner, name, None))] == []
     assert engine_heartbeat.VARIABLE.startswith("DYNAMOCTL_")

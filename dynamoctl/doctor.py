@@ -398,6 +398,7 @@ def _plugin(plan: DeploymentPlan, _facts: HostFacts, _model: ModelFacts) -> list
         vllm_plugin.PACKED_KV: "LMCache gives back wrong values",
         vllm_plugin.VARIABLE: "NIXL stalls between CPU workers",
         vllm_plugin.NIXL_UNBOUND: "all CPU workers with NIXL compute on one core",
+        vllm_plugin.SPIN_MS: "processes that wait take cores from those that compute",
         vllm_plugin.WAKE_UP: "an engine that misses a call of its own stands still for a minute or longer",
         vllm_plugin.LMCACHE_SERVER: "a worker that loses LMCache's server stays without",
         vllm_plugin.END_ENGINE: "a prefill worker takes long to end",

@@ -32,7 +32,10 @@ a second time: it waits for ever. Here it goes on without LMCache. (That it goes
 process that has waited for a second sleeps until its neighbour tells it of the next one, by a ZMQ socket that
 drops what does not fit (its queue holds one). Where such a message is lost, the result lies there and nobody
 looks: for 60 s where vLLM waits with a limit, for ever where it waits for calls. Here a sleeper looks by
-itself once a second.
+itself ten times a second.
+
+**Cores that are kept busy with waiting.** The second before such a process sleeps is a loop without a pause.
+On a CPU it takes a core from the process that computes, or from another worker; there it is 20 ms.
 
 **A prefill worker that does not end.** Dynamo 1.4 shuts an engine down when an aggregated or a decode worker
 ends, and leaves a prefill worker's engine to Python, which asks it to end and waits without a limit: some
@@ -70,11 +73,12 @@ LMCACHE_SERVER = "DYNAMOCTL_LMCACHE_SERVER"
 SHARE_COMPILE_CACHE = "DYNAMOCTL_SHARE_COMPILE_CACHE"
 PACKED_KV = "DYNAMOCTL_LMCACHE_PACKED_KV"
 WAKE_UP = "DYNAMOCTL_WAKE_UP"
+SPIN_MS = "DYNAMOCTL_SPIN_MS"
 END_ENGINE = "DYNAMOCTL_END_ENGINE"
 
 UCX_PARAMETERS = {"ucx_error_handling_mode": "none"}
 PROGRESS_DELAY_US = 1000
-WAKE_UP_MS = 1000
+WAKE_UP_MS = 100
 
 
 def register() -> None:
@@ -87,6 +91,11 @@ def register() -> None:
         from vllm.distributed.device_communicators import shm_broadcast
 
         look_by_itself(shm_broadcast.SpinCondition)
+    spin_ms = os.environ.get(SPIN_MS)
+    if spin_ms:
+        from vllm.distributed.device_communicators import shm_broadcast
+
+        sleep_soon(shm_broadcast.SpinCondition, float(spin_ms) / 1000)
     if os.environ.get(END_ENGINE) == "1":
         from vllm.v1.engine import core_client
 
@@ -260,6 +269,23 @@ def look_by_itself(condition: Any) -> None:
         return wait
 
     _wrap(condition, "wait", around)
+
+
+def sleep_soon(condition: Any, spin_s: float) -> None:
+    """Look for the next message without a pause for so long after the last one, and sleep then.
+
+    vLLM does it for a second: in EngineCore while a step is computed, in a worker process when there is
+    nothing to do. Where they compute on the same cores, that takes the cores from who computes.
+    """
+
+    def around(plain: Any) -> Any:
+        def __init__(self: Any, *words: Any, **named: Any) -> None:
+            plain(self, *words, **named)
+            self.busy_loop_s = min(self.busy_loop_s, spin_s)
+
+        return __init__
+
+    _wrap(condition, "__init__", around)
 
 
 def end_with_the_process(client: Any) -> None:

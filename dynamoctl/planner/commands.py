@@ -19,6 +19,8 @@ from dynamoctl.spec import DeploymentSpec
 # vLLM 0.26 takes one; the others are for a neighbour in the way.
 _ENGINE_PORTS = 4
 
+# Shorter than a step, so that a worker which has nothing to do sleeps, and longer than the gap between steps.
+_SPIN_MS = "20"
 # The KV router needs to hear what each worker's cache holds; off by default in vLLM. The events have the
 # prompts' tokens, and vLLM listens for them on every interface unless the address is a Unix socket: here in
 # the worker's own working folder, where nobody else may go.
@@ -295,11 +297,13 @@ def _wake_up_environment(device: Device, ranks: int, versions: Mapping[str, str]
     """An engine of several processes can miss a call between them and stand still for a minute, or for good.
 
     Seen with vLLM 0.26 on busy cores; `dynamoctl.vllm_plugin` mends it. With one rank on a GPU, vLLM's
-    engine is one process.
+    engine is one process. On a CPU, how they wait for calls takes cores from what computes.
     """
-    several = device == "cpu" or ranks > 1
-    known = connectors.vllm_version(device, versions).startswith("0.26.")
-    return {vllm_plugin.WAKE_UP: "1"} if several and known else {}
+    if not connectors.vllm_version(device, versions).startswith("0.26."):
+        return {}
+    if device == "cpu":
+        return {vllm_plugin.WAKE_UP: "1", vllm_plugin.SPIN_MS: _SPIN_MS}
+    return {vllm_plugin.WAKE_UP: "1"} if ranks > 1 else {}
 
 
 def _gpu_environment(place: Placement) -> dict[str, str]:

@@ -543,3 +543,5 @@ def test_an_engine_of_several_processes_looks_for_calls_by_itself(
 ) -> None:
     (worker,) = plan(gpus, **fields).workers
     assert (worker.env.get(vllm_plugin.WAKE_UP) == "1") is mended
+    # How long they look before they sleep matters where they compute on the same cores.
+    assert (vllm_plugin.SPIN_MS in worker.env) is (mended and gpus == 0)

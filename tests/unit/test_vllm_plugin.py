@@ -16,7 +16,7 @@ from unittest import mock
 import pytest
 from dynamoctl import vllm_plugin
 
-from tests.unit.fresh import last_line
+from tests.unit.fresh import last_line, last_line_with_vllm
 
 GROUP = "vllm.general_plugins"
 RCACHE = "UCX_RCACHE_MAX_UNRELEASED"
@@ -167,7 +167,7 @@ def test_the_installed_distribution_offers_it_to_vllm() -> None:
     assert [entry.load() for entry in offered] == [vllm_plugin.register]
 
 
-@pytest.mark.engine
+@pytest.mark.packages
 def test_the_installed_nixl_is_reached_and_knows_what_it_is_told() -> None:
     """In a process of its own: it changes NIXL."""
     script = f"""
@@ -216,7 +216,8 @@ def test_a_vllm_without_such_a_name_is_left_alone() -> None:
     assert envs == SimpleNamespace()
 
 
-@pytest.mark.engine
+@pytest.mark.packages
+@pytest.mark.xdist_group("with vllm")
 def test_with_it_the_installed_vllm_names_a_model_alike_whatever_the_port() -> None:
     """Without it the names differ: the day they do not, the plugin's part is to be dropped."""
     script = """
@@ -230,7 +231,7 @@ print(hash_factors(envs.compile_factors()))
 
     def name(port: str, share: str) -> str:
         settings = {"VLLM_NIXL_SIDE_CHANNEL_PORT": port, vllm_plugin.SHARE_COMPILE_CACHE: share}
-        return last_line(script, **settings)
+        return last_line_with_vllm(script, **settings)
 
     assert name("20001", "1") == name("20002", "1")
     assert name("20001", "0") != name("20002", "0")
@@ -295,7 +296,8 @@ def test_a_connector_is_made_with_lmcache_mended_and_once(monkeypatch: pytest.Mo
     assert mended == [adapters]
 
 
-@pytest.mark.engine
+@pytest.mark.packages
+@pytest.mark.xdist_group("with vllm")
 def test_the_installed_lmcache_never_asks_its_server_without_the_plugin_and_does_with_it() -> None:
     """The day the first is no longer so, the plugin's part is to be dropped."""
     script = """
@@ -328,10 +330,11 @@ from lmcache.v1.mp_observability.errors import LMCacheTimeoutError
 print()
 print(without, lookups(), issubclass(LMCacheTimeoutError, TimeoutError))
 """
-    assert last_line(script) == "0 1 True"
+    assert last_line_with_vllm(script) == "0 1 True"
 
 
-@pytest.mark.engine
+@pytest.mark.packages
+@pytest.mark.xdist_group("with vllm")
 def test_the_installed_lmcache_looks_up_what_did_not_come_again_and_with_the_plugin_does_not() -> None:
     """Its connector loads once for a request: what it promises again never comes, and the request waits."""
     script = """
@@ -373,14 +376,17 @@ print()
 print(without, answers())
 """
     hit = "(512, True)"
-    assert last_line(script) == f"([{hit}, {hit}, {hit}], 3, True) ([{hit}, {hit}, (0, False)], 2, False)"
+    assert (
+        last_line_with_vllm(script)
+        == f"([{hit}, {hit}, {hit}], 3, True) ([{hit}, {hit}, (0, False)], 2, False)"
+    )
 
 
 # ---- calls between the processes of an engine -----------------------------------------------
 
 
-@pytest.mark.parametrize(("asked", "waits"), [(None, 1000), (60_000, 1000), (10, 10)])
-def test_who_waits_for_a_call_looks_by_itself_within_a_second(asked: int | None, waits: int) -> None:
+@pytest.mark.parametrize(("asked", "waits"), [(None, 100), (60_000, 100), (10, 10)])
+def test_who_waits_for_a_call_looks_by_itself_ten_times_a_second(asked: int | None, waits: int) -> None:
     waited: list[int | None] = []
 
     class Condition:
@@ -391,6 +397,17 @@ def test_who_waits_for_a_call_looks_by_itself_within_a_second(asked: int | None,
     vllm_plugin.look_by_itself(Condition)
     Condition().wait(asked)
     assert waited == [waits]
+
+
+@pytest.mark.parametrize(("vllms", "spins"), [(1.0, 0.02), (0.0, 0.0)])
+def test_who_waits_for_a_call_sleeps_soon(vllms: float, spins: float) -> None:
+    class Condition:
+        def __init__(self, is_reader: bool) -> None:
+            self.busy_loop_s = vllms
+
+    vllm_plugin.sleep_soon(Condition, 0.02)
+    vllm_plugin.sleep_soon(Condition, 0.02)
+    assert Condition(is_reader=True).busy_loop_s == spins
 
 
 def test_an_engine_is_shut_down_before_python_waits_for_it() -> None:
@@ -419,7 +436,8 @@ del gone
     assert last_line(script) == "0 True"
 
 
-@pytest.mark.engine
+@pytest.mark.packages
+@pytest.mark.xdist_group("with vllm")
 def test_the_installed_vllms_engine_is_shut_down_with_the_process() -> None:
     script = """
 from vllm.plugins import load_general_plugins
@@ -427,11 +445,12 @@ load_general_plugins()
 from vllm.v1.engine.core_client import AsyncMPClient, MPClient
 print(MPClient in AsyncMPClient.__mro__ and hasattr(MPClient.__init__, "dynamoctl"))
 """
-    assert last_line(script, DYNAMOCTL_END_ENGINE="1") == "True"
-    assert last_line(script) == "False"
+    assert last_line_with_vllm(script, DYNAMOCTL_END_ENGINE="1") == "True"
+    assert last_line_with_vllm(script) == "False"
 
 
-@pytest.mark.engine
+@pytest.mark.packages
+@pytest.mark.xdist_group("with vllm")
 def test_the_installed_vllm_misses_a_call_without_the_plugin_and_does_not_with_it() -> None:
     """The message that wakes the reader is lost here. The day vLLM looks all the same, drop the mend."""
     script = """
@@ -466,14 +485,15 @@ print(got, flush=True)
 import os
 os._exit(0)
 """
-    assert last_line(script.replace("LIMIT", "5"), DYNAMOCTL_WAKE_UP="0") == "[]"
-    assert last_line(script.replace("LIMIT", "60"), DYNAMOCTL_WAKE_UP="1") == "['a call']"
+    assert last_line_with_vllm(script.replace("LIMIT", "5"), DYNAMOCTL_WAKE_UP="0") == "[]"
+    assert last_line_with_vllm(script.replace("LIMIT", "60"), DYNAMOCTL_WAKE_UP="1") == "['a call']"
 
 
 # ---- cores ----------------------------------------------------------------------------------
 
 
-@pytest.mark.engine
+@pytest.mark.packages
+@pytest.mark.xdist_group("with vllm")
 def test_the_installed_vllm_binds_a_worker_with_nixl_and_with_the_plugin_does_not() -> None:
     """It asks for NUMA nodes to bind the thread to a core of each. The day it does not, drop the mend."""
     script = """
@@ -487,6 +507,6 @@ asks = "current_platform.discover_numa_topology()" in makes and "os.sched_setaff
 print()
 print(asks, CpuPlatform.discover_numa_topology(), CpuPlatform().discover_numa_topology())
 """
-    assert last_line(script, DYNAMOCTL_NIXL_UNBOUND="1") == "True [] []"
+    assert last_line_with_vllm(script, DYNAMOCTL_NIXL_UNBOUND="1") == "True [] []"
     nodes = sorted(Path("/sys/devices/system/node").glob("node[0-9]*"))
-    assert last_line(script).startswith("True [[" if nodes else "True []")
+    assert last_line_with_vllm(script).startswith("True [[" if nodes else "True []")

@@ -279,11 +279,11 @@ def sleep_soon(condition: Any, spin_s: float) -> None:
     """
 
     def around(plain: Any) -> Any:
-        def __init__(self: Any, *words: Any, **named: Any) -> None:
+        def initialize(self: Any, *words: Any, **named: Any) -> None:
             plain(self, *words, **named)
             self.busy_loop_s = min(self.busy_loop_s, spin_s)
 
-        return __init__
+        return initialize
 
     _wrap(condition, "__init__", around)
 

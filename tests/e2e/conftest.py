@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import itertools
 import json
 import os
@@ -17,14 +16,15 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Collection, Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from dynamoctl.host import models
 from dynamoctl.host.processes import MARK, all_pids, environment_of, files_of
+from dynamoctl.operations.status import status
 
 from tests.e2e import matrix
 
@@ -91,7 +91,9 @@ class Cli:
         )
 
     def status(self, name: str = "default") -> dict[str, Any]:
-        return self("status", "--json", "-n", name).json
+        """What `status --json` says, without a process for each look: tests look again and again."""
+        with mock.patch.dict(os.environ, DYNAMOCTL_HOME=str(self.home)):
+            return status(name)
 
     def units(self, name: str = "default") -> dict[str, dict[str, Any]]:
         """The units of a deployment's plan, by name."""
@@ -139,7 +141,7 @@ def working_folder(pid: int) -> str:
         return ""
 
 
-# Below those that plans take and those that the kernel hands out.
+# Below those that plans take and those that the kernel hands out. Random: runs of tests may share a host.
 _PORTS = itertools.count(random.randrange(10000, 18000))
 
 
@@ -165,7 +167,7 @@ def wait_for(what: Callable[[], Any], patience_s: float = 120.0) -> Any:
         if value:
             return value
         assert time.monotonic() < deadline, f"still {value!r} after {patience_s} s"
-        time.sleep(0.2)
+        time.sleep(0.1)
 
 
 def freeze(pids: Collection[int], seconds: float) -> None:
@@ -273,48 +275,19 @@ def cleanly(one: Cli, nodeid: str) -> Iterator[Cli]:
     assert left_outside(one, before) == set()
 
 
-_BEGUN = pytest.StashKey[Future[None]]()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _begun(request: pytest.FixtureRequest) -> Iterator[None]:
-    """The tests of the module that are marked `meanwhile` have begun, each in a thread.
-
-    Such a test has deployments of its own, and no fixtures but the module's. It is reported in its turn.
-    """
-    tests = [
-        item
-        for item in request.session.items
-        if isinstance(item, pytest.Function)
-        and item.path == request.path
-        and item.get_closest_marker("meanwhile")
-    ]
-    with ThreadPoolExecutor(len(tests) or 1) as pool:
-        for item in tests:
-            given = item.callspec.params if hasattr(item, "callspec") else {}
-            names = inspect.signature(item.function).parameters
-            words = {name: given[name] if name in given else request.getfixturevalue(name) for name in names}
-            item.stash[_BEGUN] = pool.submit(item.function, **words)
-        yield
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
-    begun = pyfuncitem.stash.get(_BEGUN, None)
-    if begun is None:
-        return None
-    begun.result()
-    return True
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
     report = yield
-    mark = item.get_closest_marker("fault")
-    if mark is not None and report.when == "call":
-        matrix.saw(item.nodeid.partition("::")[0], *mark.args, passed=report.passed)
+    if report.when == "call":
+        for mark in item.iter_markers("fault"):
+            matrix.saw(item.nodeid.partition("::")[0], *mark.args, passed=report.passed)
     return report
 
 
-def pytest_sessionfinish() -> None:
-    matrix.write()
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    matrix.hand_on(session.config)
+
+
+def pytest_testnodedown(node: Any) -> None:
+    """A process of pytest-xdist has ended: what it saw."""
+    matrix.take(getattr(node, "workeroutput", {}))

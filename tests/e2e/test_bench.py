@@ -9,7 +9,7 @@ import pytest
 
 from .conftest import Cli, free_port
 
-pytestmark = [pytest.mark.e2e, pytest.mark.engine, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.mocker, pytest.mark.timeout(300)]
 
 
 def test_compare_names_the_variant_that_fails_and_reports_the_others(cli: Cli, tmp_path: Path) -> None:

@@ -16,8 +16,7 @@ from dynamoctl.host.processes import all_pids, environment_of
 from .conftest import Cli, chat, free_port, outside
 
 pytestmark = [
-    pytest.mark.e2e,
-    pytest.mark.engine,
+    pytest.mark.mocker,
     pytest.mark.timeout(300),
     pytest.mark.usefixtures("model"),
 ]

@@ -21,8 +21,7 @@ import pytest
 from .conftest import Cli, chat, free_port, wait_for
 
 pytestmark = [
-    pytest.mark.e2e,
-    pytest.mark.engine,
+    pytest.mark.mocker,
     pytest.mark.timeout(300),
     pytest.mark.usefixtures("model"),
 ]

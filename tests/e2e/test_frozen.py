@@ -2,8 +2,7 @@
 
 By itself a worker of Dynamo's that was frozen for 16 s lives on and is never listed again.
 
-Nearly all of this is waiting: while the units of one deployment are frozen in turn, two others wait for what
-takes a minute.
+Nearly all of this is waiting.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import pytest
 
 from .conftest import Cli, chat, free_port, freeze, post, wait_for
 
-pytestmark = [pytest.mark.e2e, pytest.mark.engine, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.mocker, pytest.mark.timeout(300)]
 
 MODEL = "smollm2-135m-instruct"
 
@@ -48,112 +47,114 @@ class Up:
             return False
 
 
+def bring_up(cli: Cli, name: str) -> Iterator[Up]:
+    up = Up(cli, name, free_port())
+    words = ("up", "disagg", "--engine", "mocker", "--start", "overlapped")
+    done = cli(*words, "-n", name, "--port", str(up.port))
+    assert done.code == 0, done.err
+    yield up
+    assert cli("down", "-n", name).code == 0
+    assert cli.ours(name) == {}
+
+
 @pytest.fixture(scope="module")
-def ups(cli: Cli) -> Iterator[dict[str, Up]]:
-    """Deployments by name. They start together, but for their plans: each takes the ports that are left."""
-    found = {name: Up(cli, name, free_port()) for name in ("in-turn", "minute", "hung", "store")}
-    words, starting = ("up", "disagg", "--engine", "mocker", "--start", "overlapped"), []
-    for name, up in found.items():
-        starting.append(cli.start(*words, "-n", name, "--port", str(up.port)))
-        wait_for((cli.home / "deployments" / name / "plan.json").exists, 60)
-    said = [one.communicate(timeout=240)[1] for one in starting]
-    assert [one.returncode for one in starting] == [0, 0, 0, 0], said
-    yield found
-    assert cli("down", "--all").code == 0
-    assert cli.ours() == {}
+def shared(cli: Cli) -> Iterator[Up]:
+    """A deployment for the tests after which all is as before."""
+    yield from bring_up(cli, "shared")
 
 
+@pytest.fixture
+def own(cli: Cli) -> Iterator[Up]:
+    """One for this test."""
+    yield from bring_up(cli, "own")
+
+
+@pytest.mark.xdist_group("frozen")
 @pytest.mark.fault(
     "SIGSTOP to any unit for 5 or 16 s", "serves again when it goes on, out of discovery until then"
 )
 @pytest.mark.parametrize("seconds", [5, 16])
 @pytest.mark.parametrize("name", ["frontend", "decode-0", "prefill-0"])
-def test_a_frozen_unit_goes_on(ups: dict[str, Up], name: str, seconds: float) -> None:
-    up = ups["in-turn"]
-    before = up.units()
+def test_a_frozen_unit_goes_on(shared: Up, name: str, seconds: float) -> None:
+    before = shared.units()
     freeze([before[name]["pid"]], seconds)
-    wait_for(lambda: up.is_ready() and up.answers(), 30)
-    after = up.units()
+    wait_for(lambda: shared.is_ready() and shared.answers(), 30)
+    after = shared.units()
     assert {name: unit["pid"] for name, unit in after.items()} == {
         name: unit["pid"] for name, unit in before.items()
     }
-    assert up.is_ready()
+    assert shared.is_ready()
 
 
+@pytest.mark.xdist_group("frozen")
 @pytest.mark.fault("SIGSTOP to the supervisor for 16 s", "requests go on; ready when it goes on")
-def test_a_frozen_supervisor_does_no_harm(ups: dict[str, Up]) -> None:
-    up = ups["in-turn"]
-    supervisor = up.cli.supervisor(up.name)
+def test_a_frozen_supervisor_does_no_harm(shared: Up) -> None:
+    supervisor = shared.cli.supervisor(shared.name)
     os.kill(supervisor, signal.SIGSTOP)
     thaw_at = time.monotonic() + 16
     try:
-        shown = up.cli.status(up.name)  # waits for the supervisor, most of the 16 s
+        shown = shared.cli.status(shared.name)  # waits for the supervisor, most of the 16 s
         assert "its supervisor does not answer" in " ".join(shown["warnings"])
         assert shown["cache"] is shown["transfers"] is shown["load"] is shown["remote"] is None
         time.sleep(max(0.0, thaw_at - time.monotonic()))
         body = {"model": MODEL, "prompt": "Hello", "max_tokens": 4}
-        assert post(f"{up.endpoint}/v1/completions", body)["choices"]
+        assert post(f"{shared.endpoint}/v1/completions", body)["choices"]
     finally:
         os.kill(supervisor, signal.SIGCONT)
-    wait_for(up.is_ready, 30)
+    wait_for(shared.is_ready, 30)
 
 
+@pytest.mark.xdist_group("frozen")
 @pytest.mark.fault(
     "SIGSTOP to the supervisor and a worker for 16 s",
     "the worker keeps its registration or has it back at once; it serves again when it goes on",
 )
-def test_a_worker_that_was_frozen_with_its_supervisor_goes_on(ups: dict[str, Up]) -> None:
+def test_a_worker_that_was_frozen_with_its_supervisor_goes_on(shared: Up) -> None:
     """As where a core of the host stands still: nobody keeps the registration."""
-    up = ups["in-turn"]
-    before = up.units()
-    freeze([up.cli.supervisor(up.name), before["decode-0"]["pid"]], 16)
-    wait_for(up.answers, 20)
-    wait_for(up.is_ready, 30)
-    assert [unit["pid"] for unit in up.units().values()] == [unit["pid"] for unit in before.values()]
+    before = shared.units()
+    freeze([shared.cli.supervisor(shared.name), before["decode-0"]["pid"]], 16)
+    wait_for(shared.answers, 20)
+    wait_for(shared.is_ready, 30)
+    assert [unit["pid"] for unit in shared.units().values()] == [unit["pid"] for unit in before.values()]
 
 
 @pytest.mark.fault("SIGSTOP to all units for 30 s", "serve again when they go on; none is restarted")
-@pytest.mark.meanwhile
-def test_all_of_them_frozen_for_half_a_minute_go_on(ups: dict[str, Up]) -> None:
-    up = ups["minute"]
-    before = up.units()
+def test_all_of_them_frozen_for_half_a_minute_go_on(own: Up) -> None:
+    before = own.units()
     freeze([unit["pid"] for unit in before.values()], 30)
-    wait_for(lambda: up.is_ready() and up.answers(), 30)
-    assert [unit["pid"] for unit in up.units().values()] == [unit["pid"] for unit in before.values()]
-    assert [unit["restarts"] for unit in up.units().values()] == [0, 0, 0]
+    wait_for(lambda: own.is_ready() and own.answers(), 30)
+    assert [unit["pid"] for unit in own.units().values()] == [unit["pid"] for unit in before.values()]
+    assert [unit["restarts"] for unit in own.units().values()] == [0, 0, 0]
 
 
 @pytest.mark.fault(
     "SIGSTOP to any unit for 90 s or for good",
     "says `not answering`, and restarts it within a minute",
 )
-@pytest.mark.meanwhile
-def test_units_that_never_go_on_are_restarted(ups: dict[str, Up]) -> None:
-    up = ups["hung"]
-    before = up.units()
+def test_units_that_never_go_on_are_restarted(own: Up) -> None:
+    before = own.units()
     for unit in before.values():
         os.killpg(unit["pid"], signal.SIGSTOP)
     silent = wait_for(
-        lambda: (seen := up.units()) and all(u["state"] == "unresponsive" for u in seen.values()) and seen, 30
+        lambda: (seen := own.units()) and all(u["state"] == "unresponsive" for u in seen.values()) and seen,
+        30,
     )
     assert all(unit["phase"].startswith("not answering for ") for unit in silent.values())
-    assert up.cli.status(up.name)["state"] == "degraded"
-    wait_for(lambda: up.is_ready() and up.answers(), 120)
-    assert [unit["restarts"] for unit in up.units().values()] == [1, 1, 1]
-    assert not {unit["pid"] for unit in up.units().values()} & {unit["pid"] for unit in before.values()}
+    assert own.cli.status(own.name)["state"] == "degraded"
+    wait_for(lambda: own.is_ready() and own.answers(), 120)
+    assert [unit["restarts"] for unit in own.units().values()] == [1, 1, 1]
+    assert not {unit["pid"] for unit in own.units().values()} & {unit["pid"] for unit in before.values()}
 
 
 @pytest.mark.fault("the store folder is deleted", "puts the registrations back and restarts the frontend")
-@pytest.mark.meanwhile
-def test_a_store_that_was_deleted_comes_back(ups: dict[str, Up]) -> None:
+def test_a_store_that_was_deleted_comes_back(own: Up) -> None:
     """The frontend cannot see into a new folder of that name; it is started again, the workers are not."""
-    up = ups["store"]
-    before = up.units()
-    shutil.rmtree(up.cli.home / "deployments" / up.name / "store")
-    wait_for(lambda: not up.answers(), 60)
-    wait_for(up.answers, 120)
-    wait_for(up.is_ready, 30)
-    after = up.units()
+    before = own.units()
+    shutil.rmtree(own.cli.home / "deployments" / own.name / "store")
+    wait_for(lambda: not own.answers(), 60)
+    wait_for(own.answers, 120)
+    wait_for(own.is_ready, 30)
+    after = own.units()
     for name in ("decode-0", "prefill-0"):
         assert after[name]["pid"] == before[name]["pid"]
 
@@ -161,15 +162,14 @@ def test_a_store_that_was_deleted_comes_back(ups: dict[str, Up]) -> None:
 @pytest.mark.fault(
     "a worker's registration is lost before anybody saw it", "starts the worker again, 20 to 30 s later"
 )
-def test_a_registration_that_nobody_saw(ups: dict[str, Up]) -> None:
+def test_a_registration_that_nobody_saw(own: Up) -> None:
     """The supervisor is frozen while a worker registers: it cannot put back what it never saw."""
-    up = ups["store"]
-    store = up.cli.home / "deployments" / up.name / "store"
+    store = own.cli.home / "deployments" / own.name / "store"
     others = set(store.glob("v1/*/*"))
-    supervisor = up.cli.supervisor(up.name)
-    before = up.units()["prefill-0"]
+    supervisor = own.cli.supervisor(own.name)
+    before = own.units()["prefill-0"]
     os.killpg(before["pid"], signal.SIGKILL)
-    unseen = wait_for(lambda: (u := up.units()["prefill-0"])["pid"] not in (None, before["pid"]) and u, 60)
+    unseen = wait_for(lambda: (u := own.units()["prefill-0"])["pid"] not in (None, before["pid"]) and u, 60)
     os.kill(supervisor, signal.SIGSTOP)
     try:
         wait_for(lambda: set(store.glob("v1/instances/*")) - others, 60)
@@ -178,5 +178,5 @@ def test_a_registration_that_nobody_saw(ups: dict[str, Up]) -> None:
             path.unlink()
     finally:
         os.kill(supervisor, signal.SIGCONT)
-    wait_for(lambda: up.is_ready() and up.units()["prefill-0"]["pid"] != unseen["pid"], 120)
-    assert up.answers()
+    wait_for(lambda: own.is_ready() and own.units()["prefill-0"]["pid"] != unseen["pid"], 120)
+    assert own.answers()

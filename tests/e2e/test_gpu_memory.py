@@ -22,7 +22,7 @@ from dynamoctl.state import Folder
 from .conftest import Cli, first_on_path, free_port, wait_for
 from .stand_ins import FRONTEND, reap, supervise
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.mocker, pytest.mark.timeout(300)]
 
 NVML = Path(__file__).parent / "stand_in_nvml"
 # Each look at its metrics shows one more transfer.

@@ -18,7 +18,7 @@ from dynamoctl.etcd import CERTIFICATES
 from . import hosts
 from .conftest import Cli, cleanly, freeze, wait_for
 
-pytestmark = [pytest.mark.e2e, pytest.mark.engine, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.timeout(900)]
 
 MODEL = "smollm2-135m-instruct"
 LONG = "The sea is wide and the sky is blue, said the sailor to his cat. " * 20
@@ -174,6 +174,8 @@ def cut_and_mend(pair: Pair) -> None:
     wait_for(lambda: pair.here.status()["state"] == pair.there.status()["state"] == "ready", 60)
 
 
+@pytest.mark.mocker
+@pytest.mark.xdist_group("hosts-mockers")
 class TestMockers:
     """Dynamo's mockers: who finds whom, who is shown, what a link that is cut does."""
 
@@ -195,6 +197,8 @@ class TestMockers:
         cut_and_mend(mocked)
 
 
+@pytest.mark.engine
+@pytest.mark.xdist_group("vllm-2")
 class TestEngines:
     """vLLM on the CPU, with NIXL over the link."""
 
@@ -229,6 +233,7 @@ class TestEngines:
         assert (status, "Paris" in answer) == (200, True)
 
 
+@pytest.mark.mocker
 def test_a_start_that_stands_still_for_longer_than_its_lease(pair: Pair) -> None:
     """What is lost then is said, and everything is taken down."""
     words = pair.words(pair.first, "frontend,decode", "--engine", "mocker", "--timeout", "100")
@@ -243,6 +248,7 @@ def test_a_start_that_stands_still_for_longer_than_its_lease(pair: Pair) -> None
     assert pair.here.ours() == {}
 
 
+@pytest.mark.mocker
 class TestEtcd:
     """What `doctor`, and so `up`, says of a real etcd that wants to know who asks."""
 

@@ -21,7 +21,7 @@ from dynamoctl.host.processes import is_resource_tracker
 
 from .conftest import Cli, chat, free_port, post, wait_for
 
-pytestmark = [pytest.mark.e2e, pytest.mark.engine, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("vllm-2"), pytest.mark.timeout(600)]
 
 MODEL = "smollm2-135m-instruct"
 # Of one look every 5 s, two without an answer, each of up to 10 s.
@@ -112,8 +112,8 @@ def out_of_service(up: Up, parts: tuple[str, ...]) -> list[dict[str, Any]]:
 )
 def test_any_process_that_stands_still_for_a_moment_goes_on(up: Up) -> None:
     before = up.restarts()
-    for what in (*PARTS, "resource tracker"):
-        with stopped((what,), up):
+    for parts in (*TOGETHER, ("resource tracker",)):
+        with stopped(parts, up):
             time.sleep(5)
     up.assert_it_answers()
     wait_for(up.is_ready, 30)

@@ -24,7 +24,7 @@ from dynamoctl.host.processes import is_resource_tracker
 from .conftest import Cli, chat, free_port, outside, shared_memory, wait_for
 from .stand_ins import reap, stand_in, supervise
 
-pytestmark = [pytest.mark.e2e, pytest.mark.engine, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("vllm-1"), pytest.mark.timeout(600)]
 
 MODEL = "smollm2-135m-instruct"
 
@@ -69,8 +69,12 @@ def pools() -> set[str]:
     "vLLM, LMCache, trackers and supervisor are killed at once, then `up`",
     "`up` removes what they have left, and starts over",
 )
-def test_up_removes_what_is_left(cli: Cli, before: set[str]) -> None:
-    name = "at-once-up"
+@pytest.mark.fault(
+    "vLLM, LMCache, trackers and supervisor are killed at once, then `down`",
+    "`down` removes what they have left",
+)
+def test_up_removes_what_is_left_and_so_does_down(cli: Cli, before: set[str]) -> None:
+    name = "at-once"
     first = cli(*words(name))
     assert first.code == 0, first.err
     assert kill_at_once(cli, name)
@@ -83,19 +87,6 @@ def test_up_removes_what_is_left(cli: Cli, before: set[str]) -> None:
     assert left & outside() == set()
     assert len(pools()) == 1
     assert "Paris" in chat(again.json["endpoint"], MODEL, "What is the capital of France?")
-    down = cli("down", "-n", name)
-    assert down.code == 0, down.err
-    assert outside() == before
-
-
-@pytest.mark.fault(
-    "vLLM, LMCache, trackers and supervisor are killed at once, then `down`",
-    "`down` removes what they have left",
-)
-def test_down_removes_what_is_left(cli: Cli, before: set[str]) -> None:
-    name = "at-once-down"
-    up = cli(*words(name))
-    assert up.code == 0, up.err
     assert kill_at_once(cli, name)
     assert outside() != before
     down = cli("down", "-n", name)

@@ -26,7 +26,7 @@ from dynamoctl.state import Folder
 from .conftest import Cli, Result, chat, free_port, shared_memory, wait_for
 from .stand_ins import RUDE, SERVE, reap, stand_in, supervise
 
-pytestmark = [pytest.mark.e2e, pytest.mark.engine, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.mocker, pytest.mark.timeout(300)]
 
 
 def up(cli: Cli, name: str, *more: str) -> Result:
@@ -182,7 +182,7 @@ class Stream(threading.Thread):
 @pytest.mark.fault("`down` while a request is in flight", "it gets `--drain` seconds, then an error")
 @pytest.mark.parametrize(
     ("drain", "max_tokens", "ends"),
-    [(60, 40, True), pytest.param(1, 2000, False, marks=pytest.mark.meanwhile)],
+    [(60, 40, True), pytest.param(1, 2000, False)],
 )
 def test_a_request_in_flight_gets_its_time_and_then_an_error(
     cli: Cli, drain: int, max_tokens: int, ends: bool
@@ -306,7 +306,6 @@ def descendants(pid: int) -> set[int]:
     "how",
     [pytest.param(how, marks=pytest.mark.fault(f"a worker {how}", "`down` removes it")) for how in RUDE],
 )
-@pytest.mark.meanwhile
 def test_down_removes_a_worker_that(cli: Cli, how: str) -> None:
     name = f"rude-{list(RUDE).index(how)}"
     stand_in(cli, name, RUDE[how])
@@ -325,7 +324,6 @@ def test_down_removes_a_worker_that(cli: Cli, how: str) -> None:
     "a worker floods its log",
     "keeps the last 64 MiB, and 64 MiB before",
 )
-@pytest.mark.meanwhile
 def test_a_worker_that_floods_its_log_does_not_fill_the_disk(cli: Cli) -> None:
     flood = """
 import os, threading
@@ -356,12 +354,12 @@ def test_a_worker_that_ends_with_0_before_it_is_ready_is_a_failure(cli: Cli) -> 
     assert "worker-0 ended" in body["error"]["message"]
     assert "exit 0" in body["error"]["message"]
     assert "had enough" in body["error"]["hint"]
+    wait_for(lambda: cli.ours("quitter") == {}, 30)
 
 
 @pytest.mark.fault(
     "another process answers at a worker's gate", "does not count; fails at the deadline (4) and says so"
 )
-@pytest.mark.meanwhile
 def test_an_answer_of_another_process_at_the_gate_does_not_count(cli: Cli) -> None:
     """Identity before health: the frontend answers at the port that the worker's gate asks."""
     stand_in(cli, "impostor", "import time; time.sleep(600)")
@@ -375,6 +373,7 @@ def test_an_answer_of_another_process_at_the_gate_does_not_count(cli: Cli) -> No
     supervise(cli, "impostor")
     body = wait_for(lambda: (b := cli.status("impostor"))["state"] == "failed" and b, 60)
     assert "another process answers at its port" in body["error"]["message"]
+    wait_for(lambda: cli.ours("impostor") == {}, 30)
 
 
 def test_help_and_status_do_not_import_the_engine_or_pydantic(cli: Cli) -> None:

@@ -12,10 +12,11 @@ import pytest
 from .conftest import Cli, free_port, wait_for
 from .streams import Answer, InFlight
 
-pytestmark = [pytest.mark.e2e, pytest.mark.engine, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.timeout(600)]
 
 MODEL = "smollm2-135m-instruct"
 CLIENTS = 20
+TOKENS = 300
 PROMPTS = [f"Story number {number}. Once upon a time" for number in range(CLIENTS)]
 MOVED = "its requests go on at the other one, none cut, none doubled; restarts it"
 
@@ -36,14 +37,12 @@ def mockers(cli: Cli, name: str, speed: float, *words: str) -> str:
     return up(cli, name, *words, "--engine", "mocker", "--", "--speedup-ratio", f"{1 / speed:g}")
 
 
-def pid_of(cli: Cli, name: str, unit: str) -> int:
-    pid = next(one["pid"] for one in cli.status(name)["units"] if one["name"] == unit)
-    assert isinstance(pid, int)
-    return pid
+def pids(cli: Cli, name: str) -> dict[str, int]:
+    return {one["name"]: one["pid"] for one in cli.status(name)["units"]}
 
 
 def kill(cli: Cli, name: str, unit: str) -> None:
-    os.kill(pid_of(cli, name, unit), signal.SIGKILL)
+    os.kill(pids(cli, name)[unit], signal.SIGKILL)
 
 
 def is_whole(answer: Answer, tokens: int) -> bool:
@@ -64,6 +63,7 @@ def is_back(cli: Cli, name: str, unit: str) -> bool:
     return bool(body["state"] == "ready" and restarts[unit] == 1)
 
 
+@pytest.mark.mocker
 @pytest.mark.parametrize(
     ("unit", "words"),
     [
@@ -82,19 +82,20 @@ def is_back(cli: Cli, name: str, unit: str) -> bool:
 def test_answers_go_on_at_the_other_worker(cli: Cli, unit: str, words: tuple[str, ...]) -> None:
     endpoint = mockers(cli, "two", 1, *words)
     assert moved(cli, "two") == 0
-    streams = InFlight(endpoint, MODEL, PROMPTS, 1000)
-    whole = InFlight(endpoint, MODEL, PROMPTS[:4], 1000, stream=False)
+    streams = InFlight(endpoint, MODEL, PROMPTS, TOKENS)
+    whole = InFlight(endpoint, MODEL, PROMPTS[:4], TOKENS, stream=False)
     streams.wait_until(lambda one: one.chunks >= 50, CLIENTS)
     kill(cli, "two", unit)
     answers = streams.end(120)
-    assert all(is_whole(one, 1000) for one in answers + whole.end(120)), answers + whole.answers
+    assert all(is_whole(one, TOKENS) for one in answers + whole.end(120)), answers + whole.answers
     # The mocker sends each token by itself.
-    assert {one.chunks for one in answers} == {1000}
+    assert {one.chunks for one in answers} == {TOKENS}
     assert moved(cli, "two") >= CLIENTS // 4
     wait_for(lambda: is_back(cli, "two", unit))
     assert cli("down", "-n", "two").code == 0
 
 
+@pytest.mark.mocker
 @pytest.mark.fault(
     "SIGKILL to one of two workers in the middle of answers, with `--router-mode kv`",
     "restarts it; those of its requests that Dynamo 1.4 fails to move get an error at once",
@@ -102,11 +103,11 @@ def test_answers_go_on_at_the_other_worker(cli: Cli, unit: str, words: tuple[str
 def test_the_kv_router_moves_a_request_or_says_that_it_cannot(cli: Cli) -> None:
     # Whether a request can be moved is a race within the router: see `dynamoctl.planner.migration`.
     endpoint = mockers(cli, "kv", 1, "agg", "--workers", "2", "--router-mode", "kv")
-    streams = InFlight(endpoint, MODEL, PROMPTS, 1000)
+    streams = InFlight(endpoint, MODEL, PROMPTS, TOKENS)
     streams.wait_until(lambda one: one.chunks >= 50, CLIENTS)
     kill(cli, "kv", "worker-0")
     answers = streams.end(120)
-    whole = [one for one in answers if is_whole(one, 1000)]
+    whole = [one for one in answers if is_whole(one, TOKENS)]
     assert all("error" in one.error for one in answers if one not in whole), answers
     print(f"{len(whole)} of {CLIENTS} are whole")
     assert len(whole) >= CLIENTS // 4  # those of the other worker
@@ -114,6 +115,7 @@ def test_the_kv_router_moves_a_request_or_says_that_it_cannot(cli: Cli) -> None:
     assert cli("down", "-n", "kv").code == 0
 
 
+@pytest.mark.mocker
 @pytest.mark.fault("SIGKILL to one of two prefill workers in the middle of prompts", MOVED)
 def test_prompts_are_computed_anew_at_the_other_prefill_worker(cli: Cli) -> None:
     endpoint = mockers(cli, "prompts", 100, "disagg", "--prefill", "2")
@@ -129,6 +131,7 @@ def test_prompts_are_computed_anew_at_the_other_prefill_worker(cli: Cli) -> None
     assert cli("down", "-n", "prompts").code == 0
 
 
+@pytest.mark.mocker
 @pytest.mark.fault(
     "SIGKILL to the only worker of its role in the middle of answers",
     "restarts it; what was in flight gets an error at once",
@@ -161,7 +164,8 @@ def test_without_a_second_worker_there_is_an_error_and_no_hang(
     assert cli("down", "-n", "one").code == 0
 
 
-REAL_TOKENS = 96
+REAL_TOKENS = 64
+ENGINE_CORE = pytest.mark.fault("SIGKILL to vLLM's EngineCore", "restarts the worker; ready again")
 
 
 @pytest.fixture(scope="module")
@@ -184,20 +188,25 @@ def engine_of(cli: Cli, name: str, worker: int) -> int:
     return engine
 
 
+@pytest.mark.engine
+@pytest.mark.xdist_group("vllm-1")
 @pytest.mark.parametrize(
     ("unit", "engine"),
     [
         pytest.param(
             unit,
             engine,
-            marks=pytest.mark.fault(
-                f"SIGKILL to {what} in the middle of answers",
-                "its requests go on at the other one, with the text of an undisturbed run; restarts it",
-            ),
+            marks=[
+                pytest.mark.fault(
+                    f"SIGKILL to {what} in the middle of answers",
+                    "its requests go on at the other one, with the text of an undisturbed run; restarts it",
+                ),
+                *rows,
+            ],
         )
-        for unit, engine, what in (
-            ("worker-0", False, "one of two vLLM workers"),
-            ("worker-1", True, "the EngineCore of one of two vLLM workers"),
+        for unit, engine, what, rows in (
+            ("worker-0", False, "one of two vLLM workers", ()),
+            ("worker-1", True, "the EngineCore of one of two vLLM workers", (ENGINE_CORE,)),
         )
     ],
     ids=["worker", "engine"],
@@ -207,8 +216,8 @@ def test_answers_of_vllm_go_on_and_say_the_same(
 ) -> None:
     endpoint, undisturbed = real
     moved_before = moved(cli, "real")
-    pid = pid_of(cli, "real", unit)
-    victim = engine_of(cli, "real", pid) if engine else pid
+    before = pids(cli, "real")
+    victim = engine_of(cli, "real", before[unit]) if engine else before[unit]
     streams = InFlight(endpoint, MODEL, PROMPTS, REAL_TOKENS)
     # Not for all: on a busy host the first are through before the last have begun.
     streams.wait_until(lambda one: one.chunks >= 5, CLIENTS // 2)
@@ -218,3 +227,5 @@ def test_answers_of_vllm_go_on_and_say_the_same(
     assert [one.text for one in answers] == undisturbed
     assert moved(cli, "real") >= moved_before + CLIENTS // 4
     wait_for(lambda: is_back(cli, "real", unit), 240)
+    after = pids(cli, "real")
+    assert {name for name in before if after[name] != before[name]} == {unit}

@@ -13,7 +13,7 @@ import pytest
 from . import prometheus
 from .conftest import Cli, chat, free_port, post, wait_for
 
-pytestmark = [pytest.mark.e2e, pytest.mark.engine, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.mocker, pytest.mark.xdist_group("observability"), pytest.mark.timeout(300)]
 
 MODEL = "smollm2-135m-instruct"
 

@@ -23,7 +23,7 @@ from dynamoctl.host.processes import MARK, environment_of
 
 from .conftest import Cli, chat, free_port, wait_for
 
-pytestmark = [pytest.mark.e2e, pytest.mark.engine, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.mocker, pytest.mark.xdist_group("security"), pytest.mark.timeout(300)]
 
 MODEL = "smollm2-135m-instruct"
 

@@ -14,7 +14,7 @@ import pytest
 from .conftest import Cli, chat, counter, free_port, wait_for
 from .stores import Redis
 
-pytestmark = [pytest.mark.e2e, pytest.mark.engine, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("vllm-1"), pytest.mark.timeout(900)]
 
 MODEL = "smollm2-135m-instruct"
 EXAMPLES = Path(__file__).parents[2] / "examples"

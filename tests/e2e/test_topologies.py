@@ -11,7 +11,7 @@ import pytest
 
 from .conftest import Cli, chat, free_port, post, wait_for
 
-pytestmark = [pytest.mark.e2e, pytest.mark.engine, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.mocker, pytest.mark.timeout(300)]
 
 MODEL = "smollm2-135m-instruct"
 
@@ -87,12 +87,11 @@ def test_deployments_side_by_side_do_not_see_each_other(cli: Cli) -> None:
     assert cli.ours() == {}
 
 
-@pytest.mark.parametrize("mode", ["kv", "random", "power-of-two", "least-loaded"])
-def test_router_modes_serve(cli: Cli, mode: str) -> None:
+def test_the_kv_router_serves(cli: Cli) -> None:
+    """The others are a word that the frontend's own parser takes: `test_rules` asks it."""
     port = free_port()
-    name = f"router-{mode}"
     up = cli(
-        "up", "agg", "--engine", "mocker", "--workers", "2", "-n", name, "--router-mode", mode,
+        "up", "agg", "--engine", "mocker", "--workers", "2", "-n", "router", "--router-mode", "kv",
         "--port", str(port), "--start", "overlapped",
     )  # fmt: skip
     assert up.code == 0, up.err
@@ -102,4 +101,4 @@ def test_router_modes_serve(cli: Cli, mode: str) -> None:
             f"http://127.0.0.1:{port}/v1/completions", {"model": MODEL, "prompt": words, "max_tokens": 2}
         )
         assert reply["usage"]["completion_tokens"] == 2
-    assert cli("down", "-n", name).code == 0
+    assert cli("down", "-n", "router").code == 0

@@ -12,7 +12,7 @@ from dynamoctl.host.processes import identify, is_running
 from tests.e2e.conftest import Cli, Result, chat, counter, free_port, wait_for
 from tests.gpu.conftest import assert_the_whole_prompt_comes_back, visible
 
-pytestmark = [pytest.mark.gpu, pytest.mark.engine, pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.gpu, pytest.mark.xdist_group("gpu"), pytest.mark.timeout(900)]
 
 MODEL = "smollm2-135m-instruct"
 LONG = "The sea is wide and the sky is blue, said the sailor to his cat. " * 70

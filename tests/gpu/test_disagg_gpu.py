@@ -25,7 +25,7 @@ from tests.gpu.conftest import (
     visible,
 )
 
-pytestmark = [pytest.mark.gpu, pytest.mark.engine, pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.gpu, pytest.mark.xdist_group("gpu"), pytest.mark.timeout(900)]
 
 MODEL = "smollm2-135m-instruct"
 # `overlapped` is ready sooner: for a machine that is there for some minutes only.

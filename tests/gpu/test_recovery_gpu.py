@@ -14,7 +14,7 @@ from dynamoctl.host import gpus
 from tests.e2e.conftest import Cli, chat, counter, free_port, post, wait_for
 from tests.gpu.conftest import two_places, visible
 
-pytestmark = [pytest.mark.gpu, pytest.mark.engine, pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.gpu, pytest.mark.xdist_group("gpu"), pytest.mark.timeout(900)]
 
 MODEL = "smollm2-135m-instruct"
 # The driver's own bookkeeping moves by some MiB.

@@ -19,7 +19,7 @@ from tests.e2e.conftest import Cli, chat, counter, first_on_path, free_port, wai
 from tests.e2e.stores import BROKEN_LOADS, Redis
 from tests.gpu.conftest import prove
 
-pytestmark = [pytest.mark.gpu, pytest.mark.engine, pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.gpu, pytest.mark.xdist_group("gpu"), pytest.mark.timeout(900)]
 
 MODEL = "smollm2-135m-instruct"
 LONG = "The sea is wide and the sky is blue, said the sailor to his cat. " * 70

@@ -18,8 +18,7 @@ from tests.gpu.conftest import on_gpus, open_sockets, visible
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.engine,
-    pytest.mark.e2e,
+    pytest.mark.xdist_group("gpu"),
     pytest.mark.timeout(900),
     pytest.mark.skipif(len(visible()) < 2, reason="needs two GPUs"),
 ]

@@ -173,7 +173,7 @@ def asked(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, dict[st
     return code, json.loads(capsys.readouterr().out)
 
 
-@pytest.mark.engine
+@pytest.mark.packages
 def test_doctor_says_what_it_looked_at_and_that_up_would_start(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -194,6 +194,7 @@ def test_doctor_says_what_it_looked_at_and_that_up_would_start(
     assert all(one.keys() == {"check", "level", "what", "why", "mend"} for one in body["findings"])
 
 
+@pytest.mark.packages
 def test_doctor_ends_with_3_where_up_would_refuse_and_says_what_to_do(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -262,7 +262,7 @@ def source_of(package: str, *files: str) -> str:
     return "\n".join(next(r / f for r in roots if (r / f).exists()).read_text() for f in files)
 
 
-@pytest.mark.engine
+@pytest.mark.packages
 def test_every_metric_is_one_of_the_packages() -> None:
     vllm = source_of("vllm", "v1/metrics/loggers.py", "distributed/kv_transfer/kv_connector/v1/nixl/stats.py")
     known = {"up", *re.findall(r'"(vllm:\w+)"', vllm)}

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import typer.main
@@ -19,15 +20,19 @@ from .first_tries import TRIES, Try
 _ESCAPE = re.compile("\x1b")
 
 
+def environment(folder: Path, **environ: str) -> dict[str, str]:
+    """Of a user who has never started anything."""
+    kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "VIRTUAL_ENV") if name in os.environ}
+    return {**kept, "HOME": str(folder), "DYNAMOCTL_HOME": str(folder / ".home"), **environ}
+
+
 def dynamoctl(
     folder: Path, *words: str, prefix: tuple[str, ...] = (), **environ: str
 ) -> subprocess.CompletedProcess[str]:
-    kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "VIRTUAL_ENV") if name in os.environ}
-    env = {**kept, "HOME": str(folder), "DYNAMOCTL_HOME": str(folder / ".home"), **environ}
     return subprocess.run(
         [*prefix, sys.executable, "-m", "dynamoctl", *words],
         cwd=folder,
-        env=env,
+        env=environment(folder, **environ),
         capture_output=True,
         text=True,
         timeout=120,
@@ -36,20 +41,25 @@ def dynamoctl(
 
 
 @pytest.mark.parametrize("one", TRIES, ids=lambda one: one.what)
-def test_it_is_told_what_to_do(one: Try, tmp_path: Path) -> None:
+def test_it_is_told_what_to_do(
+    one: Try, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name, text in one.files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text, encoding="utf-8")
-    done = dynamoctl(tmp_path, *shlex.split(one.words), **one.env)
-    shown = " ".join((done.stdout + done.stderr).split())
-    assert done.returncode == one.code, shown
+    monkeypatch.chdir(tmp_path)
+    with mock.patch.dict(os.environ, environment(tmp_path, **one.env), clear=True):
+        code = cli.run(shlex.split(one.words))
+    printed = "".join(capsys.readouterr())
+    shown = " ".join(printed.split())
+    assert code == one.code, shown
     at = 0
     for words in one.says:
         found = shown.find(words, at)
         assert found >= 0, f"no {words!r} in {shown!r}"
         at = found + len(words)
     assert "Traceback" not in shown
-    assert not _ESCAPE.search(done.stdout + done.stderr)
+    assert not _ESCAPE.search(printed)
     assert not list((tmp_path / ".home").glob("deployments/*/state.json"))
     for name, text in one.files.items():
         assert (tmp_path / name).read_text(encoding="utf-8") == text

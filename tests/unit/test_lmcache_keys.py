@@ -102,7 +102,7 @@ def test_sound_settings_are_given_back_and_others_left_alone() -> None:
     assert check_environment({**sound, "PATH": "/bin", "LMCACHEX": "1"}) == sound
 
 
-@pytest.mark.engine
+@pytest.mark.packages
 def test_keys_are_those_of_the_installed_lmcache() -> None:
     """In a process of its own: the import is slow, noisy and starts threads."""
     if find_spec("lmcache") is None:

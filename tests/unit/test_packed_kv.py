@@ -10,7 +10,7 @@ from dynamoctl import packed_kv, vllm_plugin
 from tests.unit.fresh import last_line
 
 pytestmark = [
-    pytest.mark.engine,
+    pytest.mark.packages,
     # What LMCache imports warns of itself.
     pytest.mark.filterwarnings("ignore::DeprecationWarning:lmcache"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:opentelemetry"),

@@ -11,6 +11,8 @@ import pytest
 
 pytest.importorskip("properdocs")
 
+pytestmark = pytest.mark.xdist_group("site")
+
 ROOT = Path(__file__).parents[2]
 # What a browser fetches without being asked: not a link that somebody follows.
 _FETCHED = re.compile(

@@ -73,7 +73,7 @@ def test_a_wrong_url_is_shown_without_its_password() -> None:
     assert "secret" not in error.value.message + error.value.hint
 
 
-@pytest.mark.engine
+@pytest.mark.packages
 def test_the_servers_adapters_are_those_of_the_installed_lmcache() -> None:
     script = """
 import json

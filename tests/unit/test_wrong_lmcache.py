@@ -150,7 +150,7 @@ def outcome(asked: Asked, tmp_path: Path) -> list[str]:
     return [f"{finding.level} {finding.what}" for finding in storage.check(plan)]
 
 
-@pytest.mark.engine
+@pytest.mark.packages
 @pytest.mark.parametrize("wrong", ERRORS)
 def test_an_error_that_says_what_is_wrong(wrong: str, tmp_path: Path) -> None:
     asked, words = ERRORS[wrong]
@@ -158,7 +158,7 @@ def test_an_error_that_says_what_is_wrong(wrong: str, tmp_path: Path) -> None:
     assert any(line.startswith("error") and words in line for line in said), said
 
 
-@pytest.mark.engine
+@pytest.mark.packages
 @pytest.mark.parametrize("wrong", WARNINGS)
 def test_a_warning_that_says_what_is_wrong(wrong: str, tmp_path: Path) -> None:
     asked, words = WARNINGS[wrong]
@@ -170,7 +170,7 @@ def test_there_are_fifty_of_them() -> None:
     assert len(ERRORS) + len(WARNINGS) >= 50
 
 
-@pytest.mark.engine
+@pytest.mark.packages
 @pytest.mark.parametrize(
     "asked",
     [

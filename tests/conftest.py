@@ -1,0 +1,42 @@
+"""Settings for all tests; under pytest-xdist each process is a host of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+
+import pytest
+
+from tests import host
+
+# What takes longest begins first; unit tests fill what the others leave of the machine.
+ORDER = ("engine", "mocker", "gpu")
+_APART = pytest.StashKey[bool]()
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """More processes than cores, since deployments wait most of the time; one where they share a host."""
+    cores = len(os.sched_getaffinity(0))
+    if config.option.numprocesses == "logical":
+        return cores
+    return min(8, cores + 2) if host.can_be_made() else 1
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_APART] = host.is_worker(config) and host.can_be_made()
+    if config.stash[_APART]:
+        host.make()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if config.stash[_APART]:
+        shutil.rmtree(tempfile.gettempdir())
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def rank(item: pytest.Item) -> int:
+        return next((at for at, name in enumerate(ORDER) if item.get_closest_marker(name)), len(ORDER))
+
+    items.sort(key=rank)

@@ -39,7 +39,11 @@ def test_the_package_has_its_marker_of_types_and_its_schema() -> None:
 
 
 def test_what_the_wheel_has_besides_the_package_is_there() -> None:
-    assert WHEEL["shared-data"] == {"docs/dynamoctl.1": "share/man/man1/dynamoctl.1"}
+    assert WHEEL["shared-data"] == {
+        "docs/dynamoctl.1": "share/man/man1/dynamoctl.1",
+        "constraints/cpu.txt": "share/dynamoctl/constraints/cpu.txt",
+        "constraints/gpu.txt": "share/dynamoctl/constraints/gpu.txt",
+    }
     assert all((ROOT / source).is_file() for source in WHEEL["shared-data"])
 
 

@@ -1,6 +1,7 @@
 """Write what the program itself says into the documentation, so that it cannot drift.
 
-That is docs/reference.md, docs/dynamoctl.schema.json and parts of other pages.
+That is docs/reference.md, the man page docs/dynamoctl.1, dynamoctl/dynamoctl.schema.json and parts of other
+pages.
 
 python docs/generate.py            write it
 python docs/generate.py --check    exit 1 with the difference if it is out of date
@@ -25,6 +26,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import manpage
 import typer.main
 from dynamoctl import cli, config_schema, errors, lmcache_keys, spec
 from dynamoctl.bench.comparison import Figures
@@ -51,7 +53,8 @@ RELIABILITY = DOCS / "reliability.md"
 OBSERVABILITY = DOCS / "observability.md"
 FIRST_TRIES = DOCS / "first-tries.md"
 TRIES = DOCS.parent / "tests" / "unit" / "first_tries.py"
-SCHEMA = DOCS / config_schema.SCHEMA_NAME
+SCHEMA = DOCS.parent / "dynamoctl" / config_schema.SCHEMA_NAME
+MAN_PAGE = DOCS / "dynamoctl.1"
 FAULTS = DOCS / "faults.json"
 EXAMPLE = DOCS.parent / "examples" / "agg.toml"
 WIDTH = 100
@@ -295,6 +298,7 @@ def main() -> int:
         OBSERVABILITY: observability(),
         FIRST_TRIES: first_tries(),
         SCHEMA: config_schema.text(),
+        MAN_PAGE: manpage.page(_table_rows(exit_codes()), _table_rows(ENVIRONMENT)),
     }
     for page, new in pages.items():
         old = page.read_text(encoding="utf-8") if page.exists() else ""
@@ -305,8 +309,9 @@ def main() -> int:
             continue
         current = False
         lines = (text.splitlines(keepends=True) for text in (old, new))
-        sys.stdout.writelines(difflib.unified_diff(*lines, f"docs/{page.name}", "as it should be"))
-        print(f"docs/{page.name} is out of date: run python docs/generate.py", file=sys.stderr)
+        name = str(page.relative_to(DOCS.parent))
+        sys.stdout.writelines(difflib.unified_diff(*lines, name, "as it should be"))
+        print(f"{name} is out of date: run python docs/generate.py", file=sys.stderr)
     return 0 if current else 1
 
 
@@ -749,6 +754,12 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     for row in rows:
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _table_rows(markdown: str) -> list[list[str]]:
+    """The cells of the table in a text, without its head."""
+    lines = [line for line in markdown.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[2:]]
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ FOLDER = "repository"
 OUTSIDE = (
     "CHANGELOG.md",
     "CONTRIBUTING.md",
+    "SECURITY.md",
+    "dynamoctl/dynamoctl.schema.json",
     "examples/agg.toml",
     "examples/ask.py",
     "examples/disagg.toml",

@@ -196,4 +196,4 @@ def test_the_command_prints_what_is_published(capsys: pytest.CaptureFixture[str]
     assert run(["init", "--schema"]) == 0
     shown = capsys.readouterr()
     assert (json.loads(shown.out), shown.err) == (schema(), "")
-    assert (ROOT / "docs" / "dynamoctl.schema.json").read_text(encoding="utf-8") == shown.out
+    assert (ROOT / "dynamoctl" / "dynamoctl.schema.json").read_text(encoding="utf-8") == shown.out

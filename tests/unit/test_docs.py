@@ -16,7 +16,8 @@ import typer.main
 from dynamoctl import cli
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+TOP = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
+PAGES = [*(ROOT / name for name in TOP), *sorted((ROOT / "docs").rglob("*.md"))]
 
 # What a page's commands stand in: a shell's lines, a terminal session's after "$ ", a systemd unit's Exec*=.
 _FENCE = re.compile(r"^```(sh|console|ini)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -1,0 +1,81 @@
+"""What the tests of each lane reach, and what the long lanes alone do: shown, and no gate.
+
+    python tests/lanes_coverage.py [quick|mocker|engine ...]     default: quick mocker
+
+Branches count, and so do subprocesses; one that is killed says nothing. `engine` takes a while: each process
+of vLLM is measured as well.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import coverage
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / ".coverage.lanes"
+SIDE_BY_SIDE = ["--numprocesses", "auto", "--dist", "loadgroup", "--no-loadscope-reorder"]
+LANES = {
+    "quick": ["--numprocesses", "logical", "--dist", "loadgroup", "tests/unit"],
+    "mocker": [*SIDE_BY_SIDE, "-m", "mocker", "tests/e2e"],
+    "engine": [*SIDE_BY_SIDE, "-m", "engine", "tests/e2e"],
+}
+
+
+def measure(lane: str) -> coverage.CoverageData:
+    """Run a lane's tests; they may fail."""
+    data = FOLDER / lane
+    for old in FOLDER.glob(f"{lane}*"):
+        old.unlink()
+    command = [sys.executable, "-m", "coverage", "run", f"--data-file={data}", "-m", "pytest", "-q"]
+    subprocess.run([*command, *LANES[lane]], cwd=ROOT, check=False)
+    subprocess.run(
+        [sys.executable, "-m", "coverage", "combine", "-q", f"--data-file={data}"], cwd=ROOT, check=True
+    )
+    found = coverage.CoverageData(str(data))
+    found.read()
+    return found
+
+
+def shown(numbers: set[int]) -> str:
+    """`3-5, 9` for lines in order."""
+    spans: list[list[int]] = []
+    for number in sorted(numbers):
+        if spans and number == spans[-1][1] + 1:
+            spans[-1][1] = number
+        else:
+            spans.append([number, number])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in spans)
+
+
+def lines_of(data: coverage.CoverageData) -> dict[str, set[int]]:
+    return {
+        os.path.relpath(file, ROOT): set(data.lines(file) or ())
+        for file in data.measured_files()
+        if Path(file).exists()
+    }
+
+
+def main(names: list[str]) -> None:
+    FOLDER.mkdir(exist_ok=True)
+    (FOLDER / ".gitignore").write_text("*\n")
+    before: dict[str, set[int]] = {}
+    for name in names or ["quick", "mocker"]:
+        data = measure(name)
+        print(f"\n{name}:", flush=True)
+        report = [sys.executable, "-m", "coverage", "report", f"--data-file={FOLDER / name}", "--skip-covered"]
+        subprocess.run(report, cwd=ROOT, check=True)
+        if before:
+            print(f"\nLines that {name} reaches, and no lane before it:")
+            for file, lines in sorted(lines_of(data).items()):
+                if alone := lines - before.get(file, set()):
+                    print(f"  {file}: {shown(alone)}")
+        for file, lines in lines_of(data).items():
+            before.setdefault(file, set()).update(lines)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

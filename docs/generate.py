@@ -308,9 +308,9 @@ def main() -> int:
             page.write_text(new, encoding="utf-8")
             continue
         current = False
-        lines = (text.splitlines(keepends=True) for text in (old, new))
+        before, after = (text.splitlines(keepends=True) for text in (old, new))
         name = str(page.relative_to(DOCS.parent))
-        sys.stdout.writelines(difflib.unified_diff(*lines, name, "as it should be"))
+        sys.stdout.writelines(difflib.unified_diff(before, after, name, "as it should be"))
         print(f"{name} is out of date: run python docs/generate.py", file=sys.stderr)
     return 0 if current else 1
 

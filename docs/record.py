@@ -55,13 +55,12 @@ def run(
     termios.tcsetattr(terminal, termios.TCSANOW, attributes)
     os.write(terminal, b"\n")
     began = time.monotonic()
-    interrupted = interrupt_s is None
     try:
         while True:
-            left = (timeout_s if interrupted else interrupt_s) - (time.monotonic() - began)
-            if left <= 0 and not interrupted:
+            left = (timeout_s if interrupt_s is None else interrupt_s) - (time.monotonic() - began)
+            if left <= 0 and interrupt_s is not None:
                 os.write(terminal, b"\x03")  # as if Ctrl-C had been pressed
-                interrupted = True
+                interrupt_s = None  # once
                 continue
             if left <= 0:
                 os.kill(pid, 15)

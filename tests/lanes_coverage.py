@@ -66,8 +66,8 @@ def main(names: list[str]) -> None:
     for name in names or ["quick", "mocker"]:
         data = measure(name)
         print(f"\n{name}:", flush=True)
-        report = [sys.executable, "-m", "coverage", "report", f"--data-file={FOLDER / name}", "--skip-covered"]
-        subprocess.run(report, cwd=ROOT, check=True)
+        report = ["report", f"--data-file={FOLDER / name}", "--skip-covered"]
+        subprocess.run([sys.executable, "-m", "coverage", *report], cwd=ROOT, check=True)
         if before:
             print(f"\nLines that {name} reaches, and no lane before it:")
             for file, lines in sorted(lines_of(data).items()):

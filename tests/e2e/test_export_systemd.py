@@ -64,7 +64,7 @@ class Manager:
         assert self.shell.stdout is not None
         self.shell.stdin.write(f'{command} 2>&1 </dev/null\necho "@end $?"\n')
         self.shell.stdin.flush()
-        lines = []
+        lines: list[str] = []
         for line in self.shell.stdout:
             if line.startswith("@end "):
                 return int(line.split()[1]), "".join(lines)

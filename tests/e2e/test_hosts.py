@@ -16,7 +16,7 @@ import pytest
 from dynamoctl.etcd import CERTIFICATES
 
 from . import hosts
-from .conftest import Cli, cleanly, freeze, wait_for
+from .conftest import PATIENCE_S, Cli, cleanly, freeze, wait_for
 
 pytestmark = [pytest.mark.timeout(900)]
 
@@ -95,7 +95,7 @@ def bring_up(pair: Pair, *more: str, patience_s: float, **env: str) -> None:
     with pair.here.start(*first, **env) as waiting:
         until_it_waits(pair, waiting)
         words = pair.words(pair.second, "prefill", "--timeout", str(patience_s), *more)
-        other = pair.there(*words, patience_s=patience_s, **env)
+        other = pair.there(*words, cwd=None, patience_s=patience_s, **env)
         out, err = waiting.communicate(timeout=patience_s)
     assert other.code == 0, other.err
     assert "the frontend is on another host" in other.err
@@ -186,7 +186,7 @@ class TestMockers:
     def test_each_host_shows_its_units_and_those_of_the_other(self, mocked: Pair) -> None:
         assert states(mocked.here) == {"frontend": "ready", "decode-0": "ready"}
         assert states(mocked.there) == {"prefill-0": "ready"}
-        (prefill,), (decode,) = remote(mocked.here) or (), remote(mocked.there) or ()
+        (prefill,), (decode,) = remote(mocked.here) or [], remote(mocked.there) or []
         assert (prefill["component"], decode["component"]) == ("prefill", "backend")
         assert prefill["address"].startswith(f"{mocked.second.address}:")
         assert decode["address"].startswith(f"{mocked.first.address}:")
@@ -255,7 +255,8 @@ class TestEtcd:
     def doctor(self, pair: Pair, url: str, **env: str) -> tuple[int, list[str]]:
         """The exit code, and what is wrong with etcd."""
         found = ("--discovery", "etcd", "--etcd-endpoints", url)
-        done = pair.here("doctor", "disagg", "--engine", "mocker", "--json", *found, **env)
+        words = ("doctor", "disagg", "--engine", "mocker", "--json", *found)
+        done = pair.here(*words, cwd=None, patience_s=PATIENCE_S, **env)
         findings = [one for one in done.json["findings"] if one["check"] == "etcd"]
         return done.code, [one["what"] for one in findings if one["level"] == "error"]
 

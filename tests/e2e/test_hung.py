@@ -13,6 +13,7 @@ import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import psutil
@@ -44,6 +45,10 @@ class Up:
         if what == "resource tracker":
             return next(one.pid for one in family if is_resource_tracker(one.pid))
         return next(one.pid for one in family if what in " ".join([one.name(), *one.cmdline()]))
+
+    def is_another(self, unit: str, pid: int) -> bool:
+        """Whether a unit has a process, and not this one."""
+        return self.units()[unit]["pid"] not in (None, pid)
 
     def is_ready(self) -> bool:
         return bool(self.cli.status()["state"] == "ready")
@@ -154,7 +159,7 @@ def test_who_stands_still_for_good_is_restarted(up: Up, parts: tuple[str, ...]) 
         wait_for(lambda: out_of_service(up, parts), SEEN_S + 10)
         for what in parts:
             old = before[PARTS[what]]["pid"]
-            wait_for(lambda name=PARTS[what], old=old: up.units()[name]["pid"] not in (None, old), 120)
+            wait_for(partial(up.is_another, PARTS[what], old), 120)
         print(f"{parts}: started again after {time.monotonic() - began:.0f} s")
     wait_for(up.is_ready, 240)
     print(f"{parts}: ready after {time.monotonic() - began:.0f} s")

@@ -14,6 +14,7 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -218,7 +219,7 @@ def test_another_user_can_neither_look_into_a_process_nor_signal_it(up: Up) -> N
         for name in ("environ", "mem", "maps"):
             assert isinstance(as_nobody(Path(f"/proc/{pid}/{name}").read_bytes), PermissionError)
         for number in (0, signal.SIGTERM, signal.SIGKILL):
-            assert isinstance(as_nobody(lambda p=pid, n=number: os.kill(p, n)), PermissionError)
+            assert isinstance(as_nobody(partial(os.kill, pid, number)), PermissionError)
     assert up.cli.ours() == before
     assert up.serves()
 

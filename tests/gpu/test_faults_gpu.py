@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 
 import psutil
 import pytest
@@ -55,7 +56,7 @@ def engine_of(worker: int) -> int:
 
 def is_back(cli: Cli, restarts: int) -> bool:
     body = cli.status()
-    return body["state"] == "ready" and body["units"][-1]["restarts"] == restarts
+    return bool(body["state"] == "ready" and body["units"][-1]["restarts"] == restarts)
 
 
 def test_a_killed_engine_and_a_killed_worker_give_their_memory_to_the_next(
@@ -72,7 +73,7 @@ def test_a_killed_engine_and_a_killed_worker_give_their_memory_to_the_next(
         family = [worker, *(one.pid for one in psutil.Process(worker).children(recursive=True))]
         print(f"NVML names {gpus.memory_by_process()}; ours are {family}")
         os.kill(pick(worker), signal.SIGKILL)
-        wait_for(lambda number=restarts: is_back(cli, number), 300)
+        wait_for(partial(is_back, cli, restarts), 300)
         assert "Paris" in chat(endpoint, MODEL, "What is the capital of France?")
         assert not [pid for pid in family if psutil.pid_exists(pid) and psutil.Process(pid).is_running()]
         print(f"restart {restarts}: {used()} MiB in use, {serving} MiB the first time")

@@ -43,7 +43,8 @@ def taken_down(cli: Cli) -> Iterator[None]:
 
 def up(cli: Cli, *words: str, engine: tuple[str, ...] = ENGINE, **environ: str) -> str:
     port = free_port()
-    done = cli("up", "agg", "--model", MODEL, "--port", str(port), *words, *engine, patience_s=800, **environ)
+    line = ("up", "agg", "--model", MODEL, "--port", str(port), *words, *engine)
+    done = cli(*line, cwd=None, patience_s=800, **environ)
     print(done.err)
     assert done.code == 0, done.err
     return f"http://127.0.0.1:{port}"

@@ -399,7 +399,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, ..
         comparing, "plan_for_here", lambda flags, _: SimpleNamespace(spec=load_spec(flags, {}))
     )
     monkeypatch.setattr(comparing, "up", up)
-    monkeypatch.setattr(comparing.bench, "run", measure)
+    monkeypatch.setattr(operation, "run", measure)
     monkeypatch.setattr(comparing, "down", lambda name, _: done.append(("down", name)))
     return done
 
@@ -443,7 +443,7 @@ def test_what_was_measured_is_not_lost_when_it_is_broken_off(
             raise KeyboardInterrupt
         return run_of((1.0, 0.5))
 
-    monkeypatch.setattr(comparing.bench, "run", measure)
+    monkeypatch.setattr(operation, "run", measure)
     assert cli.run(["bench", *words, "-o", str(file)]) == 130
     shown = capsys.readouterr()
     assert "0.500" in shown.out
@@ -480,7 +480,7 @@ def test_what_was_measured_is_shown_where_it_cannot_be_written(
             raise KeyboardInterrupt
         return run_of((1.0, 0.5))
 
-    monkeypatch.setattr(comparing.bench, "run", measure)
+    monkeypatch.setattr(operation, "run", measure)
     code = cli.run(["bench", "compare", "agg", "disagg", "-o", str(file)])
     shown = capsys.readouterr()
     assert "0.500" in shown.out
@@ -492,12 +492,15 @@ def test_what_was_measured_is_shown_where_it_cannot_be_written(
         assert f"cannot write {file}: No such file or directory" in shown.err
 
 
-def test_the_best_of_a_sweep_is_set_in_the_toml(calls: list[tuple[str, ...]], toml: Path) -> None:
+def tuned(toml: Path, chunk_sizes: list[int], cpu_gbs: list[float], *, write: bool) -> tune.Tuned:
     watching = comparing.Watching(nobody, nobody, nobody, nobody, nobody)
-    words: Any = (toml, {}, [1024, 128], [], Reuse(), 7, Load(), "reset", 1)
-    assert tune.tune(*words, write=False, watching=watching).written is False
+    return tune.tune(toml, {}, chunk_sizes, cpu_gbs, Reuse(), 7, Load(), "reset", 1, write, watching)
+
+
+def test_the_best_of_a_sweep_is_set_in_the_toml(calls: list[tuple[str, ...]], toml: Path) -> None:
+    assert tuned(toml, [1024, 128], [], write=False).written is False
     assert toml.read_text() == TOML
-    done = tune.tune(*words, write=True, watching=watching)
+    done = tuned(toml, [1024, 128], [], write=True)
     assert (done.best, done.values, done.written) == ("chunk-1024", {"chunk_size": 1024}, True)
     assert toml.read_text() == TOML.replace("256", "1024")
 
@@ -506,9 +509,7 @@ def test_the_best_of_a_sweep_is_set_in_the_toml(calls: list[tuple[str, ...]], to
 def test_a_size_of_the_cache_is_set_as_people_write_it(
     calls: list[tuple[str, ...]], toml: Path, gib: float, line: str
 ) -> None:
-    watching = comparing.Watching(nobody, nobody, nobody, nobody, nobody)
-    words: Any = (toml, {}, [256], [gib], Reuse(), 7, Load(), "reset", 1)
-    tune.tune(*words, write=True, watching=watching)
+    tuned(toml, [256], [gib], write=True)
     assert [one for one in toml.read_text().splitlines() if one not in TOML.splitlines()] == [line]
 
 

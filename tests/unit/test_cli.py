@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from dynamoctl.cli import COMMANDS, app, plan_flags, run
@@ -21,7 +21,7 @@ def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def plan_of(capsys: pytest.CaptureFixture[str], *words: str) -> dict:
+def plan_of(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
     assert run(["up", *words, "--dry-run", "--json"]) == 0
     body = json.loads(capsys.readouterr().out)
     # What differs from one look at the host to the next: the free ports.

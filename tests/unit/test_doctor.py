@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import platform
 import re
 import shutil
 import socket
 import threading
 from collections import namedtuple
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ def look(
     return check(made, host(on, versions=versions), FOLDER_MODEL)
 
 
-def plugin_findings(**fields: object) -> list[str]:
+def plugin_findings(**fields: Any) -> list[str]:
     return [finding.mend for finding in look(doctor._plugin, plan(**fields))]
 
 
@@ -60,7 +62,7 @@ def test_without_it_lmcache_in_process_would_give_back_wrong_values(monkeypatch:
 def test_a_dynamoctl_that_is_not_installed_as_a_package_offers_no_plugin(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(doctor.metadata, "entry_points", lambda **_: ())
+    monkeypatch.setattr(metadata, "entry_points", lambda **_: ())
     assert ["bootstrap" in mend for mend in plugin_findings(mode="disagg")] == [True]
 
 
@@ -161,7 +163,7 @@ def test_a_containers_64_mib_of_shared_memory_are_too_little(monkeypatch: pytest
 
 def test_another_machine_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     assert look(doctor._machine, plan()) == []
-    monkeypatch.setattr(doctor.platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     assert [one.level for one in look(doctor._machine, plan())] == ["error"]
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from dynamoctl.facts import Gpu
+from dynamoctl.host import gpus
 from dynamoctl.host.gpus import GpuMemory
-from dynamoctl.supervisor import gpu_memory
 from dynamoctl.supervisor.gpu_memory import Shortage, shortages
 
 MIB_OF_H200 = 143771
@@ -33,7 +33,7 @@ def nvml(monkeypatch: pytest.MonkeyPatch) -> Any:
             for index, free in seen.free.items()
         ]
 
-    monkeypatch.setattr(gpu_memory.gpus, "memory", memory)
+    monkeypatch.setattr(gpus, "memory", memory)
     return seen
 
 

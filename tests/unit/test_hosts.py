@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from tests.unit.hosts import ETCD, plan
 
-ETCD_HERE = {"discovery": "etcd", "etcd_endpoints": ETCD}
+ETCD_HERE: dict[str, Any] = {"discovery": "etcd", "etcd_endpoints": ETCD}
 
 
 def part(roles: str, gpus: int = 0, /, **more: Any) -> DeploymentPlan:

@@ -120,7 +120,7 @@ def test_between_the_copy_and_the_emptying_nothing_is_read_twice(
         seen.extend(log.read())
         truncate(path, size)
 
-    monkeypatch.setattr(log_files.os, "truncate", look_and_truncate)
+    monkeypatch.setattr(os, "truncate", look_and_truncate)
     log.rotate(keep=10)
     assert seen == new
     assert log.read() == []

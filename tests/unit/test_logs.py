@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +190,7 @@ def test_lines_are_followed_as_they_come_and_belong_to_the_ones_before_them(
     """Whatever they say of their time: they are new. A unit that comes later is followed too."""
     append(folder / "worker-1.log.1", "ERROR: of another start\n")
     worker, other = folder / "worker-0.log", folder / "worker-1.log"
-    steps = iter(
+    steps: Iterator[Callable[[], object]] = iter(
         [
             lambda: append(worker, "ERROR 11-25 09:00:00 [x.py:1] again\n  and aga"),
             lambda: append(worker, "in\nINFO: fine\n"),
@@ -206,7 +206,7 @@ def test_lines_are_followed_as_they_come_and_belong_to_the_ones_before_them(
             raise KeyboardInterrupt
         step()
 
-    monkeypatch.setattr(logs.time, "sleep", sleep)
+    monkeypatch.setattr(time, "sleep", sleep)
     found = []
     wanted = logs.query(None, "2026-11-25T11:00", None, False, "error")
     with contextlib.suppress(KeyboardInterrupt):

@@ -14,6 +14,7 @@ import pytest
 from dynamoctl import observe
 from dynamoctl.cli.draw import draw_status
 from dynamoctl.facts import Gpu
+from dynamoctl.host import gpus, processes
 from dynamoctl.host.processes import Identity, boot_id, identify
 from dynamoctl.observe import Memory, Snapshot
 from dynamoctl.operations.status import _body
@@ -178,12 +179,12 @@ def test_without_lmcache_nothing_is_said_of_it() -> None:
 def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     """Units hold 10 MiB for each process; two GPUs, and pids 1, 2, 3 and a stranger on them."""
     there = tuple(Gpu(i, uuid(i), "NVIDIA H100 80GB HBM3", 81559) for i in range(2))
-    monkeypatch.setattr(observe.processes, "resident_mib", lambda pids: 10 * len(pids))
-    monkeypatch.setattr(observe.gpus, "list_gpus", lambda: there)
-    monkeypatch.setattr(observe.gpus, "memory_used", lambda: {0: 60000, 1: 700})
-    monkeypatch.setattr(observe.gpus, "utilization", lambda: {0: 0.87})
+    monkeypatch.setattr(processes, "resident_mib", lambda pids: 10 * len(pids))
+    monkeypatch.setattr(gpus, "list_gpus", lambda: there)
+    monkeypatch.setattr(gpus, "memory_used", lambda: {0: 60000, 1: 700})
+    monkeypatch.setattr(gpus, "utilization", lambda: {0: 0.87})
     monkeypatch.setattr(
-        observe.gpus, "memory_by_process", lambda: {0: {1: 100, 2: 20, 3: 3, 999: 50000}, 1: {2: 400}}
+        gpus, "memory_by_process", lambda: {0: {1: 100, 2: 20, 3: 3, 999: 50000}, 1: {2: 400}}
     )
 
 
@@ -217,7 +218,7 @@ def test_a_gpu_that_nvml_does_not_list_is_left_out() -> None:
 
 def test_nvml_is_not_asked_about_units_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("list_gpus", "memory_used", "memory_by_process", "utilization"):
-        monkeypatch.setattr(observe.gpus, name, lambda: pytest.fail("NVML was asked"))
+        monkeypatch.setattr(gpus, name, lambda: pytest.fail("NVML was asked"))
     assert set(observe.memory({"worker-0": ([os.getpid()], ())}).units) == {"worker-0"}
 
 
@@ -228,7 +229,7 @@ def body(seen: Snapshot | None, gpus: list[int | str]) -> dict[str, Any]:
     """The status of a worker that lives and one that is gone, with what the supervisor answered."""
     units = [
         UnitState("worker-0", "agg", "ready", gpus=gpus, identity=identify(os.getpid())),
-        UnitState("worker-1", "agg", "restarting", gpus=gpus, identity=Identity(os.getpid(), 0, boot_id())),
+        UnitState("worker-1", "agg", "backoff", gpus=gpus, identity=Identity(os.getpid(), 0, boot_id())),
     ]
     state = DeploymentState("default", "agg", "qwen", "http://127.0.0.1:8000", "", "ready", units=units)
     # As it comes over the control socket.

@@ -16,7 +16,7 @@ from dynamoctl.plain_http import Answer, NoAnswerError
 T = TypeVar("T")
 
 
-def asked(answer: bytes, ask: Callable[[str], Coroutine[Any, Any, T]]) -> tuple[T, bytes]:
+def asked(answer: bytes, ask: Callable[[str], Coroutine[Any, Any, T]]) -> tuple[T, bytearray]:
     """What comes of a question to a server that answers so and then hangs up; what it was asked."""
     got = bytearray()
 

@@ -26,7 +26,7 @@ MARKERS = {line.partition(":")[0] for line in PYPROJECT["tool"]["pytest"]["ini_o
 _PINNED = re.compile(r"uses: [\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$")
 
 
-def load(path: Path) -> dict[str, Any]:
+def load(path: Path) -> dict[Any, Any]:
     loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert isinstance(loaded, dict), path
     return loaded

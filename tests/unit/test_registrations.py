@@ -217,7 +217,12 @@ def test_a_file_is_read_again_where_its_folder_has_changed(
 ) -> None:
     read: list[Path] = []
     text = registrations._text
-    monkeypatch.setattr(registrations, "_text", lambda path: read.append(path) or text(path))
+
+    def remembered(path: Path) -> str:
+        read.append(path)
+        return text(path)
+
+    monkeypatch.setattr(registrations, "_text", remembered)
 
     def rounds(count: int) -> int:
         read.clear()

@@ -9,7 +9,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from dynamoctl import engine_heartbeat, probes
 from dynamoctl.engine_heartbeat import Heartbeat
+from dynamoctl.host import processes
 from dynamoctl.planner.plan import Gate, Unit
 from dynamoctl.supervisor import silences
 from dynamoctl.supervisor.lifecycle import PROMPT, busy
@@ -36,10 +38,8 @@ class Looks:
             warn=self.warnings.append,
         )
         monkeypatch.setattr(silences, "time", SimpleNamespace(monotonic=lambda: self.now, time=time.time))
-        monkeypatch.setattr(silences.probes, "gate_is_open", self._gate)
-        monkeypatch.setattr(
-            silences.engine_heartbeat, "read", lambda folder: self.beat if self.is_pinged else None
-        )
+        monkeypatch.setattr(probes, "gate_is_open", self._gate)
+        monkeypatch.setattr(engine_heartbeat, "read", lambda folder: self.beat if self.is_pinged else None)
         self.silences = Silences(deployment)
 
     async def _gate(self, gate: Gate) -> tuple[bool, str]:
@@ -105,7 +105,7 @@ def test_without_descriptors_nobody_is_judged(looks: Looks, monkeypatch: pytest.
     def none_left(count: int) -> None:
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr(silences.processes, "require_descriptors", none_left)
+    monkeypatch.setattr(processes, "require_descriptors", none_left)
     with pytest.raises(OSError, match="Too many open files"):
         looks.look()
 

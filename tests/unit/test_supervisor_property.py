@@ -313,8 +313,10 @@ def _plan(
     )  # fmt: skip
 
 
-_FRONT, _CACHE = ("frontend", "frontend"), ("lmcache", "cache")
-_DECODE, _PREFILL = ("decode-0", "decode"), ("prefill-0", "prefill")
+_FRONT: tuple[str, Role] = ("frontend", "frontend")
+_CACHE: tuple[str, Role] = ("lmcache", "cache")
+_DECODE: tuple[str, Role] = ("decode-0", "decode")
+_PREFILL: tuple[str, Role] = ("prefill-0", "prefill")
 PLANS = {
     plan.name: plan
     for plan in (
@@ -1333,7 +1335,7 @@ def lives(draw: st.DrawFn) -> Life:
         happening.append(st.builds(Away, st.integers(0, len(plan.lmcache_tiers) - 1), _lasting))
     # A unit that dies, and how it comes back, go together more often than by chance.
     one_event = st.tuples(_pauses, st.one_of(happening)).map(lambda event: [event])
-    comes_back = st.builds(
+    comes_back: st.SearchStrategy[list[tuple[float, Happening]]] = st.builds(
         lambda pause, name, code, start, n: [(pause, Next(name, start, n)), (0.0, Die((name,), code))],
         _pauses,
         unit,
@@ -1342,7 +1344,7 @@ def lives(draw: st.DrawFn) -> Life:
         st.sampled_from((1, 2, 4, 9)),
     )
     groups = draw(st.lists(st.one_of(one_event, one_event, comes_back), min_size=1, max_size=7))
-    events = [event for group in groups for event in group]
+    events: list[tuple[float, Happening]] = [event for group in groups for event in group]
     if draw(st.integers(0, 4)) == 4:
         events.insert(draw(st.integers(0, len(events))), (draw(_pauses), Stop()))
     starts = []
@@ -1536,8 +1538,13 @@ def _set(where: Any, name: str, value: Any) -> Callable[[pytest.MonkeyPatch], ob
     return lambda patch: patch.setattr(where, name, value)
 
 
+def _there(part: Any, name: str) -> Any:
+    """What `install` has put into a part of the supervisor: not what the name stands for elsewhere."""
+    return getattr(part, name)
+
+
 def _kills_nothing(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(deployment.removal, "kill_members", lambda mark, leader, found: [])
+    patch.setattr(_there(deployment, "removal"), "kill_members", lambda mark, leader, found: [])
 
 
 def _leaves_strays(patch: pytest.MonkeyPatch) -> None:
@@ -1573,7 +1580,7 @@ WRONG: dict[str, tuple[str, Life, Callable[[pytest.MonkeyPatch], object]]] = {
     "stops in the order of the start": (
         "order",
         Life("disagg"),
-        lambda patch: patch.setattr(stopping.removal, "STOP_ORDER", removal.STOP_ORDER[::-1]),
+        lambda patch: patch.setattr(_there(stopping, "removal"), "STOP_ORDER", removal.STOP_ORDER[::-1]),
     ),
     "starts without waiting": (
         "gates",
@@ -1589,7 +1596,7 @@ WRONG: dict[str, tuple[str, Life, Callable[[pytest.MonkeyPatch], object]]] = {
     "does not ask whether an engine answers": (
         "ready",
         Life("agg", ((0.0, Hang("worker-0", 400.0)),)),
-        lambda patch: patch.setattr(silences.engine_heartbeat, "read", lambda folder: None),
+        lambda patch: patch.setattr(_there(silences, "engine_heartbeat"), "read", lambda folder: None),
     ),
     "takes a step for a hang": (
         "killed",
@@ -1642,7 +1649,7 @@ WRONG: dict[str, tuple[str, Life, Callable[[pytest.MonkeyPatch], object]]] = {
         _set(
             stopping,
             "take_down",
-            lambda one: asyncio.sleep(0.0, stopping.removal.remove_folders(one.folder.store)),
+            lambda one: asyncio.sleep(0.0, _there(stopping, "removal").remove_folders(one.folder.store)),
         ),
     ),
     "ends with another code": (

@@ -273,7 +273,12 @@ def test_a_cache_server_that_does_not_answer_is_one_that_is_away(what: str) -> N
 
 def test_a_connector_is_made_with_lmcache_mended_and_once(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[tuple[Any, ...]] = []
-    factory: Any = SimpleNamespace(create_connector=lambda *words: made.append(words) or "connector")
+
+    def create_connector(*words: Any) -> str:
+        made.append(words)
+        return "connector"
+
+    factory: Any = SimpleNamespace(create_connector=create_connector)
     mended: list[Any] = []
     adapters: Any = ModuleType("lmcache.integration.vllm.vllm_multi_process_adapter")
     adapters.LMCacheMPWorkerAdapter = worker_side()

@@ -6,7 +6,7 @@ import dataclasses
 import io
 import json
 import os
-from collections.abc import Iterator
+import time
 from typing import Any
 
 import pytest
@@ -66,7 +66,7 @@ def look(
             "decode-0": {"transfers": requests, "transferred_bytes": requests * 1e6, "failed_transfers": 0},
             "prefill-0": {"hit_tokens": hits, "requested_tokens": requests * 10},
         },
-        histograms={"frontend": {"ttft": dict.fromkeys(BOUNDS, 0) | {"0.2": requests, "+Inf": requests}}},
+        histograms={"frontend": {"ttft": {**dict.fromkeys(BOUNDS, 0), "0.2": requests, "+Inf": requests}}},
         gauges={
             "decode-0": {"requests_running": 3, "requests_waiting": 1, "kv_cache_usage": 0.45},
             "prefill-0": {"requests_running": 1, "requests_waiting": 0, "kv_cache_usage": 0.97},
@@ -84,7 +84,7 @@ NOTHING = Look(
 
 
 @pytest.fixture
-def looks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Look | BaseException]]:
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[Look | BaseException]:
     """What is seen at each look; after the last, Ctrl-C."""
     coming: list[Look | BaseException] = []
 
@@ -95,7 +95,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Look | BaseException
         return one
 
     monkeypatch.setattr(watch, "look", next_look)
-    monkeypatch.setattr(watch.time, "sleep", lambda _: None)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
     return coming
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from typing import Any
 
 import pytest
 
 from tests import host
+from tests.e2e import matrix
 
 # What takes longest begins first; unit tests fill what the others leave of the machine.
 ORDER = ("engine", "mocker", "gpu")
@@ -20,7 +22,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     cores = len(os.sched_getaffinity(0))
     if config.option.numprocesses == "logical":
         return cores
-    return min(8, cores + 2) if host.can_be_made() else 1
+    return min(8, cores + 1) if host.can_be_made() else 1
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -40,3 +42,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return next((at for at, name in enumerate(ORDER) if item.get_closest_marker(name)), len(ORDER))
 
     items.sort(key=rank)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    matrix.hand_on(session.config)
+
+
+def pytest_testnodedown(node: Any) -> None:
+    """A process of pytest-xdist has ended: what it saw."""
+    matrix.take(getattr(node, "workeroutput", {}))

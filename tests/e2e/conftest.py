@@ -167,7 +167,7 @@ def wait_for(what: Callable[[], Any], patience_s: float = 120.0) -> Any:
         if value:
             return value
         assert time.monotonic() < deadline, f"still {value!r} after {patience_s} s"
-        time.sleep(0.1)
+        time.sleep(0.3)  # each look at a status makes the supervisor ask every unit
 
 
 def freeze(pids: Collection[int], seconds: float) -> None:
@@ -282,12 +282,3 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         for mark in item.iter_markers("fault"):
             matrix.saw(item.nodeid.partition("::")[0], *mark.args, passed=report.passed)
     return report
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    matrix.hand_on(session.config)
-
-
-def pytest_testnodedown(node: Any) -> None:
-    """A process of pytest-xdist has ended: what it saw."""
-    matrix.take(getattr(node, "workeroutput", {}))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from typing import Any
 
 import pytest
@@ -14,7 +12,6 @@ from tests.e2e import matrix
 
 # What takes longest begins first; unit tests fill what the others leave of the machine.
 ORDER = ("engine", "mocker", "gpu")
-_APART = pytest.StashKey[bool]()
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -26,14 +23,8 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[_APART] = host.is_worker(config) and host.can_be_made()
-    if config.stash[_APART]:
+    if host.is_worker(config) and host.can_be_made():
         host.make()
-
-
-def pytest_unconfigure(config: pytest.Config) -> None:
-    if config.stash[_APART]:
-        shutil.rmtree(tempfile.gettempdir())
 
 
 @pytest.hookimpl(tryfirst=True)

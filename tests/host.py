@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import subprocess
 import tempfile
+from multiprocessing import util
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,8 @@ def make() -> None:
     folder = tempfile.mkdtemp(prefix="dynamoctl-", dir="/tmp")
     Path(folder).chmod(0o755)  # tests see what another user may do there
     tempfile.tempdir = os.environ["TMPDIR"] = folder
+    # After multiprocessing's own folder in it.
+    util.Finalize(None, shutil.rmtree, (folder, True), exitpriority=-200)
 
 
 def can_be_made() -> bool:

@@ -88,7 +88,7 @@ def test_deployments_side_by_side_do_not_see_each_other(cli: Cli) -> None:
 
 
 def test_the_kv_router_serves(cli: Cli) -> None:
-    """The others are a word that the frontend's own parser takes: `test_rules` asks it."""
+    """The other modes are one word for the frontend: `test_rules` asks its parser for each."""
     port = free_port()
     up = cli(
         "up", "agg", "--engine", "mocker", "--workers", "2", "-n", "router", "--router-mode", "kv",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from dynamoctl import vllm_plugin
@@ -14,7 +14,9 @@ from dynamoctl.planner import make_plan
 from dynamoctl.planner.plan import DeploymentPlan, Unit
 from dynamoctl.planner.printed import render
 from dynamoctl.planner.secrets import redact
+from dynamoctl.spec import RouterMode
 
+from tests.unit.fresh import last_line
 from tests.unit.hosts import FOLDER_MODEL, HOME, HUB_MODEL, host, plan, spec, uuid
 
 SHAPES: dict[str, tuple[int, dict[str, Any]]] = {
@@ -216,6 +218,19 @@ def test_the_kv_router_hears_each_worker_at_a_socket_of_its_own_that_nobody_else
 def test_other_routers_need_no_kv_events() -> None:
     unit = plan(1).unit("worker-0")
     assert flag(unit, "--kv-events-config") is None
+
+
+@pytest.mark.packages
+def test_the_installed_frontend_takes_each_router_mode() -> None:
+    script = """
+import argparse
+from dynamo.common.configuration.groups.router_args import RouterArgGroup
+parser = argparse.ArgumentParser()
+RouterArgGroup().add_arguments(parser)
+(mode,) = [one for one in parser._actions if "--router-mode" in one.option_strings]
+print(sorted(mode.choices))
+"""
+    assert last_line(script) == str(sorted(get_args(RouterMode)))
 
 
 @pytest.mark.parametrize(

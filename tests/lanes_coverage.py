@@ -17,11 +17,10 @@ import coverage
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / ".coverage.lanes"
-SIDE_BY_SIDE = ["--numprocesses", "auto", "--dist", "loadgroup", "--no-loadscope-reorder"]
 LANES = {
-    "quick": ["--numprocesses", "logical", "--dist", "loadgroup", "tests/unit"],
-    "mocker": [*SIDE_BY_SIDE, "-m", "mocker", "tests/e2e"],
-    "engine": [*SIDE_BY_SIDE, "-m", "engine", "tests/e2e"],
+    "quick": ["--numprocesses", "logical", "tests/unit"],
+    "mocker": ["--numprocesses", "auto", "-m", "mocker", "tests/e2e"],
+    "engine": ["--numprocesses", "auto", "-m", "engine", "tests/e2e"],
 }
 
 

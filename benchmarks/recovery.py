@@ -7,7 +7,7 @@
 
 A KILL is a unit, or a unit and `/engine` for its EngineCore: it gets SIGKILL when the deployment has been
 ready for SETTLE_S. Besides, one completion is asked for each second, and each second it is noted what is in
-use on every GPU. `dynamoctl down` ends it. Written are, for each kill, the seconds until
+use on every GPU. `dynamoctl down` ends it, also on SIGTERM. Written are, for each kill, the seconds until
 
 - `serves_s`: a completion that was asked for after the kill comes back,
 - `ready_s`: `status` says ready, with all units,
@@ -38,7 +38,7 @@ import psutil
 from command import run, split
 from dynamoctl.host import gpus
 
-SETTLE_S = 5.0
+SETTLE_S = 3.0
 PATIENCE_S = 300.0
 REQUEST_S = 60.0
 PROMPT = "The sea is wide and the sky is blue, said the sailor to his cat. " * 12
@@ -160,6 +160,7 @@ def main() -> None:
     out, *rest = sys.argv[1:]
     kills, (_, *words) = split(rest)
     own, engine = split(words)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("SIGTERM"))
     name = own[own.index("-n") + 1] if "-n" in own else "default"
     began = time.monotonic()
     body: dict[str, Any] = {"up": words, "before_mib": gpus.memory_used(), "kills": []}

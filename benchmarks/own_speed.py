@@ -32,9 +32,9 @@ from pathlib import Path
 from typing import Any
 
 from command import run
+from dynamoctl.config.spec import DeploymentSpec
 from dynamoctl.facts import Gpu, HostFacts, ModelFacts
 from dynamoctl.planner import make_plan
-from dynamoctl.spec import DeploymentSpec
 from process_managers import Manager, available
 
 DYNAMOCTL = (sys.executable, "-m", "dynamoctl")

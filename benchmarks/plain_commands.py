@@ -27,10 +27,10 @@ from pathlib import Path
 from typing import Any
 
 from command import run, split
-from dynamoctl import cache_probe, observe
 from dynamoctl.bench import comparison, results, workloads
 from dynamoctl.bench.results import Counted, Measured
 from dynamoctl.bench.workloads import Workload
+from dynamoctl.monitoring import cache_probe, observe
 from dynamoctl.operations.load_generators import Load, send
 from dynamoctl.planner.plan import DeploymentPlan
 from start_order import at_home, plain

@@ -205,7 +205,7 @@ FAULTS: tuple[tuple[str, tuple[str, ...], Callable[[Script], None]], ...] = (
     ("SIGSTOP to any unit for 5 or 16 s", MOCKER, freeze),
     ("the store folder is deleted", MOCKER, delete_store),
     ("SIGKILL to vLLM's EngineCore", (), kill("EngineCore")),
-    ("SIGKILL to LMCache's server", (), kill("lmcache_server")),
+    ("SIGKILL to LMCache's server", (), kill("cache_server")),
     ("Ctrl-C to `up` while vLLM loads", (), nothing),
 )
 

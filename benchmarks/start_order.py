@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from command import LIMIT_S, run, split
-from dynamoctl import probes
+from dynamoctl.monitoring import probes
 from dynamoctl.planner.plan import DeploymentPlan
 
 VARIANTS = ("first", "ordered", "overlapped", "script")

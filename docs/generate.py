@@ -28,22 +28,24 @@ from typing import Any
 
 import manpage
 import typer.main
-from dynamoctl import cli, config_schema, errors, lmcache_keys, spec
+from dynamoctl import cli, errors
 from dynamoctl.bench.comparison import Figures
 from dynamoctl.bench.results import Counted, PassResult
 from dynamoctl.cli import doctor, down, export, init, logs, up
+from dynamoctl.config import json_schema, spec
 from dynamoctl.export import grafana
 from dynamoctl.host.processes import identify
-from dynamoctl.observe import Memory, Snapshot
+from dynamoctl.humanize import attributes
+from dynamoctl.lmcache import environment
+from dynamoctl.monitoring.observe import Memory, Snapshot
+from dynamoctl.monitoring.rates import Change
 from dynamoctl.operations import bench, compare
 from dynamoctl.operations.chat import Reply
 from dynamoctl.operations.status import _body
 from dynamoctl.operations.watch import _rates
 from dynamoctl.planner.plan import DeploymentPlan, Gate, Role, Unit
-from dynamoctl.rates import Change
 from dynamoctl.state import DeploymentState, UnitState
 from dynamoctl.supervisor import lifecycle
-from dynamoctl.words import attributes
 from pydantic import BaseModel
 
 DOCS = Path(__file__).parent
@@ -53,7 +55,7 @@ RELIABILITY = DOCS / "reliability.md"
 OBSERVABILITY = DOCS / "observability.md"
 FIRST_TRIES = DOCS / "first-tries.md"
 TRIES = DOCS.parent / "tests" / "unit" / "first_tries.py"
-SCHEMA = DOCS.parent / "dynamoctl" / config_schema.SCHEMA_NAME
+SCHEMA = DOCS.parent / "dynamoctl" / json_schema.SCHEMA_NAME
 MAN_PAGE = DOCS / "dynamoctl.1"
 FAULTS = DOCS / "faults.json"
 EXAMPLE = DOCS.parent / "examples" / "agg.toml"
@@ -297,7 +299,7 @@ def main() -> int:
         RELIABILITY: reliability(),
         OBSERVABILITY: observability(),
         FIRST_TRIES: first_tries(),
-        SCHEMA: config_schema.text(),
+        SCHEMA: json_schema.text(),
         MAN_PAGE: manpage.page(_table_rows(exit_codes()), _table_rows(ENVIRONMENT)),
     }
     for page, new in pages.items():
@@ -477,7 +479,7 @@ def configuration() -> str:
 
 
 def _model_table(model: type[BaseModel], prefix: str) -> str:
-    said = config_schema.meanings(model)
+    said = json_schema.meanings(model)
     flags = _flags()
     rows = []
     for name, field in model.model_fields.items():
@@ -724,11 +726,11 @@ def states() -> str:
 def lmcache_settings() -> str:
     """The names that dynamoctl knows."""
     by_kind: dict[str, list[str]] = {}
-    for key, kind in lmcache_keys.KEYS.items():
-        by_kind.setdefault(kind, []).append(lmcache_keys.PREFIX + key.upper())
+    for key, kind in environment.KEYS.items():
+        by_kind.setdefault(kind, []).append(environment.PREFIX + key.upper())
     rows = [(kind, " ".join(f"`{name}`" for name in sorted(names))) for kind, names in by_kind.items()]
-    passed = " ".join(f"`{name}`" for name in sorted(lmcache_keys.PROCESS_VARIABLES))
-    families = ", ".join(f"`{prefix}*`" for prefix in lmcache_keys.PROCESS_PREFIXES)
+    passed = " ".join(f"`{name}`" for name in sorted(environment.PROCESS_VARIABLES))
+    families = ", ".join(f"`{prefix}*`" for prefix in environment.PROCESS_PREFIXES)
     return (
         "\n".join(
             [

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dynamoctl.config.spec import ROUTER_MODES
 from dynamoctl.errors import SpecError
-from dynamoctl.spec import ROUTER_MODES
-from dynamoctl.words import nearest
+from dynamoctl.humanize import nearest
 
 _NAMED: Mapping[str, Mapping[str, Any]] = {
     "agg": {"mode": "agg"},

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Protocol
 
 from dynamoctl.errors import SpecError
-from dynamoctl.words import nearest
+from dynamoctl.humanize import nearest
 
 BLOCK = 16
 # What is asked about a document at its end: each time something else.

@@ -20,7 +20,7 @@ def command(flags: Flags, config: Path | None, json: Json = False) -> None:
     """
     from dynamoctl.cli.draw import Looking, draw_findings
     from dynamoctl.cli.output import emit, schema
-    from dynamoctl.operations.examine import examine
+    from dynamoctl.operations.doctor import examine
     from dynamoctl.operations.planning import plan_for_here
 
     planned = plan_for_here(flags, config)

@@ -18,9 +18,9 @@ def command(
     from dynamoctl.cli.draw import DownDisplay
     from dynamoctl.cli.output import emit, note, schema
     from dynamoctl.errors import LeftoverError
+    from dynamoctl.humanize import duration
     from dynamoctl.operations.down import down
     from dynamoctl.state import deployments, not_running
-    from dynamoctl.words import duration
 
     results, failures = [], []
     for each in deployments() if everything else [name]:

@@ -9,13 +9,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from dynamoctl.cli.output import console
-from dynamoctl.words import count, duration
+from dynamoctl.humanize import count, duration
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.text import Text
 
-    from dynamoctl.operations.examine import Looked
+    from dynamoctl.operations.doctor import Looked
     from dynamoctl.operations.logs import Line
     from dynamoctl.planner.plan import DeploymentPlan
     from dynamoctl.state import DeploymentState
@@ -325,7 +325,7 @@ class LogPrinter:
             self._units.append(line.unit)
         name = f"{line.unit:<{max(map(len, self._units))}}  " if self._several else ""
         if self._out.color_system is None or self._out.no_color:
-            from dynamoctl.log_lines import plain
+            from dynamoctl.logs.fields import plain
 
             print(name + plain(line.text), file=self._out.file, flush=self._at_once)
             return

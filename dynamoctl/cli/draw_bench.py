@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from dynamoctl.cli.draw import WIDE, Display
-from dynamoctl.words import duration
+from dynamoctl.humanize import duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,13 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from dynamoctl.cli.draw import STYLE, WIDE, gib, head, troubles
-from dynamoctl.words import duration
+from dynamoctl.humanize import duration
 
 if TYPE_CHECKING:
     from rich.live import Live
 
+    from dynamoctl.monitoring.rates import Change
     from dynamoctl.operations.watch import Seen
-    from dynamoctl.rates import Change
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 # From so many columns on there is room for bars, and for what is mostly nought.

@@ -52,7 +52,7 @@ def command(
     if schema:
         _write_schema(output or STDOUT, force)
         return
-    from dynamoctl.spec import CONFIG_NAME
+    from dynamoctl.config.spec import CONFIG_NAME
 
     path = output or Path(CONFIG_NAME)
     made = draft(flags, path)
@@ -75,7 +75,7 @@ def command(
 
 
 def _write_schema(path: Path, force: bool) -> None:
-    from dynamoctl.config_schema import text
+    from dynamoctl.config.json_schema import text
     from dynamoctl.operations.init import STDOUT, write
 
     if path == STDOUT:

@@ -59,8 +59,8 @@ def command(
         raise SpecError("--json prints one object, so it cannot follow", "leave out --follow or --json")
     if json:
         from dynamoctl.cli.output import emit, schema
-        from dynamoctl.log_lines import level_name
-        from dynamoctl.words import iso
+        from dynamoctl.humanize import iso
+        from dynamoctl.logs.fields import level_name
 
         entries = [
             {"unit": one.unit, "line": one.text, "time": iso(one.at), "level": level_name(one.level)}

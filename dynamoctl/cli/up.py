@@ -70,7 +70,7 @@ def _print_result(planned: Any, result: Any, as_json: bool) -> None:
             },
         )
         return
-    from dynamoctl.words import duration
+    from dynamoctl.humanize import duration
 
     for warning in state.warnings:
         note(f"warning: {warning}")

@@ -11,14 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from dynamoctl import stores
+from dynamoctl.config.spec import DeploymentSpec
 from dynamoctl.errors import SpecError
 from dynamoctl.export import dgd_rules
 from dynamoctl.facts import Gpu, HostFacts, ModelFacts
-from dynamoctl.known_sets import INSTALLED
+from dynamoctl.lmcache import remote_stores
 from dynamoctl.planner.arguments import argument
 from dynamoctl.planner.secrets import HIDDEN, is_secret_name, redact
-from dynamoctl.spec import DeploymentSpec
+from dynamoctl.tested_versions import INSTALLED
 
 # Dynamo's own. It has not dynamoctl's vLLM plugin, without which LMCache in process gives back wrong values.
 IMAGE = f"nvcr.io/nvidia/ai-dynamo/vllm-runtime:{INSTALLED['ai-dynamo']}"
@@ -262,10 +262,10 @@ def _check_cache(spec: DeploymentSpec) -> None:
             "leave it out, or take --lmcache-mode inproc",
         )
     if cache.remote:
-        _check_store(stores.parse(cache.remote), cache.mode == "mp")
+        _check_store(remote_stores.parse(cache.remote), cache.mode == "mp")
 
 
-def _check_store(store: stores.Store, server: bool) -> None:
+def _check_store(store: remote_stores.Store, server: bool) -> None:
     if store.password:
         raise SpecError(
             "lmcache.remote: the password in the URL would stand in the manifest",

@@ -13,16 +13,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from dynamoctl import __version__, vllm_plugin
+from dynamoctl import __version__
 from dynamoctl.errors import SpecError
 from dynamoctl.export import dgd_rules
 from dynamoctl.export.cluster import Cluster
-from dynamoctl.known_sets import INSTALLED
+from dynamoctl.humanize import count, one_line
+from dynamoctl.patches import plugin
 from dynamoctl.planner import migration
 from dynamoctl.planner.arguments import argument
 from dynamoctl.planner.plan import DeploymentPlan, Role, Unit
 from dynamoctl.planner.secrets import redact
-from dynamoctl.words import count, one_line
+from dynamoctl.tested_versions import INSTALLED
 
 Body = dict[str, Any]
 
@@ -84,11 +85,11 @@ KEPT = (
     "NCCL_NVLS_ENABLE",
     "TORCH_SYMM_MEM_DISABLE_MULTICAST",
     "NVSHMEM_DISABLE_NVLS",
-    vllm_plugin.SHARE_COMPILE_CACHE,
-    vllm_plugin.WAKE_UP,
-    vllm_plugin.END_ENGINE,
-    vllm_plugin.PACKED_KV,
-    vllm_plugin.LMCACHE_SERVER,
+    plugin.SHARE_COMPILE_CACHE,
+    plugin.WAKE_UP,
+    plugin.END_ENGINE,
+    plugin.PACKED_KV,
+    plugin.LMCACHE_SERVER,
 )
 
 # Where the KV router of another pod hears what a worker's cache holds. In a pod the port is free.
@@ -139,7 +140,7 @@ def render(documents: Sequence[Body], plan: DeploymentPlan, cluster: Cluster) ->
 
 def needs_plugin(plan: DeploymentPlan) -> bool:
     """Whether answers would be wrong with an image that has not dynamoctl's vLLM plugin."""
-    return any(vllm_plugin.PACKED_KV in unit.env for unit in plan.units)
+    return any(plugin.PACKED_KV in unit.env for unit in plan.units)
 
 
 def left_out(plan: DeploymentPlan) -> list[str]:

@@ -15,9 +15,9 @@ from urllib.parse import quote
 
 from dynamoctl import __version__
 from dynamoctl.export import local
+from dynamoctl.humanize import one_line
 from dynamoctl.planner.plan import DeploymentPlan, Gate, Unit
 from dynamoctl.planner.printed import wrap
-from dynamoctl.words import one_line
 
 # A socket's path has no more than 107 bytes, and LMCache in process has names of 80: the folder's is short.
 _FOLDER = "mktemp -d /tmp/dctl-XXXXXXXX"

@@ -14,8 +14,8 @@ from pathlib import PurePosixPath
 from dynamoctl import __version__
 from dynamoctl.errors import SpecError
 from dynamoctl.export import local
+from dynamoctl.humanize import one_line
 from dynamoctl.planner.plan import DeploymentPlan, Gate, Unit
-from dynamoctl.words import one_line
 
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # As the supervisor: three restarts in ten minutes.

@@ -13,19 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from dynamoctl import cache_probe, observe, rates
 from dynamoctl.bench import results, workloads
 from dynamoctl.bench.results import Counted, Measured
 from dynamoctl.bench.workloads import Pass, Workload
 from dynamoctl.errors import DynamoctlError, NotReadyError, SpecError
 from dynamoctl.host.facts import versions
+from dynamoctl.humanize import count, iso
+from dynamoctl.monitoring import cache_probe, observe, rates
 from dynamoctl.operations import load_generators
 from dynamoctl.operations.load_generators import Load
 from dynamoctl.operations.serving import serving
 from dynamoctl.operations.status import Look, look
 from dynamoctl.planner.plan import DeploymentPlan
 from dynamoctl.state import Folder, write_whole
-from dynamoctl.words import count, iso
 
 # How the engines' own prefix caches lose the documents: they are emptied, or hold fewer than there are.
 Forget = Literal["reset", "fill"]

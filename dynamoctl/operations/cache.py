@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-from dynamoctl import cache_probe, plain_http
-from dynamoctl.cache_probe import Probe
 from dynamoctl.errors import DynamoctlError, NotReadyError, SpecError
+from dynamoctl.monitoring import cache_probe, loopback_http
+from dynamoctl.monitoring.cache_probe import Probe
+from dynamoctl.monitoring.loopback_http import NoAnswerError
 from dynamoctl.operations.serving import serving
-from dynamoctl.plain_http import NoAnswerError
 from dynamoctl.planner.plan import DeploymentPlan
 from dynamoctl.state import Folder
 
@@ -61,7 +61,7 @@ def clear(name: str) -> list[str]:
     async def empty() -> None:
         port = plan.unit("lmcache").ports["http"]
         try:
-            answer = await plain_http.ask("POST", f"http://127.0.0.1:{port}/cache/clear")
+            answer = await loopback_http.ask("POST", f"http://127.0.0.1:{port}/cache/clear")
         except NoAnswerError as error:
             raise NotReadyError(
                 f"LMCache's server of '{name}' does not answer ({error})",

@@ -10,8 +10,8 @@ from typing import Any
 
 import httpx2
 
-from dynamoctl import probes
 from dynamoctl.errors import DynamoctlError, NotReadyError
+from dynamoctl.monitoring import probes
 from dynamoctl.operations.serving import require_frontend, serving
 
 

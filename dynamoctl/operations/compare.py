@@ -13,6 +13,7 @@ from dynamoctl.bench.comparison import Figures
 from dynamoctl.bench.variants import Variant
 from dynamoctl.bench.workloads import Workload
 from dynamoctl.errors import DynamoctlError, PreflightError
+from dynamoctl.humanize import count, iso
 from dynamoctl.operations import bench
 from dynamoctl.operations.bench import Bench, Forget, OnProgress
 from dynamoctl.operations.down import down
@@ -20,7 +21,6 @@ from dynamoctl.operations.load_generators import Load
 from dynamoctl.operations.planning import plan_for_here
 from dynamoctl.operations.up import up
 from dynamoctl.state import DeploymentState, Folder
-from dynamoctl.words import count, iso
 
 OnState = Callable[[DeploymentState], None]
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dynamoctl.errors import PreflightError
-from dynamoctl.supervisor import process
+from dynamoctl.processes import process_control
 
 # Runs in a process of its own: it needs torch and transformers, which this process never imports.
 # Each line that it prints is a progress mark: FRACTION WHAT.
@@ -66,7 +66,7 @@ def _run(gguf: Path, out: Path, on_progress: Callable[[str, float], None]) -> No
         with contextlib.suppress(ValueError):  # a library's own word on stdout
             on_progress(what.strip(), float(fraction))
 
-    code, lines = process.run_script(
+    code, lines = process_control.run_script(
         [sys.executable, "-c", _SCRIPT, str(gguf.parent), gguf.name, str(out)],
         {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"},
         out,

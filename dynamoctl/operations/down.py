@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from dynamoctl.errors import DynamoctlError, LeftoverError
 from dynamoctl.host import gpus, ports, processes
 from dynamoctl.host.processes import Identity, is_running, members, members_of_each
+from dynamoctl.processes import cleanup, process_control
 from dynamoctl.state import DeploymentState, Folder
-from dynamoctl.supervisor import process, removal
 
 _POLL_S = 0.2
 # A supervisor that stops its units one after another, each with its full grace, needs less, but for what
@@ -47,7 +47,7 @@ def down(name: str, on_state: Callable[[DeploymentState], None]) -> Down:
     """
     began = time.monotonic()
     folder = Folder(name)
-    if not folder.exists() and not process.supervisors(folder.path):
+    if not folder.exists() and not process_control.supervisors(folder.path):
         return Down(name, was_running=False)
     with folder.lock():  # an `up` that is about to start its supervisor holds it
         state = _read(folder) or _about_to_start(folder)
@@ -58,13 +58,13 @@ def down(name: str, on_state: Callable[[DeploymentState], None]) -> Down:
     pids = {one.pid for one in members(f"{state.start_id}/")}
     listeners = ports.listeners(_ports(state)) if was_running else set()
     if state.supervisor is not None and state.supervisor_lives:
-        process.send(state.supervisor, signal.SIGTERM)
+        process_control.send(state.supervisor, signal.SIGTERM)
         deadline = time.monotonic() + _SUPERVISOR_PATIENCE_S + _drain_s(folder)
         while is_running(state.supervisor):
             on_state(_latest(folder, state))
             if time.monotonic() > deadline:
-                process.send(state.supervisor, signal.SIGKILL)
-            process.reap()
+                process_control.send(state.supervisor, signal.SIGKILL)
+            process_control.reap()
             time.sleep(_POLL_S)
         state = _latest(folder, state)
     with folder.lock():
@@ -82,14 +82,14 @@ def _read(folder: Folder) -> DeploymentState | None:
     try:
         return folder.read_state()
     except DynamoctlError:
-        return _without_a_state(folder, process.supervisors(folder.path))
+        return _without_a_state(folder, process_control.supervisors(folder.path))
 
 
 def _without_a_state(folder: Folder, supervisors: list[Identity]) -> DeploymentState:
     """What is known besides."""
     supervisor = supervisors[0] if supervisors else None
     state = DeploymentState(folder.name, "", "", "", _start_id(folder), supervisor=supervisor)
-    state.record_files(removal.files_of_plan(folder))
+    state.record_files(cleanup.files_of_plan(folder))
     return state
 
 
@@ -121,7 +121,7 @@ def _drain_s(folder: Folder) -> float:
 
 def _about_to_start(folder: Folder) -> DeploymentState | None:
     """What is known where a supervisor has written no state: its `up` was killed, or the folder deleted."""
-    supervisors = process.supervisors(folder.path)
+    supervisors = process_control.supervisors(folder.path)
     if not supervisors:
         known = _without_a_state(folder, [])
         return known if known.files else None
@@ -148,21 +148,21 @@ def _sweep(
             process may: the port is free by then.
         pids: its processes, as far as they lived when this began.
     """
-    shared = removal.own_files(state)
+    shared = cleanup.own_files(state)
     left: list[str] = []
     folder.remove_targets()
     if members(f"{state.start_id}/"):
-        for unit in (u for roles in removal.STOP_ORDER for u in state.units if u.role in roles):
+        for unit in (u for roles in cleanup.STOP_ORDER for u in state.units if u.role in roles):
             if unit.identity is not None and is_running(unit.identity):
                 shared |= processes.files_of(
                     one.pid for one in members(f"{state.start_id}/{unit.name}", unit.identity)
                 )
-                removal.terminate_and_wait(unit.identity, grace_s=30.0)
-        left += removal.describe(removal.kill_members(f"{state.start_id}/", None, shared))
+                cleanup.terminate_and_wait(unit.identity, grace_s=30.0)
+        left += cleanup.describe(cleanup.kill_members(f"{state.start_id}/", None, shared))
     leaders = {f"{state.start_id}/{unit.name}": unit.identity for unit in state.units}
     for mark, alive in members_of_each(leaders).items():
         if alive:
-            left += removal.describe(removal.kill_members(mark, leaders[mark], shared))
+            left += cleanup.describe(cleanup.kill_members(mark, leaders[mark], shared))
     if listeners:
         owner = _ports(state)
         still_open = listeners & ports.listeners(owner)
@@ -172,9 +172,9 @@ def _sweep(
         ]
     if any(unit.gpus for unit in state.units):
         left += _gpu_memory_of(pids)
-    still = removal.remove_files(shared)
+    still = cleanup.remove_files(shared)
     left += still
-    left += removal.remove_folders(folder.store, folder.path / "run")
+    left += cleanup.remove_folders(folder.store, folder.path / "run")
     with contextlib.suppress(OSError):
         folder.socket.unlink()
     if state.state not in ("stopped", "failed") or left:

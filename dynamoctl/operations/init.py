@@ -9,15 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dynamoctl import config_file, stores
-from dynamoctl.config_schema import SCHEMA_NAME
+from dynamoctl.config import template
+from dynamoctl.config.json_schema import SCHEMA_NAME
+from dynamoctl.config.spec import CONFIG_NAME, DeploymentSpec, load
 from dynamoctl.errors import SpecError
 from dynamoctl.facts import Gpu, HostFacts, usable
 from dynamoctl.host import models
+from dynamoctl.humanize import count
+from dynamoctl.lmcache import remote_stores
 from dynamoctl.operations import planning
 from dynamoctl.planner import topology
-from dynamoctl.spec import CONFIG_NAME, DeploymentSpec, load
-from dynamoctl.words import count
 
 STDOUT = Path("-")
 
@@ -86,10 +87,10 @@ def draft(flags: Mapping[str, Any], path: Path) -> Draft:
     here = tuple(models.here())
     machine = _machine(seen, gpus)
     head = _HEAD.format(machine=machine, next=command, models=", ".join(here) or "none")
-    text = config_file.render(head, _values(asked, spec, planned), _taken_here(planned))
+    text = template.render(head, _values(asked, spec, planned), _taken_here(planned))
     if path != STDOUT and (path.parent / SCHEMA_NAME).is_file():
         text = f"#:schema ./{SCHEMA_NAME}\n{text}"
-    private = bool(spec.lmcache.remote and stores.parse(spec.lmcache.remote).password)
+    private = bool(spec.lmcache.remote and remote_stores.parse(spec.lmcache.remote).password)
     return Draft(planned, gpus, here, machine, command, tuple(notes), text, private)
 
 

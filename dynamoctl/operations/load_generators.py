@@ -21,7 +21,7 @@ from dynamoctl.bench.workloads import Request
 from dynamoctl.errors import DynamoctlError, PreflightError, SpecError
 from dynamoctl.host.models import cache_home
 from dynamoctl.planner.plan import DeploymentPlan
-from dynamoctl.supervisor import process
+from dynamoctl.processes import process_control
 
 # Of tqdm's line: 3/8 [00:12<00:20, ... or, of AIPerf's, Profiling: 3/8 |...
 _PROGRESS = re.compile(r"\b(\d+)/\d+ \[|Profiling: (\d+)/\d+ ")
@@ -219,9 +219,11 @@ def _run(argv: Sequence[str], environ: dict[str, str], folder: Path, on_done: On
             last.append(line)
 
     try:
-        code = process.follow(argv, environ, folder, heard)
+        code = process_control.follow(argv, environ, folder, heard)
     except OSError as error:
         raise DynamoctlError(f"cannot start {argv[0]}: {error.strerror}") from None
     if code != 0:
-        raise DynamoctlError(f"the load generator failed ({process.how_it_ended(code)})", "\n".join(last))
+        raise DynamoctlError(
+            f"the load generator failed ({process_control.how_it_ended(code)})", "\n".join(last)
+        )
     return list(last)

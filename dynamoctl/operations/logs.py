@@ -10,12 +10,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from operator import itemgetter
 
-from dynamoctl import log_lines
 from dynamoctl.errors import SpecError
-from dynamoctl.operations.log_tail import Tail
+from dynamoctl.humanize import moment, nearest
+from dynamoctl.logs import fields
+from dynamoctl.logs.tail import Tail
 from dynamoctl.planner.secrets import redact
 from dynamoctl.state import Folder
-from dynamoctl.words import moment, nearest
 
 _POLL_S = 0.3
 # How many lines of each log, if nothing is said.
@@ -73,11 +73,11 @@ class Query:
 
     def wants(self, line: Line, live: bool) -> bool:
         """Whether a line is wanted. One that comes in now is new, whatever it says of its time."""
-        if self.level is not None and (line.level or log_lines.LEVELS["info"]) < self.level:
+        if self.level is not None and (line.level or fields.LEVELS["info"]) < self.level:
             return False
         if self.since is not None and not live and line.at < self.since:
             return False
-        return self.pattern is None or self.pattern.search(log_lines.plain(line.text)) is not None
+        return self.pattern is None or self.pattern.search(fields.plain(line.text)) is not None
 
 
 def query(
@@ -106,7 +106,7 @@ def query(
             where = f" at position {error.pos}" if error.pos is not None else ""
             mark = f"\n{' ' * error.pos}^" if error.pos is not None and "\n" not in grep else ""
             raise SpecError(f"--grep: {error.msg}{where}", f"{grep}{mark}") from None
-    return Query(lines, at, pattern, log_lines.LEVELS[level] if level else None)
+    return Query(lines, at, pattern, fields.LEVELS[level] if level else None)
 
 
 def units(name: str) -> list[str]:
@@ -157,7 +157,7 @@ class _Log:
         self._unit = unit
         self._wanted = wanted
         self._tail = Tail(folder.log(unit))
-        self._carry = log_lines.Carry()
+        self._carry = fields.Carry()
         self.close = self._tail.close
 
     def begin(self, new: bool = False) -> None:
@@ -188,7 +188,7 @@ class _Log:
 
     def _line(self, raw: str) -> Line:
         text = redact(raw)
-        said = self._carry.read(log_lines.plain(text), self._tail.latest)
+        said = self._carry.read(fields.plain(text), self._tail.latest)
         at = self._tail.latest if self._carry.at is None else self._carry.at
         return Line(self._unit, text, at, self._carry.level, said.word)
 
@@ -209,7 +209,7 @@ class _Log:
 
     def _is_before(self, raw: bytes) -> bool:
         assert self._wanted.since is not None
-        at = log_lines.read(log_lines.plain(raw.decode(errors="replace")), time.time()).at
+        at = fields.read(fields.plain(raw.decode(errors="replace")), time.time()).at
         return at is not None and at < self._wanted.since - _DISORDER_S
 
 

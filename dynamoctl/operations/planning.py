@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dynamoctl.config.spec import CONFIG_NAME, DeploymentSpec, load
 from dynamoctl.errors import DynamoctlError, PreflightError, SpecError
 from dynamoctl.export import cluster
 from dynamoctl.export.cluster import Cluster
@@ -15,7 +16,6 @@ from dynamoctl.facts import HostFacts, ModelFacts
 from dynamoctl.host import facts, models
 from dynamoctl.planner import make_plan, topology
 from dynamoctl.planner.plan import DeploymentPlan
-from dynamoctl.spec import CONFIG_NAME, DeploymentSpec, load
 from dynamoctl.state import Folder, deployments
 
 

@@ -11,12 +11,12 @@ from typing import Any
 
 from dynamoctl.bench import comparison, toml_edit, variants
 from dynamoctl.bench.workloads import Workload
+from dynamoctl.config.spec import CONFIG_NAME, load_spec
 from dynamoctl.errors import DynamoctlError, SpecError
 from dynamoctl.operations.bench import Forget
 from dynamoctl.operations.compare import Compared, Outcome, Watching, compare
 from dynamoctl.operations.load_generators import Load
 from dynamoctl.operations.planning import find_config
-from dynamoctl.spec import CONFIG_NAME, load_spec
 from dynamoctl.state import write_whole
 
 

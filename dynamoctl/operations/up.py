@@ -10,20 +10,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dynamoctl import doctor
+from dynamoctl.checks import plan_checks
+from dynamoctl.config.spec import DeploymentSpec
 from dynamoctl.errors import DynamoctlError, NotReadyError, PreflightError, SpecError
 from dynamoctl.host import models
 from dynamoctl.host.facts import memory_gib
 from dynamoctl.host.files import Files, files_as_json
 from dynamoctl.host.processes import Identity, is_running, members
+from dynamoctl.logs import files
+from dynamoctl.logs.phases import last_lines
 from dynamoctl.operations import conversion
 from dynamoctl.operations.planning import Planned, with_own_ports
 from dynamoctl.planner.plan import SCHEMA
 from dynamoctl.planner.secrets import redact
-from dynamoctl.spec import DeploymentSpec
+from dynamoctl.processes import cleanup, process_control
 from dynamoctl.state import DeploymentState, Folder, starts_in_turn
-from dynamoctl.supervisor import log_files, process, removal
-from dynamoctl.supervisor.phases import last_lines
 
 _POLL_S = 0.2
 # A supervisor that has said `failed` has nothing left to do but to end.
@@ -142,7 +143,7 @@ def _start(planned: Planned, folder: Folder, keep: bool, on_progress: OnProgress
     earlier, facts = _clear(folder), planned.facts
     if facts.memory_available_gib < (available := memory_gib()[1]):
         facts = replace(facts, memory_available_gib=available)  # by what an earlier start had left
-    warnings = doctor.require(doctor.check(planned.plan, facts, planned.model))
+    warnings = plan_checks.require(plan_checks.check(planned.plan, facts, planned.model))
     warnings += [f"{path} of an earlier start stays: it is in use, or may not be removed" for path in earlier]
     if planned.model.builtin and planned.model.folder is None:
         conversion.convert_builtin(models.builtin_gguf(), Path(planned.model.path), on_progress)
@@ -150,7 +151,7 @@ def _start(planned: Planned, folder: Folder, keep: bool, on_progress: OnProgress
         if tier.kind in ("disk", "gds"):
             # LMCache would make it for everybody to read, and prompts can be recovered from it in part.
             Path(tier.place).mkdir(mode=0o700, parents=True, exist_ok=True)
-    removal.remove_folders(folder.store, folder.path / "run")
+    cleanup.remove_folders(folder.store, folder.path / "run")
     folder.store.mkdir(parents=True)
     _set_logs_aside(folder)
     folder.remove_targets()  # of a start that nobody took down: it is up again when this one is ready
@@ -163,7 +164,7 @@ def _clear(folder: Folder) -> Files:
     what stays.
     """
     state = folder.read_state()
-    return removal.remove_files(removal.files_of_plan(folder) if state is None else removal.own_files(state))
+    return cleanup.remove_files(cleanup.files_of_plan(folder) if state is None else cleanup.own_files(state))
 
 
 def _begin(
@@ -183,7 +184,7 @@ def _begin(
         }
     )
     folder.state_file.unlink(missing_ok=True)  # only now: it knew of those files
-    supervisor = process.spawn_supervisor(folder.path, folder.log("supervisor"))
+    supervisor = process_control.spawn_supervisor(folder.path, folder.log("supervisor"))
     try:
         return _first_state(folder, supervisor, start_id)
     except KeyboardInterrupt:
@@ -197,7 +198,7 @@ def _first_state(folder: Folder, supervisor: Identity, start_id: str) -> Deploym
         state = folder.read_state()
         if state is not None and state.start_id == start_id:
             return state
-        process.reap()
+        process_control.reap()
         if not is_running(supervisor):
             raise DynamoctlError(
                 "the supervisor ended before it had begun",
@@ -209,7 +210,7 @@ def _first_state(folder: Folder, supervisor: Identity, start_id: str) -> Deploym
 def _set_logs_aside(folder: Folder) -> None:
     """Keep the logs of the last start as UNIT.log.1."""
     for log in folder.log("supervisor").parent.glob("*.log"):
-        log.replace(log_files.set_aside(log))
+        log.replace(files.set_aside(log))
 
 
 def _wait(folder: Folder, state: DeploymentState, supervisor: Identity, on_state: OnState) -> DeploymentState:
@@ -241,22 +242,22 @@ def _wait(folder: Folder, state: DeploymentState, supervisor: Identity, on_state
                     ]
                 ),
             )
-        process.reap()
+        process_control.reap()
         time.sleep(_POLL_S)
 
 
 def _until_gone(supervisor: Identity) -> None:
     deadline = time.monotonic() + _END_PATIENCE_S
     while is_running(supervisor) and time.monotonic() < deadline:
-        process.reap()
+        process_control.reap()
         time.sleep(_POLL_S / 4)
 
 
 def interrupt(folder: Folder, supervisor: Identity, on_state: OnState) -> None:
     """Break off a start: tell the supervisor, wait until all is gone."""
-    process.send(supervisor, signal.SIGTERM)
+    process_control.send(supervisor, signal.SIGTERM)
     while is_running(supervisor):
-        process.reap()
+        process_control.reap()
         state = folder.read_state()
         if state is not None:
             on_state(state)

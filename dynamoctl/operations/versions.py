@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from dynamoctl import __version__
 from dynamoctl.host import facts, gpus
-from dynamoctl.words import count
+from dynamoctl.humanize import count
 
 
 def stack() -> list[str]:

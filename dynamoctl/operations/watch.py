@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from dynamoctl import rates
+from dynamoctl.monitoring import rates
 from dynamoctl.operations.status import Look, look
 
 # How far back latencies are looked at: in one interval there may be no request at all.

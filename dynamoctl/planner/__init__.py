@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from dynamoctl.config.spec import DeploymentSpec
     from dynamoctl.facts import HostFacts, ModelFacts
     from dynamoctl.planner.plan import DeploymentPlan, Unit
-    from dynamoctl.spec import DeploymentSpec
 
 __all__ = ["make_plan"]
 

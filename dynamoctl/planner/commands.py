@@ -6,15 +6,15 @@ import json
 from collections.abc import Mapping
 from itertools import pairwise
 
-from dynamoctl import vllm_plugin
+from dynamoctl.config.spec import DeploymentSpec
 from dynamoctl.errors import SpecError
 from dynamoctl.facts import HostFacts, ModelFacts
-from dynamoctl.planner import connectors, discovery, kv_cache, lmcache, memory, migration, secrets, tiers
+from dynamoctl.patches import plugin
+from dynamoctl.planner import connectors, discovery, gpu_memory, kv_cache, lmcache, migration, secrets, tiers
 from dynamoctl.planner.connectors import CacheMode, Connector, Device
 from dynamoctl.planner.discovery import Address
 from dynamoctl.planner.plan import Gate, Unit, reachable
 from dynamoctl.planner.topology import Placement, Ports
-from dynamoctl.spec import DeploymentSpec
 
 # vLLM 0.26 takes one; the others are for a neighbour in the way.
 _ENGINE_PORTS = 4
@@ -115,7 +115,7 @@ def cache_server(
     return Unit(
         name="lmcache",
         role="cache",
-        argv=(facts.python, "-m", "dynamoctl.lmcache_server", *arguments),
+        argv=(facts.python, "-m", "dynamoctl.processes.cache_server", *arguments),
         env={
             **common_environment(spec, model, store, at),
             **tiers.server_environment(spec.lmcache),
@@ -164,7 +164,7 @@ def worker(
     }
     env |= _wake_up_environment(device, spec.tp, facts.versions)
     if place.role == "prefill" and facts.versions.get("ai-dynamo", "").startswith("1.4."):
-        env[vllm_plugin.END_ENGINE] = "1"  # Dynamo 1.4 leaves it to Python: `dynamoctl.vllm_plugin`
+        env[plugin.END_ENGINE] = "1"  # Dynamo 1.4 leaves it to Python: `dynamoctl.patches.plugin`
     if connectors.uses_nixl(config):
         own_ports["nixl"] = ports.take_row(spec.tp)
         env |= connectors.side_channel_environment(own_ports["nixl"])
@@ -184,9 +184,9 @@ def worker(
     if device == "cpu":
         profile, profile_env = _cpu_profile(place, spec.tp, connectors.uses_nixl(config))
     else:
-        profile, profile_env = memory.utilization_arguments(place), _gpu_environment(place)
+        profile, profile_env = gpu_memory.utilization_arguments(place), _gpu_environment(place)
         if spec.start == "overlapped":
-            profile += memory.kv_cache_arguments(place, facts, model, spec.tp, user_arguments)
+            profile += gpu_memory.kv_cache_arguments(place, facts, model, spec.tp, user_arguments)
     return Unit(
         name=place.name,
         role=place.role,
@@ -296,14 +296,14 @@ def _cpu_profile(place: Placement, ranks: int, nixl: bool) -> tuple[tuple[str, .
 def _wake_up_environment(device: Device, ranks: int, versions: Mapping[str, str]) -> dict[str, str]:
     """An engine of several processes can miss a call between them and stand still for a minute, or for good.
 
-    Seen with vLLM 0.26 on busy cores; `dynamoctl.vllm_plugin` mends it. With one rank on a GPU, vLLM's
+    Seen with vLLM 0.26 on busy cores; `dynamoctl.patches.plugin` mends it. With one rank on a GPU, vLLM's
     engine is one process. On a CPU, how they wait for calls takes cores from what computes.
     """
     if not connectors.vllm_version(device, versions).startswith("0.26."):
         return {}
     if device == "cpu":
-        return {vllm_plugin.WAKE_UP: "1", vllm_plugin.SPIN_MS: _SPIN_MS}
-    return {vllm_plugin.WAKE_UP: "1"} if ranks > 1 else {}
+        return {plugin.WAKE_UP: "1", plugin.SPIN_MS: _SPIN_MS}
+    return {plugin.WAKE_UP: "1"} if ranks > 1 else {}
 
 
 def _gpu_environment(place: Placement) -> dict[str, str]:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dynamoctl.config.spec import DeploymentSpec
 from dynamoctl.errors import PreflightError
 from dynamoctl.facts import HostFacts
 from dynamoctl.planner.connectors import Device
-from dynamoctl.spec import DeploymentSpec
 
 
 @dataclass(frozen=True)

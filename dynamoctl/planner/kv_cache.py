@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from dynamoctl.config.spec import DeploymentSpec
 from dynamoctl.errors import SpecError
 from dynamoctl.facts import ModelFacts
 from dynamoctl.planner.arguments import argument
 from dynamoctl.planner.connectors import CacheMode, Device
-from dynamoctl.spec import DeploymentSpec
 
 _GIB = 1024**3
 # Bytes of an element, by the names that config.json and --kv-cache-dtype have for it.

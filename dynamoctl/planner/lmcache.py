@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from dynamoctl.config.spec import DeploymentSpec, LMCacheSpec
 from dynamoctl.errors import SpecError
 from dynamoctl.facts import HostFacts
 from dynamoctl.planner import tiers
 from dynamoctl.planner.connectors import CacheMode, Device
 from dynamoctl.planner.plan import Setting
 from dynamoctl.planner.secrets import redact
-from dynamoctl.spec import DeploymentSpec, LMCacheSpec
 
 # As the LMCache integration of Dynamo has it: 20 GiB of pinned CPU memory for each rank.
 DEFAULT_CPU_GB = {"cuda": 20.0, "cpu": 1.0}
@@ -129,7 +129,7 @@ def check_ways_of_copying(spec: LMCacheSpec, cache: CacheMode | None) -> None:
     """In process, some of LMCache's ways of copying cannot take the KV cache of vLLM 0.26: it packs K and V.
 
     With the third connector the engine ends when it stores; the layerwise ones are made for K and V apart
-    (LMCache 0.5.3). `dynamoctl.packed_kv` has the way that is left.
+    (LMCache 0.5.3). `dynamoctl.patches.packed_kv` has the way that is left.
 
     Raises:
         SpecError: one of them is asked for.

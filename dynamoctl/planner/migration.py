@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     # Not for the supervisor, which reads plans and no specs: pydantic is large.
+    from dynamoctl.config.spec import DeploymentSpec
     from dynamoctl.planner.plan import Unit
-    from dynamoctl.spec import DeploymentSpec
 
 FLAG = "--migration-limit"
 VARIABLE = "DYN_MIGRATION_LIMIT"

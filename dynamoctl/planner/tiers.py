@@ -14,13 +14,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from dynamoctl import stores
+from dynamoctl.config.spec import LMCacheSpec
 from dynamoctl.errors import SpecError
+from dynamoctl.lmcache import remote_stores
+from dynamoctl.lmcache.remote_stores import Store
 from dynamoctl.planner.connectors import CacheMode, Device
 from dynamoctl.planner.plan import Tier
 from dynamoctl.planner.secrets import is_secret_name
-from dynamoctl.spec import LMCacheSpec
-from dynamoctl.stores import Store
 
 # MiB of GPU memory that GPUDirect Storage reads and writes through: LMCache's own examples have 8 GiB, which
 # a small GPU cannot spare. LMCache has no default and ends without one.
@@ -54,7 +54,7 @@ def of(spec: LMCacheSpec, cache: CacheMode | None, device: Device, holders: int)
             raise SpecError("lmcache.disk: the cache server takes one folder", "name one")
         found.append(Tier("disk", spec.disk, (spec.disk_gb or 0) * holders))
     if spec.remote:
-        store = stores.parse(spec.remote)
+        store = remote_stores.parse(spec.remote)
         if cache == "mp":
             _adapter(store)
         found.append(Tier("remote", spec.remote))
@@ -91,7 +91,7 @@ def server_arguments(spec: LMCacheSpec) -> tuple[str, ...]:
 
 def server_environment(spec: LMCacheSpec) -> dict[str, str]:
     """Names and passwords: a command line could be read by everybody on this host."""
-    store = stores.parse(spec.remote) if spec.remote else None
+    store = remote_stores.parse(spec.remote) if spec.remote else None
     if store is None or store.kind.adapter != "resp":
         return {}
     login = {"LMCACHE_RESP_USERNAME": store.username, "LMCACHE_RESP_PASSWORD": store.password}
@@ -111,7 +111,7 @@ def _adapters(spec: LMCacheSpec) -> list[Mapping[str, Any]]:
             }
         )
     if spec.remote:
-        found.append(_adapter(stores.parse(spec.remote)))
+        found.append(_adapter(remote_stores.parse(spec.remote)))
     for table in spec.l2:
         if secret := next((name for name in table if is_secret_name(name)), None):
             raise SpecError(

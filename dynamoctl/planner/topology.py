@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from dynamoctl.config.spec import DeploymentSpec
 from dynamoctl.errors import PreflightError, SpecError
 from dynamoctl.facts import HostFacts, shown
 from dynamoctl.planner.connectors import Device
 from dynamoctl.planner.plan import Role
-from dynamoctl.spec import DeploymentSpec
 
 # vLLM's own default is 0.92 of the GPU; sharers divide a little less, since each also needs memory
 # outside its share (CUDA context, NCCL, NIXL's buffers).

@@ -10,8 +10,8 @@ import socket
 from dataclasses import asdict
 from functools import partial
 
-from dynamoctl import observe
 from dynamoctl.errors import DynamoctlError
+from dynamoctl.monitoring import observe
 from dynamoctl.supervisor.deployment import Deployment
 from dynamoctl.supervisor.journal import say
 

@@ -14,16 +14,17 @@ import time
 from collections.abc import Sequence
 
 from dynamoctl.errors import DynamoctlError, PreflightError
-from dynamoctl.etcd import Etcd
 from dynamoctl.export import prometheus
 from dynamoctl.host.files import FileIdentity, Files, files_from_json, identify_file, is_there
 from dynamoctl.host.processes import Identity, files_of, identify, is_running, members, members_of_each
+from dynamoctl.logs.phases import LogWatch
+from dynamoctl.monitoring.etcd import Etcd
 from dynamoctl.planner.plan import DeploymentPlan, Unit
+from dynamoctl.processes import cleanup, process_control
 from dynamoctl.state import DeploymentState, Folder, UnitState
-from dynamoctl.supervisor import lifecycle, process, removal
+from dynamoctl.supervisor import lifecycle
 from dynamoctl.supervisor.journal import say
 from dynamoctl.supervisor.leases import Leases
-from dynamoctl.supervisor.phases import LogWatch
 from dynamoctl.supervisor.registrations import Registrations
 
 # "/tmp" and a little more.
@@ -210,7 +211,7 @@ class Deployment:
 
     def reap(self) -> None:
         """Take note of what has ended. (It is called for every SIGCHLD.)"""
-        ended = process.reap()
+        ended = process_control.reap()
         for member in self.members:
             identity = member.state.identity
             if identity is not None and identity.pid in ended and not is_running(identity):
@@ -231,14 +232,14 @@ class Deployment:
 
     def kill(self, member: Member) -> list[Identity]:
         """End all of a unit's processes. Returns those that stay all the same."""
-        return removal.kill_members(member.mark, member.state.identity, self.files)
+        return cleanup.kill_members(member.mark, member.state.identity, self.files)
 
     def end_to_restart(self, member: Member, why: str) -> None:
         """End a unit; it is then started again like one that has died."""
         member.state.phase = why
         say(f"{member.unit.name} is ended, to be started again: {why}", "WARN")
         if member.state.identity is not None:
-            process.send(member.state.identity, signal.SIGKILL)
+            process_control.send(member.state.identity, signal.SIGKILL)
 
     async def renew(self, member: Member, patience_s: float) -> None:
         """End a unit, SIGKILL after so many seconds; it is started again at once, and has not failed.
@@ -248,7 +249,7 @@ class Deployment:
         """
         if member.state.identity is None or member.ended.is_set():
             return
-        process.send(member.state.identity, signal.SIGTERM)
+        process_control.send(member.state.identity, signal.SIGTERM)
         member.renewed = True
         member.ready.clear()
         self.save()
@@ -257,7 +258,7 @@ class Deployment:
                 return
             patience_s = _KILL_INTERVAL_S
             with contextlib.suppress(OSError):  # without descriptors, the next time
-                process.send(member.state.identity, signal.SIGKILL)
+                process_control.send(member.state.identity, signal.SIGKILL)
 
     async def take_out_of_service(self, member: Member, why: str) -> None:
         """A unit lives and does not answer: nobody is sent to it, and `status` says so."""

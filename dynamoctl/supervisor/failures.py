@@ -6,11 +6,11 @@ import time
 
 from dynamoctl.errors import NotReadyError
 from dynamoctl.host import ports
-from dynamoctl.supervisor import process
+from dynamoctl.humanize import duration
+from dynamoctl.logs.phases import last_lines
+from dynamoctl.processes import process_control
 from dynamoctl.supervisor.deployment import Deployment, Member
 from dynamoctl.supervisor.journal import say
-from dynamoctl.supervisor.phases import last_lines
-from dynamoctl.words import duration
 
 _LEASE = (
     "etcd did not answer it in time, or this host stood still;"
@@ -21,7 +21,7 @@ _LEASE = (
 def died(deployment: Deployment, member: Member) -> NotReadyError:
     """Record a death and say it: which unit, how, its last lines, its log."""
     name, log = member.unit.name, deployment.folder.log(member.unit.name)
-    member.state.exit = process.how_it_ended(member.exit_code or 0)
+    member.state.exit = process_control.how_it_ended(member.exit_code or 0)
     lines = last_lines(log)
     member.state.error = "\n".join(lines)
     deployment.follow(member, "died")

@@ -18,16 +18,16 @@ from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 
-from dynamoctl import observe
 from dynamoctl.errors import NotReadyError
 from dynamoctl.host import gpus, processes
 from dynamoctl.host.processes import Identity, is_running
+from dynamoctl.humanize import duration
+from dynamoctl.monitoring import observe
 from dynamoctl.planner.arguments import DEFAULT_UTILIZATION, utilization
 from dynamoctl.planner.plan import Role
 from dynamoctl.supervisor import lifecycle
 from dynamoctl.supervisor.deployment import Deployment, Member
 from dynamoctl.supervisor.journal import say
-from dynamoctl.words import duration
 
 # The driver frees what was not mapped within 4 s of the end of a process (one H200).
 _DRIVER_S = 8.0

@@ -7,7 +7,7 @@ import sys
 import time
 from typing import Literal
 
-from dynamoctl.words import iso
+from dynamoctl.humanize import iso
 
 
 def say(text: str, level: Literal["INFO", "WARN", "ERROR"] = "INFO") -> None:

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from dynamoctl.errors import DynamoctlError
-from dynamoctl.etcd import Etcd
 from dynamoctl.host.processes import Identity, is_running, listeners
+from dynamoctl.monitoring.etcd import Etcd
 
 
 class Leases:

@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable
 
 from dynamoctl.errors import NotReadyError
+from dynamoctl.humanize import duration
 from dynamoctl.planner.connectors import SERVER_HEARTBEAT_S
 from dynamoctl.supervisor import etcd_watch, failures, gpu_memory, lifecycle, starting
 from dynamoctl.supervisor.deployment import Deployment, Member
 from dynamoctl.supervisor.journal import say
-from dynamoctl.words import duration
 
 # Starts that ended for want of GPU memory, one after the other, before they count as failures.
 _STARVED_LIMIT = 3

@@ -14,12 +14,12 @@ import traceback
 from collections.abc import Awaitable
 
 from dynamoctl.errors import DynamoctlError, InternalError, LeftoverError
+from dynamoctl.processes import process_control
 from dynamoctl.supervisor import (
     control,
     etcd_watch,
     failures,
     lifecycle,
-    process,
     restarting,
     starting,
     stopping,
@@ -46,8 +46,8 @@ async def run(deployment: Deployment) -> int:
 
     SIGTERM and SIGINT tell it to stop.
     """
-    process.become_subreaper()
-    process.raise_descriptor_limit()
+    process_control.become_subreaper()
+    process_control.raise_descriptor_limit()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -11,13 +11,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dynamoctl import engine_heartbeat, probes
-from dynamoctl.engine_heartbeat import Heartbeat
 from dynamoctl.host import processes
+from dynamoctl.humanize import duration
+from dynamoctl.monitoring import probes
+from dynamoctl.patches import engine_heartbeat
+from dynamoctl.patches.engine_heartbeat import Heartbeat
 from dynamoctl.supervisor import lifecycle
 from dynamoctl.supervisor.deployment import Deployment, Member
 from dynamoctl.supervisor.lifecycle import PROMPT, Patience
-from dynamoctl.words import duration
 
 # One look and the pause before it. Where more has passed, it was the supervisor that stood still.
 _LONGEST_LOOK_S = 20.0

@@ -8,17 +8,19 @@ import threading
 import time
 from pathlib import Path
 
-from dynamoctl import engine_heartbeat, etcd, probes
 from dynamoctl.errors import NotReadyError
 from dynamoctl.host import models
 from dynamoctl.host.facts import memory_gib
 from dynamoctl.host.processes import MARK, listens
-from dynamoctl.supervisor import failures, lifecycle, process, proving, removal
+from dynamoctl.humanize import duration
+from dynamoctl.logs.phases import LogWatch
+from dynamoctl.monitoring import etcd, probes
+from dynamoctl.patches import engine_heartbeat
+from dynamoctl.processes import cleanup, process_control
+from dynamoctl.supervisor import failures, lifecycle, readiness
 from dynamoctl.supervisor.deployment import Deployment, Member, within
 from dynamoctl.supervisor.journal import say
-from dynamoctl.supervisor.phases import LogWatch
 from dynamoctl.supervisor.read_ahead import read_ahead
-from dynamoctl.words import duration
 
 # The most of the free memory that weights may take as page cache: the engines need the rest.
 _WEIGHTS_SHARE = 0.5
@@ -37,7 +39,7 @@ async def bring_up(deployment: Deployment) -> None:
         async with asyncio.TaskGroup() as group:
             for member in deployment.members:
                 group.create_task(start_in_turn(deployment, member))
-        await proving.prove(deployment)
+        await readiness.prove(deployment)
     finally:
         reading.cancel()
         enough.set()
@@ -83,9 +85,9 @@ def start(deployment: Deployment, member: Member) -> None:
     if unit.is_worker:
         environ[engine_heartbeat.VARIABLE] = str(work)
         environ[engine_heartbeat.INTERVAL_VARIABLE] = f"{engine_heartbeat.INTERVAL_S:g}"
-    removal.remove_folders(work)
+    cleanup.remove_folders(work)
     try:
-        state.identity = process.spawn(unit.argv, environ, work, log)
+        state.identity = process_control.spawn(unit.argv, environ, work, log)
     except OSError as error:
         deployment.follow(member, "died")
         raise NotReadyError(f"{unit.name} cannot be started: {error}") from None

@@ -8,12 +8,12 @@ import os
 import signal
 import time
 
-from dynamoctl import lmcache_server
 from dynamoctl.host.processes import Identity, children, files_of, identify, members
-from dynamoctl.supervisor import lifecycle, process, removal
+from dynamoctl.humanize import duration
+from dynamoctl.processes import cache_server, cleanup, process_control
+from dynamoctl.supervisor import lifecycle
 from dynamoctl.supervisor.deployment import Deployment, Member, within
 from dynamoctl.supervisor.journal import say
-from dynamoctl.words import duration
 
 # A worker that is loading does not hear SIGTERM until it has loaded; it serves nobody yet.
 _GRACE_LOADING_S = 5.0
@@ -35,18 +35,18 @@ async def take_down(deployment: Deployment) -> list[str]:
     left: list[str] = []
     folder = deployment.folder
     folder.remove_targets()  # first: what goes now is not what an alert is for
-    for roles in removal.STOP_ORDER:
+    for roles in cleanup.STOP_ORDER:
         going = [m for m in deployment.members if m.unit.role in roles]
         for names in await asyncio.gather(*(_stop(deployment, m) for m in going)):
             left += names
     deployment.reap()
     stray = await asyncio.to_thread(_kill_strays, deployment)
-    left += removal.describe(stray)
-    still = removal.remove_files(deployment.files | lmcache_server.pools(deployment.start_id))
+    left += cleanup.describe(stray)
+    still = cleanup.remove_files(deployment.files | cache_server.pools(deployment.start_id))
     deployment.state.record_files(still)
     left += still
     # Last: a live worker logs errors when its store goes.
-    left += removal.remove_folders(folder.store, folder.path / "run")
+    left += cleanup.remove_folders(folder.store, folder.path / "run")
     with contextlib.suppress(OSError):
         folder.socket.unlink()
     return left
@@ -65,11 +65,11 @@ async def _stop(deployment: Deployment, member: Member) -> list[str]:
     grace = deployment.plan.drain_s + lifecycle.GRACE_READY_S if was_ready else _GRACE_LOADING_S
     deployment.files |= await asyncio.to_thread(deployment.files_now, [member])
     began = time.monotonic()
-    if process.send(leader, signal.SIGTERM):
+    if process_control.send(leader, signal.SIGTERM):
         await within(grace, member.ended)
     stay = await asyncio.to_thread(deployment.kill, member)
     if stay:
-        return removal.describe(stay)
+        return cleanup.describe(stay)
     say(f"{member.unit.name} is stopped after {duration(time.monotonic() - began)}")
     deployment.follow(member, "ended")
     member.state.phase = ""
@@ -86,7 +86,7 @@ def _kill_strays(deployment: Deployment) -> list[Identity]:
         deployment.files |= files_of(one.pid for one in strays)
         for one in strays:
             with contextlib.suppress(PermissionError):
-                process.send(one, signal.SIGKILL)
+                process_control.send(one, signal.SIGKILL)
         time.sleep(0.05)
-        process.reap()
+        process_control.reap()
     return [*strays, *members(f"{deployment.start_id}/")]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from dynamoctl import probes, stores
+from dynamoctl.lmcache import remote_stores
+from dynamoctl.monitoring import probes
 from dynamoctl.planner.connectors import SERVER_HEARTBEAT_S
 from dynamoctl.supervisor import lifecycle
 from dynamoctl.supervisor.deployment import Deployment, Member, within
@@ -12,7 +13,9 @@ from dynamoctl.supervisor.deployment import Deployment, Member, within
 
 async def watch_stores(deployment: Deployment) -> None:
     """Say which stores cannot be used; have LMCache's server connect again to those that are back."""
-    remote = [stores.parse(tier.place) for tier in deployment.plan.lmcache_tiers if tier.kind == "remote"]
+    remote = [
+        remote_stores.parse(tier.place) for tier in deployment.plan.lmcache_tiers if tier.kind == "remote"
+    ]
     while remote:
         await asyncio.sleep(lifecycle.WATCH_INTERVAL_S)
         lost = []

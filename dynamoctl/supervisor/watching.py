@@ -6,9 +6,10 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-from dynamoctl import probes
 from dynamoctl.host.processes import memory_changed_ns, traces_of_files
-from dynamoctl.supervisor import lifecycle, log_files, proving
+from dynamoctl.logs import files
+from dynamoctl.monitoring import probes
+from dynamoctl.supervisor import lifecycle, readiness
 from dynamoctl.supervisor.deployment import Deployment, Member
 from dynamoctl.supervisor.journal import say
 from dynamoctl.supervisor.registrations import Registrations
@@ -48,7 +49,7 @@ async def keep_up(deployment: Deployment) -> None:
 def _keep(deployment: Deployment) -> None:
     # Without a descriptor the second cannot be done; the first can.
     for name in ("supervisor", *(member.unit.name for member in deployment.members)):
-        log_files.bound(deployment.folder.log(name))
+        files.bound(deployment.folder.log(name))
     keep_registered(deployment)
 
 
@@ -149,7 +150,7 @@ async def watch_lists(deployment: Deployment) -> None:
         if not await probes.answers(frontend.unit.gate):
             since = None  # frozen, or another one on its way: it says nothing
             continue
-        listed, why = await proving.is_listed(deployment)
+        listed, why = await readiness.is_listed(deployment)
         if listed != deployment.listed:
             deployment.listed = listed
             if not listed:

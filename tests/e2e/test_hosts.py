@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dynamoctl.etcd import CERTIFICATES
+from dynamoctl.monitoring.etcd import CERTIFICATES
 
 from . import hosts
 from .conftest import PATIENCE_S, Cli, cleanly, freeze, wait_for

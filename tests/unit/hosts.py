@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from dynamoctl.config.spec import DeploymentSpec
 from dynamoctl.facts import Gpu, HostFacts, Interface, ModelFacts
 from dynamoctl.planner import make_plan
 from dynamoctl.planner.plan import DeploymentPlan
-from dynamoctl.spec import DeploymentSpec
 
 HOME = "/home/user/.local/state/dynamoctl/deployments/default"
 HUB_MODEL = ModelFacts(path="Qwen/Qwen3-0.6B", served_name="Qwen/Qwen3-0.6B", weights_gib=1.4)

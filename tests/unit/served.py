@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import pytest
-from dynamoctl import plain_http
+from dynamoctl.monitoring import loopback_http
 
 
 @contextmanager
@@ -20,12 +20,12 @@ def served(answer: Callable[[str, Any], str | None]) -> Iterator[None]:
     async def sent(url: str, question: bytes, timeout_s: float) -> AsyncIterator[asyncio.StreamReader]:
         text = answer(url, json.loads(question.partition(b"\r\n\r\n")[2] or b"null"))
         if text is None:
-            raise plain_http.NoAnswerError("refused")
+            raise loopback_http.NoAnswerError("refused")
         reader = asyncio.StreamReader()
         reader.feed_data(f"HTTP/1.1 200 OK\r\n\r\n{text}".encode())
         reader.feed_eof()
         yield reader
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plain_http, "sent", sent)
+        patch.setattr(loopback_http, "sent", sent)
         yield

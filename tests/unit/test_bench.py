@@ -22,6 +22,7 @@ from dynamoctl.bench.comparison import Figures
 from dynamoctl.bench.results import Answered, Counted, Measured
 from dynamoctl.bench.workloads import BLOCK, MultiTurn, Random, Request, Reuse, SharedPrefix, Workload
 from dynamoctl.cli import bench as commands
+from dynamoctl.config.spec import load_spec
 from dynamoctl.errors import DynamoctlError, NotReadyError, PreflightError, SpecError
 from dynamoctl.operations import bench as operation
 from dynamoctl.operations import compare as comparing
@@ -29,8 +30,7 @@ from dynamoctl.operations import load_generators, tune
 from dynamoctl.operations.bench import Bench
 from dynamoctl.operations.compare import Compared, Outcome
 from dynamoctl.operations.load_generators import Load
-from dynamoctl.spec import load_spec
-from dynamoctl.supervisor import process
+from dynamoctl.processes import process_control
 
 from tests.unit.hosts import plan
 
@@ -632,7 +632,7 @@ def test_a_load_generator_ends_with_all_that_it_started_when_it_is_broken_off(tm
     pids: list[int] = []
     script = "import os, time; print(os.fork() or os.getpid(), flush=True); time.sleep(60)"
     with pytest.raises(KeyboardInterrupt):
-        process.follow([sys.executable, "-c", script], dict(os.environ), tmp_path, interrupt)
+        process_control.follow([sys.executable, "-c", script], dict(os.environ), tmp_path, interrupt)
     deadline = time.monotonic() + 10
     while Path(f"/proc/{pids[0]}").exists() and "zombie" not in Path(f"/proc/{pids[0]}/status").read_text():
         assert time.monotonic() < deadline

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from dynamoctl import cache_probe
-from dynamoctl.cache_probe import Probe, exercise, same_answer
+from dynamoctl.monitoring import cache_probe
+from dynamoctl.monitoring.cache_probe import Probe, exercise, same_answer
 from dynamoctl.planner.plan import DeploymentPlan
 
 from tests.unit.hosts import plan

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import pytest
 from dynamoctl.cli import COMMANDS, app, plan_flags, run
-from dynamoctl.spec import ROUTER_MODES
+from dynamoctl.config.spec import ROUTER_MODES
 
 from tests.unit.fresh import last_line
 

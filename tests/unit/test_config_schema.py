@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dynamoctl import lmcache_keys
 from dynamoctl.cli import run
-from dynamoctl.config_schema import meanings, schema
+from dynamoctl.config.json_schema import meanings, schema
+from dynamoctl.config.spec import DeploymentSpec, LMCacheSpec, load_spec
 from dynamoctl.errors import SpecError
-from dynamoctl.spec import DeploymentSpec, LMCacheSpec, load_spec
+from dynamoctl.lmcache import environment
 from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft7Validator
@@ -163,7 +163,7 @@ def test_both_take_the_same_sizes(size: object) -> None:
 
 def _gib(size: str) -> float:
     with suppress(ValueError):
-        return lmcache_keys.gib(size)
+        return environment.gib(size)
     return 0.0
 
 
@@ -188,7 +188,7 @@ def test_every_key_is_described(model: type[DeploymentSpec | LMCacheSpec]) -> No
 
 def test_every_setting_of_lmcaches_is_a_key() -> None:
     cache = schema()["properties"]["lmcache"]["properties"]
-    assert lmcache_keys.KEYS.keys() <= cache.keys()
+    assert environment.KEYS.keys() <= cache.keys()
     assert cache["max_local_cpu_size"]["anyOf"] == cache["cpu_gb"]["anyOf"]
 
 

@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 import pytest
-from dynamoctl import vllm_plugin
 from dynamoctl.errors import SpecError
+from dynamoctl.patches import plugin
 from dynamoctl.planner import connectors
 from dynamoctl.planner.connectors import CacheMode, Device
 from dynamoctl.planner.plan import Role, Unit
@@ -139,7 +139,7 @@ def test_a_worker_without_nixl_has_no_side_channel() -> None:
 @pytest.mark.parametrize("nixl", ["1.3.0", "1.3.2", "1.3.10"])
 def test_nixl_between_cpu_workers_gets_the_cure_for_its_stalls(nixl: str) -> None:
     made = plan(mode="disagg", versions={"nixl": nixl})
-    cured = {unit.name for unit in made.units if unit.env.get(vllm_plugin.VARIABLE) == "1"}
+    cured = {unit.name for unit in made.units if unit.env.get(plugin.VARIABLE) == "1"}
     assert cured == {"decode-0", "prefill-0"}
 
 
@@ -156,13 +156,13 @@ def test_cpu_workers_with_nixl_are_not_bound_to_one_core(
     gpus: int, versions: dict[str, str], named: set[str]
 ) -> None:
     made = plan(gpus, mode="disagg", versions=versions)
-    assert {unit.name for unit in made.units if unit.env.get(vllm_plugin.NIXL_UNBOUND) == "1"} == named
+    assert {unit.name for unit in made.units if unit.env.get(plugin.NIXL_UNBOUND) == "1"} == named
 
 
 def test_an_aggregated_cpu_worker_has_nixl_only_without_lmcache_and_the_cure_with_it() -> None:
     bare, cached = (plan(lmcache={"enabled": enabled}).unit("worker-0") for enabled in (False, True))
-    assert bare.env[vllm_plugin.VARIABLE] == "1"
-    assert vllm_plugin.VARIABLE not in cached.env
+    assert bare.env[plugin.VARIABLE] == "1"
+    assert plugin.VARIABLE not in cached.env
 
 
 @pytest.mark.parametrize(
@@ -177,4 +177,4 @@ def test_an_aggregated_cpu_worker_has_nixl_only_without_lmcache_and_the_cure_wit
 def test_the_cure_is_given_only_where_it_was_measured(gpus: int, versions: dict[str, str]) -> None:
     made = plan(gpus, mode="disagg", versions=versions)
     assert all("nixl" in unit.ports for unit in made.workers)
-    assert not any(vllm_plugin.VARIABLE in unit.env for unit in made.units)
+    assert not any(plugin.VARIABLE in unit.env for unit in made.units)

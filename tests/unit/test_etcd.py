@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dynamoctl import doctor
+from dynamoctl.checks import plan_checks
+from dynamoctl.checks.tiers import Finding
 from dynamoctl.errors import DynamoctlError, PreflightError
-from dynamoctl.etcd import CERTIFICATES, Etcd, Instance, with_certificates
-from dynamoctl.storage import Finding
+from dynamoctl.monitoring.etcd import CERTIFICATES, Etcd, Instance, with_certificates
 
 from tests.unit.hosts import FOLDER_MODEL, host, plan
 
@@ -238,7 +238,7 @@ def test_what_is_no_certificate_is_said() -> None:
 
 def findings(*endpoints: str, **fields: Any) -> list[Finding]:
     made = plan(mode="disagg", engine="mocker", discovery="etcd", etcd_endpoints=endpoints, **fields)
-    return doctor._etcd(made, host(), FOLDER_MODEL)
+    return plan_checks._etcd(made, host(), FOLDER_MODEL)
 
 
 def test_up_refuses_where_etcd_does_not_answer(gateway: Gateway) -> None:
@@ -246,7 +246,7 @@ def test_up_refuses_where_etcd_does_not_answer(gateway: Gateway) -> None:
     (finding,) = findings(closed_port())
     assert finding.level == "error"
     assert "refused" in finding.what
-    assert doctor._etcd(plan(), host(), FOLDER_MODEL) == []
+    assert plan_checks._etcd(plan(), host(), FOLDER_MODEL) == []
 
 
 def test_a_wrong_password_has_its_own_mend(gateway: Gateway) -> None:

@@ -15,7 +15,7 @@ from dynamoctl.cli import run
 from dynamoctl.errors import SpecError
 from dynamoctl.export import local, systemd
 from dynamoctl.planner.plan import DeploymentPlan
-from dynamoctl.supervisor import removal
+from dynamoctl.processes import cleanup
 
 from tests.unit.hosts import FOLDER_MODEL, plan
 from tests.unit.test_plan_golden import GOLDEN, hold
@@ -149,7 +149,7 @@ def test_the_machines_manager_runs_it_as_somebody() -> None:
 
 
 def test_they_stop_as_down_stops_them() -> None:
-    flat = [role for group in removal.STOP_ORDER for role in group]
+    flat = [role for group in cleanup.STOP_ORDER for role in group]
     assert list(local.STOP_ORDER) == flat
 
 

@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dynamoctl import lmcache_server
 from dynamoctl.host import files
 from dynamoctl.host.files import FileIdentity, Files, files_as_json, files_from_json, identify_file, is_there
 from dynamoctl.host.processes import MARK, files_of
+from dynamoctl.processes import cache_server, cleanup
 from dynamoctl.state import DeploymentState, Folder
-from dynamoctl.supervisor import removal
 
 
 @pytest.fixture
@@ -81,16 +80,16 @@ def test_what_has_taken_a_recorded_name_is_left_alone(block: Path) -> None:
     recorded: Files = {str(block): identify_file(str(block))}
     block.unlink()
     block.write_text("another's")
-    assert removal.remove_files(recorded) == {}
+    assert cleanup.remove_files(recorded) == {}
     assert block.read_text() == "another's"
-    assert removal.remove_files({str(block): identify_file(str(block))}) == {}
+    assert cleanup.remove_files({str(block): identify_file(str(block))}) == {}
     assert not block.exists()
 
 
 def test_what_a_living_process_has_mapped_stays_and_is_given_back(block: Path) -> None:
     recorded: Files = {str(block): identify_file(str(block))}
     with block.open("r+b") as file, mmap.mmap(file.fileno(), 0):
-        assert removal.remove_files(recorded) == recorded
+        assert cleanup.remove_files(recorded) == recorded
     assert block.exists()
 
 
@@ -101,7 +100,7 @@ def test_a_named_semaphore_is_its_process_although_the_maps_have_another_name() 
     assert path not in Path("/proc/self/maps").read_text()
     found = files_of([os.getpid()])
     assert found[path] == identify_file(path)
-    assert removal.remove_files({path: found[path]}) == {path: found[path]}  # in use
+    assert cleanup.remove_files({path: found[path]}) == {path: found[path]}  # in use
 
 
 def test_a_state_knows_which_files_it_has_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,8 +128,8 @@ def test_an_older_state_is_read_and_its_files_go_by_their_names(
     folder.state_file.write_text(json.dumps(body))
     old = folder.read_state()
     assert old is not None
-    assert removal.own_files(old) == {str(block): None}
-    assert removal.remove_files(removal.own_files(old)) == {}
+    assert cleanup.own_files(old) == {str(block): None}
+    assert cleanup.remove_files(cleanup.own_files(old)) == {}
     assert not block.exists()
 
 
@@ -138,7 +137,7 @@ def test_an_older_state_is_read_and_its_files_go_by_their_names(
 def pool() -> Iterator[tuple[DeploymentState, Path]]:
     """A state that has noted nothing, and the pool of its cache server."""
     one = state()
-    path = files.SHARED_MEMORY / lmcache_server.pool(f"{one.start_id}/lmcache")
+    path = files.SHARED_MEMORY / cache_server.pool(f"{one.start_id}/lmcache")
     path.touch()
     yield one, path
     path.unlink(missing_ok=True)
@@ -148,9 +147,9 @@ def test_a_pool_is_known_by_its_name_alone(pool: tuple[DeploymentState, Path]) -
     own, path = pool
     # Another one was noted, before the server was started again.
     own.record_files({str(path): FileIdentity(1, 1)})
-    assert removal.own_files(own) == {str(path): None}
-    assert removal.own_files(state()) == {}
-    assert lmcache_server.pools("") == {}
+    assert cleanup.own_files(own) == {str(path): None}
+    assert cleanup.own_files(state()) == {}
+    assert cache_server.pools("") == {}
 
 
 @pytest.mark.parametrize(
@@ -177,7 +176,7 @@ def test_without_a_state_the_plan_tells(
     if body.get("start_id") == "START":
         body = {**body, "start_id": own.start_id}
     folder.write_plan(body)
-    found = removal.files_of_plan(folder)
+    found = cleanup.files_of_plan(folder)
     assert (str(path) in found) is knows
     if knows and "earlier_files" in body:
         assert found["/dev/shm/x"] == FileIdentity(1, 2)
@@ -200,8 +199,8 @@ for name in ("lmcache", "lmcache.cli", "lmcache.cli.main", "lmcache.v1", "lmcach
 sys.modules["lmcache.cli.main"].main = lambda: print(*sys.argv[1:])
 app = types.SimpleNamespace(router=types.SimpleNamespace(routes=[]))
 sys.modules["lmcache.v1.multiprocess"].http_server = types.SimpleNamespace(app=app)
-from dynamoctl import lmcache_server
-lmcache_server.main()
+from dynamoctl.processes import cache_server
+cache_server.main()
 """
     done = subprocess.run(
         [sys.executable, "-c", script, *given],

@@ -6,10 +6,10 @@ import re
 from typing import Any
 
 import pytest
+from dynamoctl.config.spec import load_spec
 from dynamoctl.errors import PreflightError, SpecError
 from dynamoctl.planner.plan import DeploymentPlan
 from dynamoctl.planner.printed import render
-from dynamoctl.spec import load_spec
 from pydantic import ValidationError
 
 from tests.unit.hosts import ETCD, plan

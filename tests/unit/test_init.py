@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 from dynamoctl.cli import run
-from dynamoctl.config_file import toml
+from dynamoctl.config.spec import DeploymentSpec, LMCacheSpec, load_spec
+from dynamoctl.config.template import toml
 from dynamoctl.errors import SpecError
 from dynamoctl.host import facts, models
-from dynamoctl.spec import DeploymentSpec, LMCacheSpec, load_spec
 from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft7Validator

@@ -11,8 +11,8 @@ from typing import cast
 
 import pytest
 from dynamoctl.errors import PreflightError
-from dynamoctl.etcd import Etcd
 from dynamoctl.host.processes import Identity, identify
+from dynamoctl.monitoring.etcd import Etcd
 from dynamoctl.supervisor.leases import Leases
 
 HERE = "10.0.0.1"

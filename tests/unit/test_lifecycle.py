@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import get_args
 
 import pytest
+from dynamoctl.config.spec import DeploymentSpec
 from dynamoctl.errors import InternalError
-from dynamoctl.spec import DeploymentSpec
 from dynamoctl.supervisor.lifecycle import (
     PROMPT,
     RESTART_LIMIT,

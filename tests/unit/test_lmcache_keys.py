@@ -9,7 +9,7 @@ from importlib.util import find_spec
 
 import pytest
 from dynamoctl.errors import SpecError
-from dynamoctl.lmcache_keys import KEYS, check_environment
+from dynamoctl.lmcache.environment import KEYS, check_environment
 
 
 def refusal(**environ: str) -> SpecError:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
-from dynamoctl.log_lines import LEVELS, Carry, level_name, plain, read
+from dynamoctl.logs.fields import LEVELS, Carry, level_name, plain, read
 
 INFO, WARNING, ERROR = (LEVELS[name] for name in ("info", "warning", "error"))
 

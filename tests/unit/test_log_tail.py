@@ -9,8 +9,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from dynamoctl.operations.log_tail import Tail
-from dynamoctl.supervisor import log_files
+from dynamoctl.logs import files
+from dynamoctl.logs.tail import Tail
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -36,10 +36,10 @@ class Log:
 
     def rotate(self, keep: int) -> None:
         """Set aside, with so many of its last lines kept."""
-        assert log_files.bound(self.path, keep * len("line 000000\n") + 1)
+        assert files.bound(self.path, keep * len("line 000000\n") + 1)
 
     def new_start(self) -> None:
-        self.path.replace(log_files.set_aside(self.path))
+        self.path.replace(files.set_aside(self.path))
 
     def read(self) -> list[str]:
         return list(self.tail.more())
@@ -292,7 +292,7 @@ def test_each_line_is_read_once_and_in_order(steps: list[tuple[str, int]]) -> No
                 continue
             elif step == "rotate" and size_read:
                 size = log.path.stat().st_size
-                assert log_files.bound(log.path, size - 1 - number % size_read)
+                assert files.bound(log.path, size - 1 - number % size_read)
                 size_read, moved = 0, True
             elif step == "start":
                 if not written.endswith("\n"):

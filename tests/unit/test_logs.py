@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dynamoctl import log_lines
 from dynamoctl.cli import draw, run
+from dynamoctl.logs import fields, files
 from dynamoctl.operations import logs
-from dynamoctl.supervisor import log_files
 from dynamoctl.supervisor.journal import say
 from rich.console import Console
 
@@ -156,7 +155,7 @@ def test_a_log_that_was_too_large_is_read_with_what_is_kept_of_it(
 ) -> None:
     log = folder / "worker-0.log"
     write(log, [f"INFO 11-25 10:00:{number:02} [x.py:1] line\n" for number in range(20)])
-    log_files.bound(log, 410)
+    files.bound(log, 410)
     write(log, ["INFO 11-25 10:00:59 [x.py:1] last"])
     assert len(shown(capsys, "worker-0", "-l", "3")) == 3
     kept = shown(capsys, "worker-0")
@@ -195,7 +194,7 @@ def test_lines_are_followed_as_they_come_and_belong_to_the_ones_before_them(
             lambda: append(worker, "ERROR 11-25 09:00:00 [x.py:1] again\n  and aga"),
             lambda: append(worker, "in\nINFO: fine\n"),
             lambda: append(other, "ERROR 11-25 09:00:00 [x.py:1] new\n"),
-            lambda: worker.replace(log_files.set_aside(worker)),
+            lambda: worker.replace(files.set_aside(worker)),
             lambda: append(worker, "Traceback (most recent call last):\n"),
         ]
     )
@@ -245,7 +244,7 @@ def drawn(lines: list[tuple[str, str]], **settings: Any) -> list[str]:
     console = Console(file=out, highlight=False, soft_wrap=True, **settings)
     printer = draw.LogPrinter(["frontend", "worker-0"], several=True, at_once=True, out=console)
     for unit, text in lines:
-        said = log_lines.read(log_lines.plain(text), time.time())
+        said = fields.read(fields.plain(text), time.time())
         printer.line(logs.Line(unit, text, 0.0, said.level, said.word))
     return out.getvalue().splitlines()
 

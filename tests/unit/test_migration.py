@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from dynamoctl.config.spec import load_spec
 from dynamoctl.errors import SpecError
 from dynamoctl.planner import migration
-from dynamoctl.spec import load_spec
 
 from tests.unit.hosts import plan
 

@@ -11,12 +11,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from dynamoctl import observe
 from dynamoctl.cli.draw import draw_status
 from dynamoctl.facts import Gpu
 from dynamoctl.host import gpus, processes
 from dynamoctl.host.processes import Identity, boot_id, identify
-from dynamoctl.observe import Memory, Snapshot
+from dynamoctl.monitoring import observe
+from dynamoctl.monitoring.observe import Memory, Snapshot
 from dynamoctl.operations.status import _body
 from dynamoctl.planner.plan import DeploymentPlan
 from dynamoctl.state import DeploymentState, UnitState

@@ -12,7 +12,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from dynamoctl import __version__, config_schema
+from dynamoctl import __version__
+from dynamoctl.config import json_schema
 
 ROOT = Path(__file__).parents[2]
 MAN_PAGE = ROOT / "docs" / "dynamoctl.1"
@@ -35,7 +36,7 @@ def test_the_package_has_its_marker_of_types_and_its_schema() -> None:
     assert "Typing :: Typed" in PYPROJECT["project"]["classifiers"]
     package = resources.files("dynamoctl")
     assert package.joinpath("py.typed").is_file()
-    assert package.joinpath(config_schema.SCHEMA_NAME).read_text(encoding="utf-8") == config_schema.text()
+    assert package.joinpath(json_schema.SCHEMA_NAME).read_text(encoding="utf-8") == json_schema.text()
 
 
 def test_what_the_wheel_has_besides_the_package_is_there() -> None:

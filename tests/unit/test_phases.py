@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from dynamoctl.supervisor.phases import LogWatch, last_lines
+from dynamoctl.logs.phases import LogWatch, last_lines
 
 LINES = [
     (

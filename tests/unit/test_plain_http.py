@@ -10,8 +10,8 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 import pytest
-from dynamoctl import plain_http
-from dynamoctl.plain_http import Answer, NoAnswerError
+from dynamoctl.monitoring import loopback_http
+from dynamoctl.monitoring.loopback_http import Answer, NoAnswerError
 
 T = TypeVar("T")
 
@@ -39,7 +39,7 @@ def asked(answer: bytes, ask: Callable[[str], Coroutine[Any, Any, T]]) -> tuple[
 
 
 def get(answer: bytes) -> Answer:
-    return asked(answer, lambda origin: plain_http.ask("GET", f"{origin}/health", timeout_s=5.0))[0]
+    return asked(answer, lambda origin: loopback_http.ask("GET", f"{origin}/health", timeout_s=5.0))[0]
 
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -85,7 +85,7 @@ def test_what_is_none(answer: bytes) -> None:
 
 def test_nobody_is_there() -> None:
     with pytest.raises(NoAnswerError, match="ConnectionRefusedError"):
-        asyncio.run(plain_http.ask("GET", "http://127.0.0.1:1/health"))
+        asyncio.run(loopback_http.ask("GET", "http://127.0.0.1:1/health"))
 
 
 def test_silence_is_no_answer() -> None:
@@ -93,25 +93,27 @@ def test_silence_is_no_answer() -> None:
         socket.create_server(("127.0.0.1", 0)) as listener,
         pytest.raises(NoAnswerError, match="TimeoutError"),
     ):
-        asyncio.run(plain_http.ask("GET", f"http://127.0.0.1:{listener.getsockname()[1]}/", timeout_s=0.1))
+        asyncio.run(loopback_http.ask("GET", f"http://127.0.0.1:{listener.getsockname()[1]}/", timeout_s=0.1))
 
 
 def test_what_is_asked() -> None:
     ok = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
-    answer, got = asked(ok, lambda origin: plain_http.ask("GET", f"{origin}/v1/models/a b\r\nÄ%20/ready?x=1"))
+    answer, got = asked(
+        ok, lambda origin: loopback_http.ask("GET", f"{origin}/v1/models/a b\r\nÄ%20/ready?x=1")
+    )
     assert got.startswith(b"GET /v1/models/a%20b%0D%0A%C3%84%20/ready?x=1 HTTP/1.1\r\nHost: 127.0.0.1:")
     assert got.endswith(b"\r\nConnection: close\r\n\r\n")
     assert answer.json() == {}
-    _, got = asked(ok, lambda origin: plain_http.ask("POST", origin, {"a": "Ä"}))
+    _, got = asked(ok, lambda origin: loopback_http.ask("POST", origin, {"a": "Ä"}))
     assert got.startswith(b"POST / HTTP/1.1\r\n")
     assert got.endswith(b'Content-Type: application/json\r\nContent-Length: 15\r\n\r\n{"a": "\\u00c4"}')
-    _, got = asked(ok, lambda origin: plain_http.ask("POST", origin))
+    _, got = asked(ok, lambda origin: loopback_http.ask("POST", origin))
     assert got.endswith(b"\r\nContent-Length: 0\r\n\r\n")
 
 
 def test_lines_come_as_they_are_written() -> None:
     async def lines(origin: str) -> list[str]:
-        async with plain_http.stream("POST", origin, {}) as answer:
+        async with loopback_http.stream("POST", origin, {}) as answer:
             return [line async for line in answer.lines()]
 
     assert asked(CHUNKED + b"3\r\na\nb\r\n4\r\nc\r\nd\r\n0\r\n\r\n", lines)[0] == ["a", "bc", "d"]

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
-from dynamoctl import plain_http, probes
+from dynamoctl.monitoring import loopback_http, probes
 from dynamoctl.planner.plan import Gate
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -62,5 +62,5 @@ async def _is_frozen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter)
     [(_ok, True), (_error, True), (_hangs_up, False), (_is_frozen, False), (None, False)],
 )
 def test_a_sign_of_life(handler: Handler | None, lives: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plain_http, "TIMEOUT_S", 0.5)
+    monkeypatch.setattr(loopback_http, "TIMEOUT_S", 0.5)
     assert asked(handler) is lives

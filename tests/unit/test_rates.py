@@ -6,7 +6,7 @@ import json
 import math
 
 import pytest
-from dynamoctl.rates import Change, Sample, UnitCounts, change, quantile, sample, together
+from dynamoctl.monitoring.rates import Change, Sample, UnitCounts, change, quantile, sample, together
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from dynamoctl.host.files import Files
 from dynamoctl.host.processes import MARK, files_of, identify, is_resource_tracker, members
-from dynamoctl.supervisor import removal
+from dynamoctl.processes import cleanup
 
 SHARED = Path("/dev/shm")
 
@@ -68,9 +68,9 @@ def test_a_killed_units_resource_tracker_may_remove_what_nobody_has_mapped(
 ) -> None:
     process, mark, file = unit
     assert file.exists()
-    monkeypatch.setattr(removal, "TRACKER_PATIENCE_S", 60)  # this machine may be busy
+    monkeypatch.setattr(cleanup, "TRACKER_PATIENCE_S", 60)  # this machine may be busy
     found: Files = {}
-    assert removal.kill_members(mark, identify(process.pid), found) == []
+    assert cleanup.kill_members(mark, identify(process.pid), found) == []
     assert set(found) <= {str(file)}  # a tracker that is late has it mapped, as its parent had
     assert not file.exists()
 
@@ -86,9 +86,9 @@ def test_a_tracker_that_does_not_end_is_killed_too(
         time.sleep(0.05)
     (tracker,) = trackers
     os.kill(tracker.pid, signal.SIGSTOP)
-    monkeypatch.setattr(removal, "TRACKER_PATIENCE_S", 0.2)
+    monkeypatch.setattr(cleanup, "TRACKER_PATIENCE_S", 0.2)
     began = time.monotonic()
-    assert removal.kill_members(mark, identify(process.pid), {}) == []
+    assert cleanup.kill_members(mark, identify(process.pid), {}) == []
     assert time.monotonic() - began >= 0.2
     assert members(mark) == []
 
@@ -107,10 +107,10 @@ def test_the_folder_for_metrics_of_a_killed_worker_goes_but_not_one_that_is_in_u
     try:
         found = files_of([engine.pid, foreign.pid])
         assert set(found) == {str(folder)}
-        assert removal.remove_files({**found}) == found
+        assert cleanup.remove_files({**found}) == found
     finally:
         for one in (engine, foreign):
             one.kill()
             one.wait()
-    assert removal.remove_files({**found}) == {}
+    assert cleanup.remove_files({**found}) == {}
     assert not folder.exists()

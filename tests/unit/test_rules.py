@@ -8,13 +8,13 @@ from itertools import pairwise
 from typing import Any, get_args
 
 import pytest
-from dynamoctl import vllm_plugin
+from dynamoctl.config.spec import RouterMode
 from dynamoctl.errors import SpecError
+from dynamoctl.patches import plugin
 from dynamoctl.planner import make_plan
 from dynamoctl.planner.plan import DeploymentPlan, Unit
 from dynamoctl.planner.printed import render
 from dynamoctl.planner.secrets import redact
-from dynamoctl.spec import RouterMode
 
 from tests.unit.fresh import last_line
 from tests.unit.hosts import FOLDER_MODEL, HOME, HUB_MODEL, host, plan, spec, uuid
@@ -448,11 +448,11 @@ def test_overlapped_starts_the_workers_together_and_keeps_the_gates() -> None:
 
 def test_a_worker_beside_a_cache_server_asks_for_it_again_after_it_was_lost() -> None:
     made = plan(mode="disagg")
-    assert made.unit("prefill-0").env[vllm_plugin.LMCACHE_SERVER] == "1"
-    assert vllm_plugin.LMCACHE_SERVER not in made.unit("decode-0").env
+    assert made.unit("prefill-0").env[plugin.LMCACHE_SERVER] == "1"
+    assert plugin.LMCACHE_SERVER not in made.unit("decode-0").env
     newer = plan(mode="agg", versions={"lmcache": "0.6.0"})
-    assert vllm_plugin.LMCACHE_SERVER not in newer.unit("worker-0").env
-    assert vllm_plugin.LMCACHE_SERVER not in plan(1).unit("worker-0").env  # in process
+    assert plugin.LMCACHE_SERVER not in newer.unit("worker-0").env
+    assert plugin.LMCACHE_SERVER not in plan(1).unit("worker-0").env  # in process
 
 
 def test_a_password_of_redis_is_in_no_command_line_and_not_in_what_is_printed() -> None:
@@ -534,11 +534,11 @@ def test_an_automatic_size_leaves_a_reserve(gpus: int, fields: dict[str, Any], g
 
 def test_a_prefill_workers_engine_is_shut_down_with_it() -> None:
     made = plan(2, mode="disagg")
-    assert made.unit("prefill-0").env[vllm_plugin.END_ENGINE] == "1"
-    assert vllm_plugin.END_ENGINE not in made.unit("decode-0").env
-    assert vllm_plugin.END_ENGINE not in plan(1).unit("worker-0").env
+    assert made.unit("prefill-0").env[plugin.END_ENGINE] == "1"
+    assert plugin.END_ENGINE not in made.unit("decode-0").env
+    assert plugin.END_ENGINE not in plan(1).unit("worker-0").env
     newer = plan(2, mode="disagg", versions={"ai-dynamo": "1.6.0"})
-    assert vllm_plugin.END_ENGINE not in newer.unit("prefill-0").env
+    assert plugin.END_ENGINE not in newer.unit("prefill-0").env
 
 
 # ---- engines of several processes -------------------------------------------------------------
@@ -557,6 +557,6 @@ def test_an_engine_of_several_processes_looks_for_calls_by_itself(
     gpus: int, fields: dict[str, Any], mended: bool
 ) -> None:
     (worker,) = plan(gpus, **fields).workers
-    assert (worker.env.get(vllm_plugin.WAKE_UP) == "1") is mended
+    assert (worker.env.get(plugin.WAKE_UP) == "1") is mended
     # How long they look before they sleep matters where they compute on the same cores.
-    assert (vllm_plugin.SPIN_MS in worker.env) is (mended and gpus == 0)
+    assert (plugin.SPIN_MS in worker.env) is (mended and gpus == 0)

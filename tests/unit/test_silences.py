@@ -9,9 +9,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from dynamoctl import engine_heartbeat, probes
-from dynamoctl.engine_heartbeat import Heartbeat
 from dynamoctl.host import processes
+from dynamoctl.monitoring import probes
+from dynamoctl.patches import engine_heartbeat
+from dynamoctl.patches.engine_heartbeat import Heartbeat
 from dynamoctl.planner.plan import Gate, Unit
 from dynamoctl.supervisor import silences
 from dynamoctl.supervisor.lifecycle import PROMPT, busy

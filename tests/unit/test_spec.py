@@ -9,8 +9,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from dynamoctl.config.spec import ROUTER_MODES, DeploymentSpec, load_spec, switch
 from dynamoctl.errors import SpecError
-from dynamoctl.spec import ROUTER_MODES, DeploymentSpec, load_spec, switch
 from hypothesis import given
 from hypothesis import strategies as st
 

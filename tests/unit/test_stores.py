@@ -7,8 +7,8 @@ import subprocess
 import sys
 
 import pytest
-from dynamoctl import stores
 from dynamoctl.errors import SpecError
+from dynamoctl.lmcache import remote_stores
 
 
 @pytest.mark.parametrize(
@@ -33,13 +33,13 @@ from dynamoctl.errors import SpecError
 def test_a_url_is_read(
     url: str, addresses: list[tuple[str, int]], username: str, password: str, shown: str
 ) -> None:
-    store = stores.parse(url)
+    store = remote_stores.parse(url)
     assert list(store.addresses) == addresses
     assert (store.username, store.password, store.shown) == (username, password, shown)
 
 
 def test_what_follows_a_question_mark_is_read() -> None:
-    store = stores.parse("infinistore://host:12345?device=mlx5_1")
+    store = remote_stores.parse("infinistore://host:12345?device=mlx5_1")
     assert store.query == (("device", "mlx5_1"),)
 
 
@@ -62,14 +62,14 @@ def test_what_follows_a_question_mark_is_read() -> None:
 )
 def test_a_url_that_lmcache_would_not_read_is_refused(url: str, message: str, hint: str) -> None:
     with pytest.raises(SpecError) as error:
-        stores.parse(url)
+        remote_stores.parse(url)
     assert message in error.value.message
     assert hint in error.value.hint
 
 
 def test_a_wrong_url_is_shown_without_its_password() -> None:
     with pytest.raises(SpecError) as error:
-        stores.parse("redsi://user:secret@host:1")
+        remote_stores.parse("redsi://user:secret@host:1")
     assert "secret" not in error.value.message + error.value.hint
 
 
@@ -84,4 +84,4 @@ print(json.dumps(sorted(config.get_registered_l2_adapter_types())))
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True
     )
-    assert json.loads(done.stdout.splitlines()[-1]) == sorted(stores.L2_ADAPTERS)
+    assert json.loads(done.stdout.splitlines()[-1]) == sorted(remote_stores.L2_ADAPTERS)

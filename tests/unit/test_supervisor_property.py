@@ -22,13 +22,15 @@ from types import MappingProxyType, SimpleNamespace
 from typing import Any, get_args
 
 import pytest
-from dynamoctl import cache_probe, engine_heartbeat, observe, probes
-from dynamoctl.engine_heartbeat import Heartbeat
 from dynamoctl.errors import DynamoctlError, InternalError, NotReadyError, PreflightError
 from dynamoctl.facts import Gpu
 from dynamoctl.host.gpus import GpuMemory
 from dynamoctl.host.processes import MARK, Identity
+from dynamoctl.monitoring import cache_probe, observe, probes
+from dynamoctl.patches import engine_heartbeat
+from dynamoctl.patches.engine_heartbeat import Heartbeat
 from dynamoctl.planner.plan import DeploymentPlan, Gate, Role, Tier, Unit
+from dynamoctl.processes import cleanup, process_control
 from dynamoctl.state import DeploymentState
 from dynamoctl.supervisor import (
     control,
@@ -37,9 +39,7 @@ from dynamoctl.supervisor import (
     failures,
     gpu_memory,
     lifecycle,
-    process,
-    proving,
-    removal,
+    readiness,
     restarting,
     run,
     silences,
@@ -1111,7 +1111,7 @@ PARTS = (
     etcd_watch,
     failures,
     gpu_memory,
-    proving,
+    readiness,
     restarting,
     run,
     silences,
@@ -1152,10 +1152,10 @@ def install(world: World, patch: pytest.MonkeyPatch) -> None:
             spawn=world.spawn,
             send=world.send,
             reap=world.reap,
-            how_it_ended=process.how_it_ended,
+            how_it_ended=process_control.how_it_ended,
         ),
         "removal": SimpleNamespace(
-            STOP_ORDER=removal.STOP_ORDER,
+            STOP_ORDER=cleanup.STOP_ORDER,
             kill_members=world.kill_members,
             remove_folders=world.remove_folders,
             remove_files=lambda files: {},
@@ -1580,7 +1580,7 @@ WRONG: dict[str, tuple[str, Life, Callable[[pytest.MonkeyPatch], object]]] = {
     "stops in the order of the start": (
         "order",
         Life("disagg"),
-        lambda patch: patch.setattr(_there(stopping, "removal"), "STOP_ORDER", removal.STOP_ORDER[::-1]),
+        lambda patch: patch.setattr(_there(stopping, "removal"), "STOP_ORDER", cleanup.STOP_ORDER[::-1]),
     ),
     "starts without waiting": (
         "gates",

@@ -13,7 +13,7 @@ import dynamoctl
 import pytest
 from dynamoctl.cli import run
 from dynamoctl.host import gpus
-from dynamoctl.known_sets import INSTALLED
+from dynamoctl.tested_versions import INSTALLED
 
 from tests.unit.fresh import last_line
 

@@ -14,7 +14,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from dynamoctl import vllm_plugin
+from dynamoctl.patches import plugin
 
 from tests.unit.fresh import last_line, last_line_with_vllm
 
@@ -50,7 +50,7 @@ def native_bindings() -> Any:
 def agent() -> Any:
     """An agent of a class that has the plugin's parameters."""
     kind = agent_class()
-    vllm_plugin.add_parameters(kind)
+    plugin.add_parameters(kind)
     return kind()
 
 
@@ -59,7 +59,7 @@ def environ() -> Iterator[MutableMapping[str, str]]:
     """An environment in which the plugin is switched on; put back afterwards."""
     with mock.patch.dict(os.environ):
         os.environ.pop(RCACHE, None)
-        os.environ[vllm_plugin.VARIABLE] = "1"
+        os.environ[plugin.VARIABLE] = "1"
         yield os.environ
 
 
@@ -116,7 +116,7 @@ def test_the_progress_thread_pauses_as_long_as_its_caller_says_or_a_millisecond(
     chosen: int, used: int
 ) -> None:
     bindings = native_bindings()
-    vllm_plugin.add_delay(bindings)
+    plugin.add_delay(bindings)
     assert bindings.nixlAgent("name", SimpleNamespace(pthrDelay=chosen)).made_with == ("name", used)
 
 
@@ -124,7 +124,7 @@ def test_the_progress_thread_pauses_as_long_as_its_caller_says_or_a_millisecond(
 
 
 def test_switched_on_it_does_both(api: Any, environ: MutableMapping[str, str]) -> None:
-    vllm_plugin.register()
+    plugin.register()
     agent = api.nixl_agent()
     agent.create_backend("UCX")
     assert agent.got == [("UCX", NONE)]
@@ -133,9 +133,9 @@ def test_switched_on_it_does_both(api: Any, environ: MutableMapping[str, str]) -
 
 def test_called_twice_it_does_so_once(api: Any, environ: MutableMapping[str, str]) -> None:
     before = api.nixl_agent.create_backend, api.nixlBind.nixlAgent
-    vllm_plugin.register()
+    plugin.register()
     once = api.nixl_agent.create_backend, api.nixlBind.nixlAgent
-    vllm_plugin.register()
+    plugin.register()
     assert (api.nixl_agent.create_backend, api.nixlBind.nixlAgent) == once
     assert before[0] is not once[0]
     assert before[1] is not once[1]
@@ -143,11 +143,11 @@ def test_called_twice_it_does_so_once(api: Any, environ: MutableMapping[str, str
 
 @pytest.mark.parametrize("value", [None, "", "0"])
 def test_switched_off_it_does_nothing(api: Any, environ: MutableMapping[str, str], value: str | None) -> None:
-    del environ[vllm_plugin.VARIABLE]
+    del environ[plugin.VARIABLE]
     if value is not None:
-        environ[vllm_plugin.VARIABLE] = value
+        environ[plugin.VARIABLE] = value
     before = api.nixl_agent.create_backend, api.nixlBind.nixlAgent
-    vllm_plugin.register()
+    plugin.register()
     assert (api.nixl_agent.create_backend, api.nixlBind.nixlAgent) == before
     assert RCACHE not in environ
 
@@ -158,13 +158,13 @@ def test_it_imports_nixl_before_vllm_does_and_so_makes_vllms_setting_of_ucx_unle
 ) -> None:
     if users is not None:
         environ[RCACHE] = users
-    vllm_plugin.register()
+    plugin.register()
     assert environ[RCACHE] == there
 
 
 def test_the_installed_distribution_offers_it_to_vllm() -> None:
     offered = metadata.distribution("dynamoctl").entry_points.select(group=GROUP)
-    assert [entry.load() for entry in offered] == [vllm_plugin.register]
+    assert [entry.load() for entry in offered] == [plugin.register]
 
 
 @pytest.mark.packages
@@ -188,8 +188,8 @@ print(json.dumps({{
     "delay": config.pthrDelay,
 }}))
 """
-    seen = json.loads(last_line(script, **{vllm_plugin.VARIABLE: "1"}))
-    assert seen["create_backend"] == seen["agent"] == "dynamoctl.vllm_plugin"
+    seen = json.loads(last_line(script, **{plugin.VARIABLE: "1"}))
+    assert seen["create_backend"] == seen["agent"] == "dynamoctl.patches.plugin"
     assert "ucx_error_handling_mode" in seen["parameters"]
     assert seen["delay"] == 1000
 
@@ -203,16 +203,16 @@ def envs_module() -> Any:
 
 def test_a_port_is_no_part_of_what_names_a_compiled_model() -> None:
     envs = envs_module()
-    vllm_plugin.ignore_port(envs)
+    plugin.ignore_port(envs)
     once = envs.compile_factors
-    vllm_plugin.ignore_port(envs)
+    plugin.ignore_port(envs)
     assert envs.compile_factors is once
     assert once() == {"VLLM_USE_X": True}
 
 
 def test_a_vllm_without_such_a_name_is_left_alone() -> None:
     envs = SimpleNamespace()
-    vllm_plugin.ignore_port(envs)
+    plugin.ignore_port(envs)
     assert envs == SimpleNamespace()
 
 
@@ -230,7 +230,7 @@ print(hash_factors(envs.compile_factors()))
 """
 
     def name(port: str, share: str) -> str:
-        settings = {"VLLM_NIXL_SIDE_CHANNEL_PORT": port, vllm_plugin.SHARE_COMPILE_CACHE: share}
+        settings = {"VLLM_NIXL_SIDE_CHANNEL_PORT": port, plugin.SHARE_COMPILE_CACHE: share}
         return last_line_with_vllm(script, **settings)
 
     assert name("20001", "1") == name("20002", "1")
@@ -264,8 +264,8 @@ def worker_side() -> Any:
 @pytest.mark.parametrize("what", ["submit_store_request", "submit_retrieve_request"])
 def test_a_cache_server_that_does_not_answer_is_one_that_is_away(what: str) -> None:
     kind = worker_side()
-    vllm_plugin.survive_timeouts(kind)
-    vllm_plugin.survive_timeouts(kind)
+    plugin.survive_timeouts(kind)
+    plugin.survive_timeouts(kind)
     worker = kind()
     getattr(worker, what)("a")
     assert worker.said == ["a: passed over"]
@@ -293,9 +293,9 @@ def test_a_connector_is_made_with_lmcache_mended_and_once(monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "lmcache.integration.vllm", package)
     monkeypatch.setitem(sys.modules, adapters.__name__, adapters)
     monkeypatch.setitem(sys.modules, connector.__name__, connector)
-    monkeypatch.setattr(vllm_plugin, "start_heartbeats", mended.append)
-    vllm_plugin.before_connectors(factory, [vllm_plugin._mend_server])
-    vllm_plugin.before_connectors(factory, [vllm_plugin._mend_server])
+    monkeypatch.setattr(plugin, "start_heartbeats", mended.append)
+    plugin.before_connectors(factory, [plugin._mend_server])
+    plugin.before_connectors(factory, [plugin._mend_server])
     assert factory.create_connector("config", "role") == "connector"
     assert made == [("config", "role")]
     assert mended == [adapters]
@@ -398,8 +398,8 @@ def test_who_waits_for_a_call_looks_by_itself_ten_times_a_second(asked: int | No
         def wait(self, timeout_ms: int | None = None) -> None:
             waited.append(timeout_ms)
 
-    vllm_plugin.look_by_itself(Condition)
-    vllm_plugin.look_by_itself(Condition)
+    plugin.look_by_itself(Condition)
+    plugin.look_by_itself(Condition)
     Condition().wait(asked)
     assert waited == [waits]
 
@@ -410,8 +410,8 @@ def test_who_waits_for_a_call_sleeps_soon(vllms: float, spins: float) -> None:
         def __init__(self, is_reader: bool) -> None:
             self.busy_loop_s = vllms
 
-    vllm_plugin.sleep_soon(Condition, 0.02)
-    vllm_plugin.sleep_soon(Condition, 0.02)
+    plugin.sleep_soon(Condition, 0.02)
+    plugin.sleep_soon(Condition, 0.02)
     assert Condition(is_reader=True).busy_loop_s == spins
 
 

@@ -13,11 +13,11 @@ import pytest
 from dynamoctl.cli import draw_watch, run
 from dynamoctl.cli.draw_watch import Closely, Overview, WatchDisplay, sparkline
 from dynamoctl.host.processes import identify
-from dynamoctl.observe import Memory, Snapshot
+from dynamoctl.monitoring.observe import Memory, Snapshot
+from dynamoctl.monitoring.rates import Change
 from dynamoctl.operations import watch
 from dynamoctl.operations.status import Look, _body
 from dynamoctl.operations.watch import HISTORY_S, Seen
-from dynamoctl.rates import Change
 from dynamoctl.state import DeploymentState, UnitState
 from rich.console import Console
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
-from dynamoctl.words import count, duration, iso, moment, nearest
+from dynamoctl.humanize import count, duration, iso, moment, nearest
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dynamoctl import probes, storage
+from dynamoctl.checks import tiers
+from dynamoctl.config.spec import load
 from dynamoctl.errors import DynamoctlError
+from dynamoctl.monitoring import probes
 from dynamoctl.planner import make_plan
-from dynamoctl.spec import load
 
 from .hosts import FOLDER_MODEL, HUB_MODEL, host
 
@@ -147,7 +148,7 @@ def outcome(asked: Asked, tmp_path: Path) -> list[str]:
         plan = make_plan(spec, host(asked.gpus), HUB_MODEL if asked.gpus else FOLDER_MODEL, sources)
     except DynamoctlError as error:
         return [f"error {error.message}"]
-    return [f"{finding.level} {finding.what}" for finding in storage.check(plan)]
+    return [f"{finding.level} {finding.what}" for finding in tiers.check(plan)]
 
 
 @pytest.mark.packages

@@ -137,7 +137,7 @@ frontend() {
 }
 
 lmcache() {
-  exec setsid "$python" -m dynamoctl.lmcache_server \
+  exec setsid "$python" -m dynamoctl.processes.cache_server \
     --host 127.0.0.1 \
     --port 20000 \
     --http-host 127.0.0.1 \

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from dynamoctl import lmcache_server
 from dynamoctl.errors import DynamoctlError
 from dynamoctl.host.files import Files, files_from_json, is_there
 from dynamoctl.host.processes import (
@@ -26,8 +25,9 @@ from dynamoctl.host.processes import (
     is_running,
     members,
 )
+from dynamoctl.processes import cache_server
+from dynamoctl.processes.process_control import reap, send
 from dynamoctl.state import DeploymentState, Folder
-from dynamoctl.supervisor.process import reap, send
 
 # What SIGKILL needs to take effect; a process in uninterruptible sleep takes longer and is named.
 KILL_PATIENCE_S = 15.0
@@ -77,14 +77,14 @@ def own_files(state: DeploymentState) -> Files:
     """What a deployment has made outside its folder, as far as that can be known without its processes:
     what was noted, and what carries the name of this start.
     """
-    return state.recorded_files | lmcache_server.pools(state.start_id)
+    return state.recorded_files | cache_server.pools(state.start_id)
 
 
 def files_of_plan(folder: Folder) -> Files:
     """The same where there is no state: what the plan tells."""
     try:
         plan = folder.read_plan() or {}
-        return files_from_json(plan.get("earlier_files", {})) | lmcache_server.pools(plan.get("start_id", ""))
+        return files_from_json(plan.get("earlier_files", {})) | cache_server.pools(plan.get("start_id", ""))
     except (DynamoctlError, AttributeError, TypeError):
         return {}
 

@@ -24,9 +24,9 @@ from pydantic import (
     model_validator,
 )
 
-from dynamoctl import lmcache_file, lmcache_keys, stores
 from dynamoctl.errors import SpecError
-from dynamoctl.words import nearest
+from dynamoctl.humanize import nearest
+from dynamoctl.lmcache import config_file, environment, remote_stores
 
 Mode = Literal["agg", "disagg"]
 Device = Literal["auto", "cuda", "cpu"]
@@ -67,7 +67,7 @@ _ETCD = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}")
 _SIZE_SCHEMA: dict[str, Any] = {
     "anyOf": [
         {"type": "number", "exclusiveMinimum": 0, "maximum": _MOST_GIB},
-        {"type": "string", "pattern": lmcache_keys.SIZE_PATTERN},
+        {"type": "string", "pattern": environment.SIZE_PATTERN},
     ]
 }
 _AUTO_SIZE_SCHEMA = {"anyOf": [*_SIZE_SCHEMA["anyOf"], {"const": "auto"}]}
@@ -95,13 +95,13 @@ _ETCD_SCHEMA = {
         {"type": "string", "pattern": f"^{_ONE_ETCD}(,{_ONE_ETCD})*$"},
     ]
 }
-_STORE_SCHEMA = {"type": "string", "pattern": rf"^\s*({'|'.join(stores.KINDS)})://"}
+_STORE_SCHEMA = {"type": "string", "pattern": rf"^\s*({'|'.join(remote_stores.KINDS)})://"}
 _ADAPTERS_SCHEMA = {
     "type": "array",
     "items": {
         "type": "object",
         "required": ["type"],
-        "properties": {"type": {"enum": list(stores.L2_ADAPTERS)}},
+        "properties": {"type": {"enum": list(remote_stores.L2_ADAPTERS)}},
     },
 }
 _VARIABLES_SCHEMA = {
@@ -173,7 +173,7 @@ def parse_etcd(value: object) -> object:
 def parse_size(value: object) -> object:
     """`20`, `"20"`, `"20GiB"` or `"20GB"` as GiB; a number has no unit and is GiB already."""
     if isinstance(value, str) and value != "auto":
-        value = lmcache_keys.gib(value)
+        value = environment.gib(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return value
     if not 0 < value <= _MOST_GIB:
@@ -192,7 +192,7 @@ def parse_folder(value: object) -> object:
 
 
 def _store(value: str) -> str:
-    stores.parse(value)
+    remote_stores.parse(value)
     return value.strip()
 
 
@@ -209,7 +209,7 @@ def _variables(env: dict[str, str]) -> dict[str, str]:
             raise ValueError(f"'{name}' cannot be the name of an environment variable")
         if name in OWN_FIELDS:
             raise ValueError(f"{name} has a key of its own: set lmcache.{OWN_FIELDS[name]}")
-    return {**env, **lmcache_keys.check_environment(env)}
+    return {**env, **environment.check_environment(env)}
 
 
 Text = Annotated[str, AfterValidator(_no_nul)]
@@ -258,9 +258,9 @@ class LMCacheSpec(_Model):
     cpu_gb: Annotated[AutoSize | None, Field(examples=[20])] = None
     disk: Annotated[Folder | None, Field(examples=["/var/cache/lmcache"])] = None
     disk_gb: Annotated[Size | None, Field(examples=[100])] = None
-    remote: Annotated[StoreUrl | None, Field(examples=[kind.example for kind in stores.KINDS.values()])] = (
-        None
-    )
+    remote: Annotated[
+        StoreUrl | None, Field(examples=[kind.example for kind in remote_stores.KINDS.values()])
+    ] = None
     gds: Annotated[Folder | None, Field(examples=["/mnt/nvme/lmcache"])] = None
     l2: Annotated[tuple[dict[str, Any], ...], WithJsonSchema(_ADAPTERS_SCHEMA)] = ()
     env: Environment = Field(default_factory=dict, examples=[{"LMCACHE_LOG_LEVEL": "INFO"}])
@@ -270,8 +270,8 @@ class LMCacheSpec(_Model):
     def _adapters_of_the_server(cls, value: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
         for table in value:
             kind = table.get("type")
-            if kind not in stores.L2_ADAPTERS:
-                hint = nearest(str(kind), stores.L2_ADAPTERS) if kind else "give each table a type"
+            if kind not in remote_stores.L2_ADAPTERS:
+                hint = nearest(str(kind), remote_stores.L2_ADAPTERS) if kind else "give each table a type"
                 raise ValueError(f"the cache server has no adapter of type {kind!r}: {hint}")
         return value
 
@@ -293,7 +293,7 @@ class LMCacheSpec(_Model):
     @classmethod
     def _only_settings_of_lmcache(cls, value: dict[str, str]) -> dict[str, str]:
         for name in value:
-            if not name.startswith(lmcache_keys.PREFIX):
+            if not name.startswith(environment.PREFIX):
                 raise ValueError(f"{name} is no setting of LMCache's: put it into [env]")
         return value
 
@@ -552,17 +552,17 @@ def _settings_of_lmcache(values: dict[str, Any], environ: Mapping[str, str], con
     env = table.setdefault("env", {})
     if not isinstance(env, dict):
         return {}
-    for key in [key for key in table if lmcache_file.is_key(key) and key not in LMCacheSpec.model_fields]:
-        value, field = table.pop(key), OWN_FIELDS.get(lmcache_file.variable(key))
+    for key in [key for key in table if config_file.is_key(key) and key not in LMCacheSpec.model_fields]:
+        value, field = table.pop(key), OWN_FIELDS.get(config_file.variable(key))
         if field is None:
-            env.setdefault(lmcache_file.variable(key), lmcache_file.as_text(value))
+            env.setdefault(config_file.variable(key), config_file.as_text(value))
         elif field in table:
             raise SpecError(f"lmcache.{key} and lmcache.{field} are the same setting", "take one away")
         else:
             table[field] = value
     sources = {f"lmcache.{key}": config for key in table if key != "env"} | dict.fromkeys(env, config)
     path = environ.get("LMCACHE_CONFIG_FILE") or env.pop("LMCACHE_CONFIG_FILE", "")
-    for name, value in lmcache_file.read(path).items() if path else ():
+    for name, value in config_file.read(path).items() if path else ():
         field = OWN_FIELDS.get(name)
         if field is None:
             target, key, label = env, name, name
@@ -608,7 +608,7 @@ def _lmcache_from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if "ENABLE_LMCACHE" in environ:
         found["enabled"] = switch("ENABLE_LMCACHE", environ["ENABLE_LMCACHE"])
-    settings = lmcache_keys.check_environment(environ)
+    settings = environment.check_environment(environ)
     settings.pop("LMCACHE_CONFIG_FILE", None)  # read already
     for name, field in OWN_FIELDS.items():
         if name in settings:

@@ -12,8 +12,8 @@ import textwrap
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from dynamoctl import config_schema
-from dynamoctl.spec import LMCacheSpec
+from dynamoctl.config import json_schema
+from dynamoctl.config.spec import LMCacheSpec
 
 _WIDTH = 100
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
@@ -28,7 +28,7 @@ def render(head: str, values: Mapping[str, Any], here: Mapping[str, Any]) -> str
         values: the keys that are set; those of `[lmcache]` begin with `lmcache.`.
         here: for keys that are not set and have no fixed default, what is taken on this machine.
     """
-    keys = dict(config_schema.schema()["properties"])
+    keys = dict(json_schema.schema()["properties"])
     cache = keys.pop(_CACHE)
     own = {f"{_CACHE}.{name}": cache["properties"][name] for name in LMCacheSpec.model_fields}
     # A file's name in the head may be no text, or have what no comment may hold.

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from dynamoctl import plain_http
-from dynamoctl.plain_http import NoAnswerError
+from dynamoctl.lmcache.remote_stores import Store
+from dynamoctl.monitoring import loopback_http
+from dynamoctl.monitoring.loopback_http import NoAnswerError
 from dynamoctl.planner.plan import Gate
-from dynamoctl.stores import Store
 
 COMPLETION_TIMEOUT_S = 120.0
 # How what `gate_is_open` says begins if the unit has answered, and is not ready.
@@ -25,7 +25,7 @@ NATS_PORT = 4222
 async def gate_is_open(gate: Gate) -> tuple[bool, str]:
     """Whether the unit behind a gate says ready, and what it said, in a few words."""
     try:
-        answer = await plain_http.ask("GET", f"{gate.origin}{gate.path}")
+        answer = await loopback_http.ask("GET", f"{gate.origin}{gate.path}")
         if gate.kind == "endpoint":
             said = answer.json()["endpoints"]["generate"]
             return said == "ready", f"generate: {said}"
@@ -38,13 +38,13 @@ async def gate_is_open(gate: Gate) -> tuple[bool, str]:
 
 async def answers(gate: Gate) -> bool:
     """Whether anything comes back from a unit, whatever it says."""
-    return await plain_http.says_anything(f"{gate.origin}{gate.path}")
+    return await loopback_http.says_anything(f"{gate.origin}{gate.path}")
 
 
 async def get_json(url: str) -> dict[str, Any] | None:
     """The JSON object at a URL; None where there is none."""
     try:
-        body = (await plain_http.ask("GET", url)).json()
+        body = (await loopback_http.ask("GET", url)).json()
     except (NoAnswerError, ValueError):
         return None
     return body if isinstance(body, dict) else None
@@ -53,7 +53,7 @@ async def get_json(url: str) -> dict[str, Any] | None:
 async def get_text(url: str) -> str:
     """The text at a URL; empty where it does not give 200."""
     try:
-        answer = await plain_http.ask("GET", url)
+        answer = await loopback_http.ask("GET", url)
     except NoAnswerError:
         return ""
     return answer.text if answer.status == 200 else ""
@@ -76,7 +76,7 @@ async def complete(endpoint: str, model: str) -> tuple[bool, str]:
     """Ask for a few tokens: (whether they came, why not)."""
     request = {"model": model, "prompt": "The capital of France is", "max_tokens": 4, "temperature": 0}
     try:
-        answer = await plain_http.ask("POST", f"{endpoint}/v1/completions", request, COMPLETION_TIMEOUT_S)
+        answer = await loopback_http.ask("POST", f"{endpoint}/v1/completions", request, COMPLETION_TIMEOUT_S)
     except NoAnswerError as error:
         return False, f"no answer to a completion ({error})"
     if answer.status != 200:

@@ -62,7 +62,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dynamoctl import engine_heartbeat, packed_kv
+from dynamoctl.patches import engine_heartbeat, packed_kv
 
 VARIABLE = "DYNAMOCTL_NIXL_ON_CPU"
 # Its values: shared memory and the pause; the pause alone.

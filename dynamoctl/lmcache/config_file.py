@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dynamoctl import lmcache_keys
 from dynamoctl.errors import SpecError
-from dynamoctl.lmcache_keys import PREFIX
-from dynamoctl.words import nearest
+from dynamoctl.humanize import nearest
+from dynamoctl.lmcache import environment
+from dynamoctl.lmcache.environment import PREFIX
 
 
 def read(path: str) -> dict[str, str]:
@@ -41,17 +41,17 @@ def read(path: str) -> dict[str, str]:
         if not is_key(str(key)):
             raise SpecError(
                 f"LMCache has no setting {key} (in {path}), and would ignore it in silence",
-                nearest(str(key), lmcache_keys.KEYS),
+                nearest(str(key), environment.KEYS),
             )
         if value is not None:
             name = variable(str(key))
-            found[name] = lmcache_keys.check(name, as_text(value))
+            found[name] = environment.check(name, as_text(value))
     return found
 
 
 def is_key(name: str) -> bool:
     """Whether LMCache has a setting of this name."""
-    return name in lmcache_keys.KEYS
+    return name in environment.KEYS
 
 
 def variable(key: str) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from urllib.parse import ParseResult, parse_qs, unquote, urlparse
 
 from dynamoctl.errors import SpecError
-from dynamoctl.words import nearest
+from dynamoctl.humanize import nearest
 
 
 @dataclass(frozen=True)

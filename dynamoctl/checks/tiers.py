@@ -9,7 +9,8 @@ from importlib import util
 from pathlib import Path
 from typing import Literal
 
-from dynamoctl import lmcache_keys, probes, stores
+from dynamoctl.lmcache import environment, remote_stores
+from dynamoctl.monitoring import probes
 from dynamoctl.planner.plan import DeploymentPlan, Tier
 
 _GIB = 1024**3
@@ -137,7 +138,7 @@ def _gds() -> list[Finding]:
 
 
 def _remote(tier: Tier, plan: DeploymentPlan) -> list[Finding]:
-    store = stores.parse(tier.place)
+    store = remote_stores.parse(tier.place)
     kind = store.kind
     if plan.lmcache == "mp" and kind.adapter in _EXTENSIONS:
         if missing := _extension(kind.adapter or "", "lmcache.remote"):
@@ -177,7 +178,7 @@ def _ignored_settings(plan: DeploymentPlan) -> list[Finding]:
     names = {
         name
         for name in plan.unit("lmcache").env
-        if name.removeprefix(lmcache_keys.PREFIX).lower() in lmcache_keys.KEYS and name not in _SERVER_USES
+        if name.removeprefix(environment.PREFIX).lower() in environment.KEYS and name not in _SERVER_USES
     }
     return [
         Finding(

@@ -13,9 +13,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from dynamoctl import lmcache_keys
-from dynamoctl.spec import CONFIG_NAME, OWN_FIELDS, DeploymentSpec, LMCacheSpec
-from dynamoctl.words import attributes
+from dynamoctl.config.spec import CONFIG_NAME, OWN_FIELDS, DeploymentSpec, LMCacheSpec
+from dynamoctl.humanize import attributes
+from dynamoctl.lmcache import environment
 
 SCHEMA_NAME = "dynamoctl.schema.json"
 
@@ -97,10 +97,10 @@ def _in_toml(one: dict[str, Any]) -> dict[str, Any]:
 
 def _add_lmcaches_own(cache: dict[str, Any]) -> None:
     """LMCache's own settings: as keys of `[lmcache]`, and as variables in `[lmcache.env]`."""
-    variables: dict[str, Any] = dict.fromkeys(sorted(lmcache_keys.PROCESS_VARIABLES), _STRING)
+    variables: dict[str, Any] = dict.fromkeys(sorted(environment.PROCESS_VARIABLES), _STRING)
     own: dict[str, Any] = {}
-    for key, kind in sorted(lmcache_keys.KEYS.items()):
-        name = lmcache_keys.PREFIX + key.upper()
+    for key, kind in sorted(environment.KEYS.items()):
+        name = environment.PREFIX + key.upper()
         field = OWN_FIELDS.get(name)
         if field:
             # The same setting by its other name.
@@ -115,5 +115,5 @@ def _add_lmcaches_own(cache: dict[str, Any]) -> None:
     env = cache["env"]
     del env["propertyNames"]
     env["properties"] = variables
-    env["patternProperties"] = {f"^{prefix}[A-Z0-9_]*$": _STRING for prefix in lmcache_keys.PROCESS_PREFIXES}
+    env["patternProperties"] = {f"^{prefix}[A-Z0-9_]*$": _STRING for prefix in environment.PROCESS_PREFIXES}
     env["additionalProperties"] = False

@@ -14,15 +14,17 @@ from collections.abc import Callable, Mapping
 from importlib import metadata, util
 from pathlib import Path
 
-from dynamoctl import etcd, probes, storage, vllm_plugin
+from dynamoctl.checks import tiers
+from dynamoctl.checks.tiers import Finding
 from dynamoctl.errors import PreflightError
 from dynamoctl.facts import HostFacts, ModelFacts
 from dynamoctl.host import gpus, models, ports, processes
-from dynamoctl.known_sets import KNOWN_SETS
+from dynamoctl.monitoring import etcd, probes
+from dynamoctl.patches import plugin
 from dynamoctl.planner.arguments import DEFAULT_UTILIZATION, utilization
 from dynamoctl.planner.plan import DeploymentPlan
 from dynamoctl.planner.secrets import redact
-from dynamoctl.storage import Finding
+from dynamoctl.tested_versions import KNOWN_SETS
 
 # What LMCache may take of the memory that is there before it is worth a warning: the engine, the page
 # cache and the frontend live in the rest.
@@ -395,13 +397,13 @@ def _memory(plan: DeploymentPlan, facts: HostFacts, _model: ModelFacts) -> list[
 def _plugin(plan: DeploymentPlan, _facts: HostFacts, _model: ModelFacts) -> list[Finding]:
     """Where the plan needs our vLLM plugin, vLLM must find it and must be allowed to load it."""
     lost = {
-        vllm_plugin.PACKED_KV: "LMCache gives back wrong values",
-        vllm_plugin.VARIABLE: "NIXL stalls between CPU workers",
-        vllm_plugin.NIXL_UNBOUND: "all CPU workers with NIXL compute on one core",
-        vllm_plugin.SPIN_MS: "processes that wait take cores from those that compute",
-        vllm_plugin.WAKE_UP: "an engine that misses a call of its own stands still for a minute or longer",
-        vllm_plugin.LMCACHE_SERVER: "a worker that loses LMCache's server stays without",
-        vllm_plugin.END_ENGINE: "a prefill worker takes long to end",
+        plugin.PACKED_KV: "LMCache gives back wrong values",
+        plugin.VARIABLE: "NIXL stalls between CPU workers",
+        plugin.NIXL_UNBOUND: "all CPU workers with NIXL compute on one core",
+        plugin.SPIN_MS: "processes that wait take cores from those that compute",
+        plugin.WAKE_UP: "an engine that misses a call of its own stands still for a minute or longer",
+        plugin.LMCACHE_SERVER: "a worker that loses LMCache's server stays without",
+        plugin.END_ENGINE: "a prefill worker takes long to end",
     }
     missed = [why for variable, why in lost.items() if any(variable in unit.env for unit in plan.units)]
     if not missed:
@@ -413,7 +415,7 @@ def _plugin(plan: DeploymentPlan, _facts: HostFacts, _model: ModelFacts) -> list
         mend = "add dynamoctl to VLLM_PLUGINS, or unset it"
     else:
         return []
-    wrong = lost[vllm_plugin.PACKED_KV] in missed
+    wrong = lost[plugin.PACKED_KV] in missed
     what = f"vLLM will not load dynamoctl's plugin: {', and '.join(missed)}"
     return [Finding("error" if wrong else "warning", what, mend)]
 
@@ -434,5 +436,5 @@ CHECKS: dict[str, Check] = {
     "etcd": _etcd,
     "NATS": _nats,
     "model": _model,
-    "tiers": lambda plan, _facts, _model: storage.check(plan),
+    "tiers": lambda plan, _facts, _model: tiers.check(plan),
 }

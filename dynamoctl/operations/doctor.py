@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from dynamoctl import doctor
+from dynamoctl.checks import plan_checks
+from dynamoctl.checks.tiers import Finding
 from dynamoctl.errors import DynamoctlError
 from dynamoctl.host import gpus
 from dynamoctl.host.processes import members
 from dynamoctl.operations.planning import Planned
 from dynamoctl.planner.plan import DeploymentPlan
+from dynamoctl.processes import process_control
 from dynamoctl.state import Folder, deployments
-from dynamoctl.storage import Finding
-from dynamoctl.supervisor import process
 
 # Each is run as a program of its own, as an engine's process would: what they import stays out of here.
 _AGENT = """
@@ -58,7 +58,7 @@ def examine(planned: Planned, on_check: Callable[[str], None]) -> list[Looked]:
     up = _up(plan.name)
     if up:
         found.append(Looked("deployment", Finding("ok", up)))
-    for name, look in doctor.CHECKS.items():
+    for name, look in plan_checks.CHECKS.items():
         if up and name in _ITS_OWN:
             continue
         on_check(name)
@@ -157,12 +157,12 @@ def _run(
     script: str, right: str, wrong: str, mend: str, why: str, level: Literal["error", "warning"]
 ) -> Finding:
     with tempfile.TemporaryDirectory() as folder:
-        code, lines = process.run_script(
+        code, lines = process_control.run_script(
             [sys.executable, "-c", script], os.environ, Path(folder), lambda _line: None
         )
     if code == 0:
         return Finding("ok", right)
-    said = lines[-1].strip() if lines else process.how_it_ended(code)
+    said = lines[-1].strip() if lines else process_control.how_it_ended(code)
     return Finding(level, f"{wrong}: {said}", mend, why)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from dynamoctl import cache_probe, observe, probes
 from dynamoctl.errors import NotReadyError
+from dynamoctl.monitoring import cache_probe, observe, probes
 from dynamoctl.supervisor import failures, lifecycle
 from dynamoctl.supervisor.deployment import Deployment
 

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from dynamoctl import probes
 from dynamoctl.host import gpus, processes
+from dynamoctl.monitoring import probes
 from dynamoctl.planner import migration
 from dynamoctl.planner.plan import DeploymentPlan, Unit
 

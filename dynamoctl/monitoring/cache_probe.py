@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dynamoctl import observe, plain_http, probes
 from dynamoctl.errors import NotReadyError
-from dynamoctl.plain_http import NoAnswerError
+from dynamoctl.monitoring import loopback_http, observe, probes
+from dynamoctl.monitoring.loopback_http import NoAnswerError
 from dynamoctl.planner.connectors import SERVER_HEARTBEAT_S
 from dynamoctl.planner.plan import DeploymentPlan
 
@@ -148,7 +148,7 @@ async def clear_prefix_caches(plan: DeploymentPlan) -> bool:
 
     async def clear(port: int) -> bool:
         try:
-            answer = await plain_http.ask("POST", f"http://127.0.0.1:{port}/engine/flush_cache", {})
+            answer = await loopback_http.ask("POST", f"http://127.0.0.1:{port}/engine/flush_cache", {})
             return answer.status == 200 and answer.json().get("status") == "ok"
         except (NoAnswerError, ValueError, AttributeError):
             return False
@@ -170,7 +170,7 @@ async def _ask(plan: DeploymentPlan, prompt: str) -> _Answer:
     began, first, prompt_tokens = time.monotonic(), 0.0, 0
     tokens: list[tuple[str, float]] = []
     try:
-        async with plain_http.stream(
+        async with loopback_http.stream(
             "POST", f"{plan.endpoint}/v1/completions", request, probes.COMPLETION_TIMEOUT_S
         ) as answer:
             if answer.status != 200:

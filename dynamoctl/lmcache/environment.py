@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Mapping
 
 from dynamoctl.errors import SpecError
-from dynamoctl.words import nearest
+from dynamoctl.humanize import nearest
 
 PREFIX = "LMCACHE_"
 

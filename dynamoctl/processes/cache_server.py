@@ -1,4 +1,4 @@
-"""LMCache's cache server without what nobody may ask it: `python -m dynamoctl.lmcache_server ARGUMENTS`.
+"""LMCache's cache server without its unsafe HTTP routes. Run as `python -m dynamoctl.processes.cache_server`.
 
 Over HTTP, LMCache's server (0.5.3) tells its whole environment, secrets included (GET /env), and runs code
 that it is sent (POST /run_script). It asks nobody who they are, so that every user of the machine could do

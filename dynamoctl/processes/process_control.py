@@ -15,7 +15,7 @@ from pathlib import Path
 
 from dynamoctl.errors import InternalError
 from dynamoctl.host.processes import Identity, identify, is_running, started_as
-from dynamoctl.supervisor.log_files import private
+from dynamoctl.logs.files import private
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 

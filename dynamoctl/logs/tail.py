@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
 
-from dynamoctl.supervisor import log_files
+from dynamoctl.logs import files
 
 _PIECE = 1024 * 1024
 # A line that is longer is given out in parts.
@@ -33,7 +33,7 @@ class Tail:
     def __init__(self, path: Path) -> None:
         self.latest = 0.0
         self._path = path
-        self._aside_path = log_files.set_aside(path)
+        self._aside_path = files.set_aside(path)
         self._aside: tuple[int, int] | None = None  # which file is set aside, as it was seen last
         self._file: BinaryIO | None = None
         self._at = 0
@@ -225,7 +225,7 @@ def _cut(aside: BinaryIO) -> tuple[int | None, int]:
     """
     aside.seek(0)
     first = aside.readline(_LONGEST_CUT_LINE)
-    before = log_files.cut(first)
+    before = files.cut(first)
     return before, 0 if before is None else len(first)
 
 

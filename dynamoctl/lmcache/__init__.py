@@ -1,0 +1,1 @@
+"""LMCache's own settings, remote stores and cache server."""

@@ -1,0 +1,1 @@
+"""Requests to a running deployment's units, and what their answers mean."""

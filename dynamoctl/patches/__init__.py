@@ -1,0 +1,1 @@
+"""Patches of vLLM, LMCache, NIXL and Dynamo, applied inside the engine's processes."""

@@ -1,0 +1,1 @@
+"""Processes that dynamoctl starts, signals and cleans up after."""

@@ -28,7 +28,7 @@ VARIABLE = "DYNAMOCTL_ENGINE_HEARTBEAT"
 # Dynamo's, in seconds: how often its monitor asks, and with it how often the engine is pinged.
 INTERVAL_VARIABLE = "DYN_ENGINE_HEALTH_CHECK_INTERVAL"
 INTERVAL_S = 2.0
-# What the ping calls on every worker process of the engine: `vllm_plugin.answer_pings` puts it there.
+# What the ping calls on every worker process of the engine: `plugin.answer_pings` puts it there.
 PING = "dynamoctl_ping"
 _ANSWERED = "engine-answered"
 _ASKED_IDLE = "engine-asked-idle"

@@ -12,7 +12,7 @@ from tests.unit.fresh import last_line
 
 ROOT = Path(dynamoctl.__file__).parent
 SOURCES = sorted(ROOT.rglob("*.py"))
-PROCESS = ROOT / "supervisor" / "process.py"
+PROCESS = ROOT / "processes" / "process_control.py"
 
 # What starts or signals a process, as it would be written after its module's name.
 SPAWNING = {

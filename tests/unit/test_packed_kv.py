@@ -134,15 +134,15 @@ def test_the_plugin_puts_it_before_lmcaches_own_once() -> None:
     """In a process of its own: LMCache keeps one set of functions for a process."""
     script = """
 from types import SimpleNamespace
-from dynamoctl import vllm_plugin
+from dynamoctl.patches import plugin
 from vllm.distributed.kv_transfer.kv_connector import factory
 class Factory:
     @classmethod
     def create_connector(cls):
         pass
 factory.KVConnectorFactory = Factory
-vllm_plugin.register()
-vllm_plugin.register()
+plugin.register()
+plugin.register()
 Factory.create_connector()
 import lmcache.c_ops
 once = lmcache.c_ops.multi_layer_kv_transfer

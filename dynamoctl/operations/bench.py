@@ -22,10 +22,10 @@ from dynamoctl.humanize import count, iso
 from dynamoctl.monitoring import cache_probe, observe, rates
 from dynamoctl.operations import load_generators
 from dynamoctl.operations.load_generators import Load
-from dynamoctl.operations.serving import serving
+from dynamoctl.operations.serving import serving_plan
 from dynamoctl.operations.status import Look, look
 from dynamoctl.planner.plan import DeploymentPlan
-from dynamoctl.state import Folder, write_whole
+from dynamoctl.state import write_whole
 
 # How the engines' own prefix caches lose the documents: they are emptied, or hold fewer than there are.
 Forget = Literal["reset", "fill"]
@@ -133,10 +133,9 @@ def run(
     Raises:
         SpecError: nothing of this name runs; or the documents fit into the caches that they should fill.
         NotReadyError: it does not serve now, or an engine's prefix cache cannot be emptied.
-        DynamoctlError: the load generator cannot measure.
+        DynamoctlError: its plan is missing or damaged, or the load generator cannot measure.
     """
-    serving(name)
-    plan = DeploymentPlan.from_json((Folder(name).read_plan() or {})["plan"])
+    plan = serving_plan(name)
     passes = workload.in_passes(seed)
     forgets = any(one.forget for one in passes)
     if forgets and forget == "fill":

@@ -8,9 +8,8 @@ from dynamoctl.errors import DynamoctlError, NotReadyError, SpecError
 from dynamoctl.monitoring import cache_probe, loopback_http
 from dynamoctl.monitoring.cache_probe import Probe
 from dynamoctl.monitoring.loopback_http import NoAnswerError
-from dynamoctl.operations.serving import serving
+from dynamoctl.operations.serving import serving_plan
 from dynamoctl.planner.plan import DeploymentPlan
-from dynamoctl.state import Folder
 
 # How long the prompt is, in chunks of LMCache's.
 _CHUNKS = 3.0
@@ -76,8 +75,7 @@ def clear(name: str) -> list[str]:
 
 
 def _running(name: str) -> DeploymentPlan:
-    serving(name)
-    plan = DeploymentPlan.from_json((Folder(name).read_plan() or {})["plan"])
+    plan = serving_plan(name)
     if plan.lmcache is None and "prefill" in plan.elsewhere:
         raise SpecError(f"LMCache of '{name}' is with the prefill workers, on another host", "ask there")
     if plan.lmcache is None:

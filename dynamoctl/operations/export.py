@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dynamoctl.errors import DynamoctlError, PreflightError, SpecError
+from dynamoctl.errors import PreflightError, SpecError
 from dynamoctl.state import Folder, deployments, targets_folder, write_whole
 
 
@@ -168,17 +168,11 @@ def _targets(folder: Folder) -> list[dict[str, Any]]:
     """Of a deployment that was ready and lives, as the supervisor says it to Prometheus."""
     from dynamoctl.export import prometheus
     from dynamoctl.host.processes import is_running
-    from dynamoctl.planner.plan import DeploymentPlan
+    from dynamoctl.operations.serving import read_plan
 
     state = folder.read_state()
     if state is None or not state.ready_at or state.state in ("stopping", "stopped"):
         return []
     if not any(unit.identity is not None and is_running(unit.identity) for unit in state.units):
         return []
-    try:
-        plan = DeploymentPlan.from_json((folder.read_plan() or {})["plan"])
-    except (KeyError, TypeError) as error:
-        raise DynamoctlError(
-            f"{folder.plan_file} is damaged ({error})", f"`dynamoctl down -n {folder.name}` cleans up"
-        ) from None
-    return prometheus.targets(plan)
+    return prometheus.targets(read_plan(folder))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dynamoctl.errors import NotReadyError, SpecError
+from dynamoctl.errors import DynamoctlError, NotReadyError, SpecError
+from dynamoctl.planner.plan import DeploymentPlan
 from dynamoctl.state import DeploymentState, Folder, not_running
 
 
@@ -19,6 +20,34 @@ def serving(name: str) -> DeploymentState:
     if state.state not in ("ready", "degraded"):
         raise NotReadyError(f"'{name}' is {state.state}", f"see: dynamoctl status -n {name}")
     return state
+
+
+def serving_plan(name: str) -> DeploymentPlan:
+    """The plan of a deployment that serves now.
+
+    Raises:
+        SpecError: nothing of this name runs.
+        NotReadyError: it does not serve now.
+        DynamoctlError: its plan is missing or damaged.
+    """
+    serving(name)
+    return read_plan(Folder(name))
+
+
+def read_plan(folder: Folder) -> DeploymentPlan:
+    """The plan that a deployment was started with.
+
+    Raises:
+        DynamoctlError: `plan.json` is missing or damaged. What runs is not affected.
+    """
+    hint = f"take it down (dynamoctl down -n {folder.name}), then start it again"
+    body = folder.read_plan()
+    if body is None:
+        raise DynamoctlError(f"{folder.plan_file} is missing", hint)
+    try:
+        return DeploymentPlan.from_json(body["plan"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DynamoctlError(f"{folder.plan_file} is damaged ({error!r})", hint) from None
 
 
 def require_frontend(state: DeploymentState) -> None:

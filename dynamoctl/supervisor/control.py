@@ -1,4 +1,4 @@
-"""The control socket: what `status` and `top` ask the supervisor."""
+"""The control socket: what `status` asks the supervisor."""
 
 from __future__ import annotations
 

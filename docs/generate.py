@@ -216,7 +216,7 @@ DOCTOR_WORDS = {
     "level": "`ok`, `warning` or `error`; with an error `up` would refuse",
     "what": "what was found",
     "why": "what would go wrong; may be empty",
-    "mend": "what to do; empty where all is right",
+    "fix": "what to do; empty if all is right",
 }
 CHAT_WORDS = {
     "name": "the deployment",

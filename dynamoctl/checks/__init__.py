@@ -1,1 +1,4 @@
-"""Checks of a plan against a host: what `dynamoctl doctor` reports, and what `up` refuses."""
+"""Checks of a plan against a host: what `dynamoctl doctor` reports, and what `up` refuses.
+
+One module a subject; `registry` lists them in order.
+"""

@@ -1,49 +1,33 @@
-"""Would LMCache's tiers work on this host? LMCache goes on without one that fails, with one warning."""
+"""LMCache's storage tiers: LMCache continues without one that fails, with one warning in its log."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass
 from importlib import util
 from pathlib import Path
-from typing import Literal
 
+from dynamoctl.checks.base import GIB, Check, Finding, Level
+from dynamoctl.facts import HostFacts, ModelFacts
 from dynamoctl.lmcache import environment, remote_stores
 from dynamoctl.monitoring import probes
 from dynamoctl.planner.plan import DeploymentPlan, Tier
+from dynamoctl.planner.secrets import redact
 
-_GIB = 1024**3
-# What a tier may take of what is free before it is worth a warning.
+# The share of the free space from which on a tier's size is worth a warning.
 _WARNING_SHARE = 0.9
 _RDMA = Path("/sys/class/infiniband")
-# Compiled parts of LMCache that its server's adapters need.
+# Adapter of LMCache's server -> the compiled part of LMCache that it needs.
 _EXTENSIONS = {
     "fs_native": "lmcache_fs",
     "resp": "lmcache_redis",
     "mooncake_store": "lmcache_mooncake",
 }
-# Settings of LMCache's that dynamoctl hands to the cache server in another way.
+# LMCache settings that dynamoctl passes to the cache server in another way.
 _SERVER_USES = frozenset({"LMCACHE_CACHE_POLICY"})
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing that `up` would stumble over (`error`), that should be known (`warning`), or that is right.
-
-    Attributes:
-        mend: what to do; empty where it is right.
-        why: what would go wrong otherwise.
-    """
-
-    level: Literal["error", "warning", "ok"]
-    what: str
-    mend: str = ""
-    why: str = ""
-
-
-def check(plan: DeploymentPlan) -> list[Finding]:
-    """Every finding about the tiers of this plan."""
+def _tiers(plan: DeploymentPlan, _facts: HostFacts, _model: ModelFacts) -> list[Finding]:
     findings = _ignored_settings(plan)
     for tier in plan.lmcache_tiers:
         if tier.kind in ("disk", "gds"):
@@ -61,40 +45,40 @@ def check(plan: DeploymentPlan) -> list[Finding]:
 
 
 def _folder(folder: str, tier: Tier) -> list[Finding]:
-    """It is there or can be made, can be written, and has room."""
+    """It exists or can be created, it can be written, and it has room."""
     what = f"LMCache's {tier.kind} tier {folder}"
     path = Path(folder)
-    there = next(parent for parent in (path, *path.parents) if parent.exists())
+    existing = next(parent for parent in (path, *path.parents) if parent.exists())
     flag = f"--lmcache-{tier.kind}"
-    if not there.is_dir():
-        return [Finding("error", f"{what}: {there} is no folder", f"name a folder with {flag}")]
-    if not os.access(there, os.W_OK | os.X_OK):
+    if not existing.is_dir():
+        return [Finding(Level.ERROR, f"{what}: {existing} is not a folder", f"name a folder with {flag}")]
+    if not os.access(existing, os.W_OK | os.X_OK):
         return [
             Finding(
-                "error",
-                f"{what}: {there} cannot be written",
-                f"mend its permissions, or name another with {flag}",
+                Level.ERROR,
+                f"{what}: {existing} is not writable",
+                f"fix its permissions, or name another with {flag}",
             )
         ]
     if tier.gib is None:
         return []
-    room = (shutil.disk_usage(there).free + _held(path)) / _GIB
-    if tier.gib > room:
-        mend = "take less with --lmcache-disk-gb, or name a folder on a larger disk"
-        return [Finding("error", f"{what} may take {tier.gib:.1f} GiB; {room:.1f} GiB are free", mend)]
-    if tier.gib > _WARNING_SHARE * room:
+    free_gib = (shutil.disk_usage(existing).free + _bytes_in(path)) / GIB
+    if tier.gib > free_gib:
+        fix = "take less with --lmcache-disk-gb, or name a folder on a larger disk"
+        return [Finding(Level.ERROR, f"{what} may take {tier.gib:.1f} GiB; {free_gib:.1f} GiB are free", fix)]
+    if tier.gib > _WARNING_SHARE * free_gib:
         return [
             Finding(
-                "warning",
-                f"{what} may take {tier.gib:.1f} GiB of the {room:.1f} GiB that are free",
+                Level.WARNING,
+                f"{what} may take {tier.gib:.1f} GiB of the {free_gib:.1f} GiB that are free",
                 "take less with --lmcache-disk-gb",
             )
         ]
     return []
 
 
-def _held(path: Path) -> int:
-    """Bytes that an earlier start has left there: they are the tier's own."""
+def _bytes_in(path: Path) -> int:
+    """Bytes that an earlier start has left there: they belong to the tier."""
     try:
         with os.scandir(path) as entries:
             return sum(entry.stat().st_size for entry in entries if entry.is_file())
@@ -103,35 +87,37 @@ def _held(path: Path) -> int:
 
 
 def _extension(adapter: str, field: str) -> list[Finding]:
-    name = _EXTENSIONS.get(adapter)
+    extension = _EXTENSIONS.get(adapter)
     package = util.find_spec("lmcache")  # the package itself is not imported: that takes seconds
-    folders = (package.submodule_search_locations or []) if package else []
-    if name is None or package is None or any(list(Path(one).glob(f"{name}.*")) for one in folders):
+    if extension is None or package is None:
+        return []
+    folders = package.submodule_search_locations or []
+    if any(list(Path(folder).glob(f"{extension}.*")) for folder in folders):
         return []
     return [
         Finding(
-            "error",
-            f"{field}: the LMCache that is installed has no {name}, which its server needs for {adapter}",
-            "build LMCache from its source with that part, or take another store, as in redis://",
+            Level.ERROR,
+            f"{field}: the installed LMCache has no {extension}, which its server needs for {adapter}",
+            "build LMCache from source with it, or use another store, such as redis://",
         )
     ]
 
 
 def _gds() -> list[Finding]:
-    if not _is_there("cufile"):
+    if not _is_installed("cufile"):
         return [
             Finding(
-                "error",
+                Level.ERROR,
                 "lmcache.gds: the package cufile-python is not installed",
-                "install dynamoctl with its extra gpu, or take --lmcache-disk",
+                "install dynamoctl with its extra gpu, or use --lmcache-disk",
             )
         ]
     if not Path("/proc/driver/nvidia-fs").exists():
         return [
             Finding(
-                "warning",
-                "lmcache.gds: the driver nvidia-fs is not loaded: cuFile copies through CPU memory",
-                "load it (modprobe nvidia-fs), or take --lmcache-disk, which is the same then",
+                Level.WARNING,
+                "lmcache.gds: the driver nvidia-fs is not loaded, so cuFile copies through CPU memory",
+                "load it (modprobe nvidia-fs), or use --lmcache-disk, which does the same",
             )
         ]
     return []
@@ -143,20 +129,20 @@ def _remote(tier: Tier, plan: DeploymentPlan) -> list[Finding]:
     if plan.lmcache == "mp" and kind.adapter in _EXTENSIONS:
         if missing := _extension(kind.adapter or "", "lmcache.remote"):
             return missing
-    elif kind.module and not _is_there(kind.module):
+    elif kind.module and not _is_installed(kind.module):
         return [
             Finding(
-                "error",
+                Level.ERROR,
                 f"lmcache.remote: {store.scheme}:// needs the package {kind.package}, which is not installed",
-                f"install it beside dynamoctl: pip install {kind.package}",
+                f"install it in dynamoctl's environment: pip install {kind.package}",
             )
         ]
     if store.scheme == "infinistore" and not (_RDMA.is_dir() and any(_RDMA.iterdir())):
         return [
             Finding(
-                "error",
+                Level.ERROR,
                 "lmcache.remote: InfiniStore needs an RDMA card, and this host has none",
-                "take another store, as in redis://",
+                "use another store, such as redis://",
             )
         ]
     answers, why = probes.store_answers(store)
@@ -164,15 +150,15 @@ def _remote(tier: Tier, plan: DeploymentPlan) -> list[Finding]:
         return []
     return [
         Finding(
-            "error",
+            Level.ERROR,
             f"lmcache.remote: {store.shown} cannot be used: {why}",
-            "start it, mend the URL, or leave it out",
+            "start it, fix the URL, or leave it out",
         )
     ]
 
 
 def _ignored_settings(plan: DeploymentPlan) -> list[Finding]:
-    """Settings for use in process do nothing where LMCache is a server."""
+    """Settings for LMCache in process, which its server does not read."""
     if plan.lmcache != "mp":
         return []
     names = {
@@ -182,16 +168,23 @@ def _ignored_settings(plan: DeploymentPlan) -> list[Finding]:
     }
     return [
         Finding(
-            "warning",
+            Level.WARNING,
             f"{name} does nothing here: LMCache is a server beside the workers",
-            "take it away; --lmcache-mode inproc, on GPUs, uses it",
+            "remove it; only --lmcache-mode inproc, on GPUs, uses it",
         )
         for name in sorted(names)
     ]
 
 
-def _is_there(module: str) -> bool:
+def _is_installed(module: str) -> bool:
     try:
         return util.find_spec(module) is not None
     except ModuleNotFoundError:
         return False
+
+
+def _ok(plan: DeploymentPlan, _facts: HostFacts, _model: ModelFacts) -> str:
+    return ", ".join(f"{tier.kind} {redact(tier.place)}" for tier in plan.lmcache_tiers)
+
+
+CHECK = Check("tiers", _tiers, _ok)

@@ -14,19 +14,20 @@ from dynamoctl.errors import PreflightError
 
 @takes_plan
 def command(flags: Flags, config: Path | None, json: Json = False) -> None:
-    """Say whether `up` with the same arguments would work here, and what to do where not.
+    """Check whether `up` would work here with the same arguments; show fixes if not.
 
-    Nothing is started but short programs that try a part. The exit code is 3 where `up` would refuse.
+    Starts only short programs that try a part. Exits with code 3 if `up` would refuse.
     """
-    from dynamoctl.cli.draw import Looking, draw_findings
+    from dynamoctl.checks.base import Level
+    from dynamoctl.cli.draw import CheckProgress, draw_findings
     from dynamoctl.cli.output import emit, schema
-    from dynamoctl.operations.doctor import examine
+    from dynamoctl.operations.doctor import diagnose
     from dynamoctl.operations.planning import plan_for_here
 
     planned = plan_for_here(flags, config)
-    with Looking(quiet=json) as display:
-        found = examine(planned, display.check)
-    wrong = [one.finding for one in found if one.finding.level == "error"]
+    with CheckProgress(quiet=json) as display:
+        results = diagnose(planned, display.check)
+    errors = [result.finding for result in results if result.finding.level is Level.ERROR]
     if json:
         body: dict[str, Any] = {
             "name": planned.plan.name,
@@ -35,19 +36,19 @@ def command(flags: Flags, config: Path | None, json: Json = False) -> None:
             "model": planned.plan.model,
             "findings": [
                 {
-                    "check": one.check,
-                    "level": one.finding.level,
-                    "what": one.finding.what,
-                    "why": one.finding.why,
-                    "mend": one.finding.mend,
+                    "check": result.check,
+                    "level": result.finding.level.label,
+                    "what": result.finding.what,
+                    "why": result.finding.why,
+                    "fix": result.finding.fix,
                 }
-                for one in found
+                for result in results
             ],
         }
-        if wrong:
-            body["error"] = PreflightError(wrong[0].what, wrong[0].mend).as_json()
-        emit(schema("doctor"), body, ok=not wrong)
+        if errors:
+            body["error"] = PreflightError(errors[0].what, errors[0].fix).as_json()
+        emit(schema("doctor"), body, ok=not errors)
     else:
-        draw_findings(found)
-    if wrong:
+        draw_findings(results)
+    if errors:
         raise typer.Exit(3)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.text import Text
 
-    from dynamoctl.operations.doctor import Looked
+    from dynamoctl.operations.doctor import CheckResult
     from dynamoctl.operations.logs import Line
     from dynamoctl.planner.plan import DeploymentPlan
     from dynamoctl.state import DeploymentState
@@ -259,43 +259,46 @@ def gib(mib: int | None) -> str:
     return f"{mib / 1024:.1f} GiB" if mib is not None else "-"
 
 
-class Looking(Display):
-    """What `doctor` looks at while it does; nothing of it stays."""
+class CheckProgress(Display):
+    """The check that `doctor` runs now; nothing of it stays on the screen."""
 
     def __init__(self, quiet: bool) -> None:
         super().__init__(quiet, transient=True)
 
     def check(self, name: str) -> None:
-        """It looks at this next."""
+        """This check runs next."""
         if self.live is not None:
             from rich.spinner import Spinner
 
-            self.live.update(Spinner("dots", f" looking at: {name}", style="yellow"))
+            self.live.update(Spinner("dots", f" checking: {name}", style="yellow"))
 
 
-def draw_findings(found: Sequence[Looked]) -> None:
-    """What `doctor` has found, to stdout: a line for each, and why it matters and the mend below."""
+def draw_findings(results: Sequence[CheckResult]) -> None:
+    """Print the results of `doctor` to stdout: a line each, and below it why it matters and how to fix it."""
     from rich.console import Console
     from rich.text import Text
 
+    from dynamoctl.checks.base import Level
+
     out = Console(highlight=False, soft_wrap=True)
-    wide = max(len(one.check) for one in found)
-    indent = " " * (9 + wide + 2)
-    for one in found:
-        level = one.finding.level
+    width = max(len(result.check) for result in results)
+    indent = " " * (9 + width + 2)
+    for result in results:
+        finding, level = result.finding, result.finding.level.label
         out.print(
-            Text.assemble((f"{level:<9}", STYLE[level]), (f"{one.check:<{wide}}  ", "bold"), one.finding.what)
+            Text.assemble((f"{level:<9}", STYLE[level]), (f"{result.check:<{width}}  ", "bold"), finding.what)
         )
-        if one.finding.why:
-            out.print(Text(f"{indent}why: {one.finding.why}"))
-        for line in one.finding.mend.splitlines():
-            out.print(Text(f"{indent}do:  {line}"))
-    counts = [sum(one.finding.level == level for one in found) for level in ("error", "warning")]
+        if finding.why:
+            out.print(Text(f"{indent}why: {finding.why}"))
+        for line in finding.fix.splitlines():
+            out.print(Text(f"{indent}fix: {line}"))
+    levels = [result.finding.level for result in results]
+    errors, warnings = levels.count(Level.ERROR), levels.count(Level.WARNING)
     out.print()
-    if counts[0]:
-        out.print(Text(f"`up` would refuse: {count(counts[0], 'error')}", style="bold red"))
+    if errors:
+        out.print(Text(f"`up` would refuse: {count(errors, 'error')}", style="bold red"))
     else:
-        also = f", with {count(counts[1], 'warning')}" if counts[1] else ""
+        also = f", with {count(warnings, 'warning')}" if warnings else ""
         out.print(Text(f"`up` would start here{also}", style="green"))
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dynamoctl.checks import plan_checks
+from dynamoctl.checks import registry
 from dynamoctl.config.spec import DeploymentSpec
 from dynamoctl.errors import DynamoctlError, NotReadyError, PreflightError, SpecError
 from dynamoctl.host import models
@@ -143,7 +143,7 @@ def _start(planned: Planned, folder: Folder, keep: bool, on_progress: OnProgress
     earlier, facts = _clear(folder), planned.facts
     if facts.memory_available_gib < (available := memory_gib()[1]):
         facts = replace(facts, memory_available_gib=available)  # by what an earlier start had left
-    warnings = plan_checks.require(plan_checks.check(planned.plan, facts, planned.model))
+    warnings = registry.require(registry.check(planned.plan, facts, planned.model))
     warnings += [f"{path} of an earlier start stays: it is in use, or may not be removed" for path in earlier]
     if planned.model.builtin and planned.model.folder is None:
         conversion.convert_builtin(models.builtin_gguf(), Path(planned.model.path), on_progress)

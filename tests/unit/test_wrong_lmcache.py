@@ -122,7 +122,7 @@ ERRORS: dict[str, tuple[Asked, str]] = {
     "a package that is missing": (flag(1, remote="valkey://h:1"), "needs the package valkey-glide"),
     "no RDMA card": (flag(1, remote="infinistore://h:1"), "infinistore"),
     "a part of LMCache that is missing": (flag(remote="mooncakestore://h:1/"), "has no lmcache_mooncake"),
-    "a disk that is a file": (flag(disk=__file__, disk_gb="1"), "is no folder"),
+    "a disk that is a file": (flag(disk=__file__, disk_gb="1"), "is not a folder"),
     "a disk that is too small": (flag(disk="/tmp/kv", disk_gb="900TB"), "GiB are free"),
 }  # fmt: skip
 
@@ -143,12 +143,13 @@ def outcome(asked: Asked, tmp_path: Path) -> list[str]:
     if asked.toml:
         config = tmp_path / "dynamoctl.toml"
         config.write_text(asked.toml)
+    facts, model = host(asked.gpus), HUB_MODEL if asked.gpus else FOLDER_MODEL
     try:
         spec, sources = load(asked.flags, environ, config)
-        plan = make_plan(spec, host(asked.gpus), HUB_MODEL if asked.gpus else FOLDER_MODEL, sources)
+        plan = make_plan(spec, facts, model, sources)
     except DynamoctlError as error:
         return [f"error {error.message}"]
-    return [f"{finding.level} {finding.what}" for finding in tiers.check(plan)]
+    return [f"{finding.level.label} {finding.what}" for finding in tiers.CHECK.run(plan, facts, model)]
 
 
 @pytest.mark.packages

@@ -14,13 +14,13 @@ from collections.abc import Callable, Mapping
 from importlib import metadata, util
 from pathlib import Path
 
+from dynamoctl import patches
 from dynamoctl.checks import tiers
 from dynamoctl.checks.tiers import Finding
 from dynamoctl.errors import PreflightError
 from dynamoctl.facts import HostFacts, ModelFacts
 from dynamoctl.host import gpus, models, ports, processes
 from dynamoctl.monitoring import etcd, probes
-from dynamoctl.patches import plugin
 from dynamoctl.planner.arguments import DEFAULT_UTILIZATION, utilization
 from dynamoctl.planner.plan import DeploymentPlan
 from dynamoctl.planner.secrets import redact
@@ -396,16 +396,8 @@ def _memory(plan: DeploymentPlan, facts: HostFacts, _model: ModelFacts) -> list[
 
 def _plugin(plan: DeploymentPlan, _facts: HostFacts, _model: ModelFacts) -> list[Finding]:
     """Where the plan needs our vLLM plugin, vLLM must find it and must be allowed to load it."""
-    lost = {
-        plugin.PACKED_KV: "LMCache gives back wrong values",
-        plugin.VARIABLE: "NIXL stalls between CPU workers",
-        plugin.NIXL_UNBOUND: "all CPU workers with NIXL compute on one core",
-        plugin.SPIN_MS: "processes that wait take cores from those that compute",
-        plugin.WAKE_UP: "an engine that misses a call of its own stands still for a minute or longer",
-        plugin.LMCACHE_SERVER: "a worker that loses LMCache's server stays without",
-        plugin.END_ENGINE: "a prefill worker takes long to end",
-    }
-    missed = [why for variable, why in lost.items() if any(variable in unit.env for unit in plan.units)]
+    wanted = {patch for unit in plan.units for patch in patches.switched_on(unit.env)}
+    missed = [patch for patch in patches.ALL if patch in wanted]
     if not missed:
         return []
     allowed = os.environ.get("VLLM_PLUGINS")
@@ -415,9 +407,9 @@ def _plugin(plan: DeploymentPlan, _facts: HostFacts, _model: ModelFacts) -> list
         mend = "add dynamoctl to VLLM_PLUGINS, or unset it"
     else:
         return []
-    wrong = lost[plugin.PACKED_KV] in missed
-    what = f"vLLM will not load dynamoctl's plugin: {', and '.join(missed)}"
-    return [Finding("error" if wrong else "warning", what, mend)]
+    is_wrong = any(patch.is_required for patch in missed)
+    what = f"vLLM will not load dynamoctl's plugin: {', and '.join(patch.without for patch in missed)}"
+    return [Finding("error" if is_wrong else "warning", what, mend)]
 
 
 # What is looked at, in the order in which it is shown.

@@ -56,7 +56,19 @@ def test_without_it_lmcache_in_process_would_give_back_wrong_values(monkeypatch:
     (finding,) = look(plan_checks._plugin, plan(1, mode="agg", gpus=(0,)))
     assert finding.level == "error"
     assert "LMCache gives back wrong values" in finding.what
-    assert look(plan_checks._plugin, plan(1, mode="agg", gpus=(0,), lmcache={"enabled": False})) == []
+    (finding,) = look(plan_checks._plugin, plan(1, mode="agg", gpus=(0,), lmcache={"enabled": False}))
+    assert finding.level == "warning"
+    assert finding.what == (
+        "vLLM will not load dynamoctl's plugin: each worker with NIXL compiles the model for itself,"
+        " at every start"
+    )
+
+
+def test_a_patch_that_the_user_has_switched_off_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_PLUGINS", "other")
+    own = {"DYNAMOCTL_SHARE_COMPILE_CACHE": ""}
+    made = plan(1, mode="agg", gpus=(0,), lmcache={"enabled": False}, env=own)
+    assert look(plan_checks._plugin, made) == []
 
 
 def test_a_dynamoctl_that_is_not_installed_as_a_package_offers_no_plugin(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from dynamoctl.patches import (
     compile_cache_name,
     end_engine,
+    fork_workers,
     lmcache_server,
     nixl_progress_delay,
     nixl_shared_memory,
@@ -71,6 +72,7 @@ def _wanted(worker: PatchedWorker) -> Iterator[tuple[Patch, str]]:
         yield wake_up.PATCH, "1"
     if on_cpu:
         yield spin.PATCH, _SPIN_MS
+        yield fork_workers.PATCH, "1"
     if worker.role == "prefill":
         yield end_engine.PATCH, "1"
     if worker.uses_nixl:

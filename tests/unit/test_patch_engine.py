@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
+import multiprocessing
+import os
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
-from dynamoctl.patches import compile_cache_name, spin, wake_up
+from dynamoctl.patches import compile_cache_name, fork_workers, spin, wake_up
 
 from tests.unit.fresh import last_line, last_line_with_vllm
 
@@ -152,3 +157,51 @@ os._exit(0)
 """
     assert last_line_with_vllm(script.replace("LIMIT", "5"), DYNAMOCTL_WAKE_UP="0") == "[]"
     assert last_line_with_vllm(script.replace("LIMIT", "60"), DYNAMOCTL_WAKE_UP="1") == "['a call']"
+
+
+# ---- how Worker processes are started ---------------------------------------------------------
+
+METHOD = "VLLM_WORKER_MULTIPROC_METHOD"
+
+
+def test_only_enginecore_forks(monkeypatch: pytest.MonkeyPatch) -> None:
+    with mock.patch.dict(os.environ, {METHOD: "spawn"}):
+        fork_workers.fork(SimpleNamespace(environment_variables={METHOD: None}))
+        assert os.environ[METHOD] == "fork"
+        os.environ[METHOD] = "spawn"
+        monkeypatch.setattr(multiprocessing.current_process(), "_name", "VllmWorker-0")
+        fork_workers.PATCH.apply()
+        assert os.environ[METHOD] == "spawn"
+
+
+@pytest.mark.packages
+@pytest.mark.xdist_group("with vllm")
+def test_the_installed_vllms_enginecore_starts_its_workers_by_a_fork() -> None:
+    """It is spawned itself, as without the patch. The day EngineCore forks without it, drop the patch."""
+    script = """
+import multiprocessing
+multiprocessing.current_process().name = "NAME"
+from vllm.plugins import load_general_plugins
+load_general_plugins()
+from vllm.utils.system_utils import get_mp_context
+print()
+print(get_mp_context().get_start_method())
+"""
+
+    def method(name: str, **environ: str) -> str:
+        return last_line_with_vllm(script.replace("NAME", name), **{METHOD: "spawn"}, **environ)
+
+    assert method("EngineCore", DYNAMOCTL_FORK_WORKERS="1") == "fork"
+    assert method("EngineCore_DP0", DYNAMOCTL_FORK_WORKERS="1") == "fork"
+    assert method("MainProcess", DYNAMOCTL_FORK_WORKERS="1") == "spawn"
+    assert method("EngineCore") == "spawn"
+
+
+@pytest.mark.packages
+def test_the_installed_vllm_names_its_processes_and_spawns_on_a_cpu_as_the_patch_says() -> None:
+    engine = importlib.util.find_spec("vllm")
+    assert engine is not None
+    assert engine.submodule_search_locations
+    root = Path(engine.submodule_search_locations[0])
+    assert 'if is_dp else "EngineCore"' in (root / "v1/engine/utils.py").read_text()
+    assert f'os.environ["{METHOD}"] = "spawn"' in (root / "platforms/cpu.py").read_text()

@@ -18,7 +18,7 @@ def names(made: DeploymentPlan, unit: str) -> set[str]:
     return {patch.name for patch in patches.switched_on(made.unit(unit).env)}
 
 
-ON_CPU = {"wake-up", "spin"}
+ON_CPU = {"wake-up", "spin", "fork-workers"}
 NIXL_ON_CPU = {"compile-cache-name", "nixl-shared-memory", "nixl-progress-delay", "nixl-unbound"}
 
 WORKERS: dict[str, tuple[int, dict[str, Any], dict[str, set[str]]]] = {

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import manpage
+import patch_table
 import typer.main
 from dynamoctl import cli, errors
 from dynamoctl.bench.comparison import Figures
@@ -54,6 +55,7 @@ CONFIG = DOCS / "config.md"
 RELIABILITY = DOCS / "reliability.md"
 OBSERVABILITY = DOCS / "observability.md"
 FIRST_TRIES = DOCS / "first-tries.md"
+VERSIONS = DOCS / "versions.md"
 TRIES = DOCS.parent / "tests" / "unit" / "first_tries.py"
 SCHEMA = DOCS.parent / "dynamoctl" / json_schema.SCHEMA_NAME
 MAN_PAGE = DOCS / "dynamoctl.1"
@@ -97,6 +99,7 @@ UNIT_WORDS = {
     " answer",
     "requests_waiting": "requests that wait in its engine now; null as above",
     "kv_cache_usage": "how much of its KV cache is in use, 0 to 1; null as above",
+    "patches": "names of the [patches](versions.md#patches) that the plan switches on in it",
 }
 CACHE_WORDS = {
     "hit_tokens": "tokens that LMCache had, since the start",
@@ -299,6 +302,7 @@ def main() -> int:
         RELIABILITY: reliability(),
         OBSERVABILITY: observability(),
         FIRST_TRIES: first_tries(),
+        VERSIONS: _with(VERSIONS, "patches", patch_table.table()),
         SCHEMA: json_schema.text(),
         MAN_PAGE: manpage.page(_table_rows(exit_codes()), _table_rows(ENVIRONMENT)),
     }

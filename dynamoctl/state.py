@@ -54,6 +54,7 @@ class UnitState:
         started_at, ready_at: seconds since the epoch; 0 where that has not happened.
         exit: how it ended (`exit 1`, `SIGKILL`), or empty.
         error: why it failed, with its last log lines, or empty.
+        patches: names of the patches that the plan switches on in it (`dynamoctl.patches`).
     """
 
     name: str
@@ -68,6 +69,7 @@ class UnitState:
     restarts: int = 0
     exit: str = ""
     error: str = ""
+    patches: list[str] = field(default_factory=list)
 
 
 @dataclass

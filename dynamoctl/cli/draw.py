@@ -209,6 +209,8 @@ def draw_status(body: dict[str, Any]) -> None:
         used, total = (gpu[key] / 1024 for key in ("memory_used_mib", "memory_total_mib"))
         busy = f", busy {gpu['utilization']:.0%}" if gpu["utilization"] is not None else ""
         out.print(f"GPU {gpu['gpu']}: {used:.1f} of {total:.1f} GiB in use{busy}", markup=False)
+    if names := {name: None for unit in body["units"] for name in unit["patches"]}:
+        out.print(f"patches: {', '.join(names)}")
     for one in body["remote"] or ():
         out.print(f"on another host: {one['component']} at {one['address']}", markup=False)
     for line in troubles(body):

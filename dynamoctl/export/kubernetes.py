@@ -13,12 +13,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from dynamoctl import __version__
+from dynamoctl import __version__, patches
 from dynamoctl.errors import SpecError
 from dynamoctl.export import dgd_rules
 from dynamoctl.export.cluster import Cluster
 from dynamoctl.humanize import count, one_line
-from dynamoctl.patches import plugin
+from dynamoctl.patches import compile_cache_name, end_engine, lmcache_server, packed_kv, wake_up
 from dynamoctl.planner import migration
 from dynamoctl.planner.arguments import argument
 from dynamoctl.planner.plan import DeploymentPlan, Role, Unit
@@ -85,11 +85,11 @@ KEPT = (
     "NCCL_NVLS_ENABLE",
     "TORCH_SYMM_MEM_DISABLE_MULTICAST",
     "NVSHMEM_DISABLE_NVLS",
-    plugin.SHARE_COMPILE_CACHE,
-    plugin.WAKE_UP,
-    plugin.END_ENGINE,
-    plugin.PACKED_KV,
-    plugin.LMCACHE_SERVER,
+    compile_cache_name.PATCH.variable,
+    wake_up.PATCH.variable,
+    end_engine.PATCH.variable,
+    packed_kv.PATCH.variable,
+    lmcache_server.PATCH.variable,
 )
 
 # Where the KV router of another pod hears what a worker's cache holds. In a pod the port is free.
@@ -140,7 +140,7 @@ def render(documents: Sequence[Body], plan: DeploymentPlan, cluster: Cluster) ->
 
 def needs_plugin(plan: DeploymentPlan) -> bool:
     """Whether answers would be wrong with an image that has not dynamoctl's vLLM plugin."""
-    return any(plugin.PACKED_KV in unit.env for unit in plan.units)
+    return any(patch.is_required for unit in plan.units for patch in patches.switched_on(unit.env))
 
 
 def left_out(plan: DeploymentPlan) -> list[str]:

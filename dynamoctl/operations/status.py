@@ -109,6 +109,7 @@ def _body(
                 "requests_running": _whole(gauges.get(unit.name, {}).get("requests_running")),
                 "requests_waiting": _whole(gauges.get(unit.name, {}).get("requests_waiting")),
                 "kv_cache_usage": _rounded(gauges.get(unit.name, {}).get("kv_cache_usage")),
+                "patches": unit.patches,
             }
         )
     # A unit may have died a moment ago, and its supervisor not have written it yet.

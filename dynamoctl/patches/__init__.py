@@ -1,1 +1,40 @@
-"""Patches of vLLM, LMCache, NIXL and Dynamo, applied inside the engine's processes."""
+"""Patches of vLLM, LMCache and NIXL: one module each, applied inside the engine's processes by `plugin`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from dynamoctl.patches import (
+    compile_cache_name,
+    end_engine,
+    engine_heartbeat,
+    fork_workers,
+    lmcache_server,
+    nixl_progress_delay,
+    nixl_shared_memory,
+    nixl_unbound,
+    packed_kv,
+    spin,
+    wake_up,
+)
+from dynamoctl.patches.base import Patch
+
+# In the order in which they are applied: NIXL is imported last, after what vLLM sets for it.
+ALL: tuple[Patch, ...] = (
+    compile_cache_name.PATCH,
+    wake_up.PATCH,
+    spin.PATCH,
+    fork_workers.PATCH,
+    end_engine.PATCH,
+    engine_heartbeat.PATCH,
+    lmcache_server.PATCH,
+    packed_kv.PATCH,
+    nixl_unbound.PATCH,
+    nixl_shared_memory.PATCH,
+    nixl_progress_delay.PATCH,
+)
+
+
+def switched_on(environ: Mapping[str, str]) -> tuple[Patch, ...]:
+    """The patches that this environment switches on, in the order in which they are applied."""
+    return tuple(patch for patch in ALL if patch.is_on(environ))

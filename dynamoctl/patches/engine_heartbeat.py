@@ -15,20 +15,24 @@ Files and times, since a file's time can be set on a full disk, and costs the re
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from dynamoctl.patches.base import Patch, wrap
+
+if TYPE_CHECKING:
+    import asyncio
 
 # Names the folder of the two files; set by the supervisor, in whose folder of the unit they are.
 VARIABLE = "DYNAMOCTL_ENGINE_HEARTBEAT"
 # Dynamo's, in seconds: how often its monitor asks, and with it how often the engine is pinged.
 INTERVAL_VARIABLE = "DYN_ENGINE_HEALTH_CHECK_INTERVAL"
 INTERVAL_S = 2.0
-# What the ping calls on every worker process of the engine: `plugin.answer_pings` puts it there.
+# What the ping calls on every worker process of the engine: `answer_pings` puts it there.
 PING = "dynamoctl_ping"
 _ANSWERED = "engine-answered"
 _ASKED_IDLE = "engine-asked-idle"
@@ -86,6 +90,8 @@ class Pinger:
         Args:
             engine: vLLM's `AsyncLLM`.
         """
+        import asyncio  # slow, and the planner does not need it
+
         if self._ping is None or self._ping.done():
             self._ping = asyncio.ensure_future(self._ask(engine))
 
@@ -114,3 +120,102 @@ def _touch(path: Path) -> None:
         except FileNotFoundError:
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
             os.utime(path, ns=(now, now))
+
+
+def ping_engine(client: Any, processor: Any, core: Any, pinger: Pinger) -> None:
+    """Ping the engine whenever its health is asked for, and count what keeps it busy besides requests.
+
+    Args:
+        client: vLLM's `AsyncLLM`.
+        processor: vLLM's `OutputProcessor`, which knows of every request until it has finished.
+        core: vLLM's `AsyncMPClient`, by which the engine is called.
+    """
+
+    def pinging(plain: Any) -> Any:
+        async def check_health(self: Any) -> None:
+            pinger.ping(self)
+            await plain(self)
+
+        return check_health
+
+    def counting(plain: Any) -> Any:
+        def abort_requests(*words: Any, **named: Any) -> Any:
+            pinger.aborted += 1
+            return plain(*words, **named)
+
+        return abort_requests
+
+    def calling(plain: Any) -> Any:
+        async def call(self: Any, method: str, *words: Any, **named: Any) -> Any:
+            is_ping = method == "collective_rpc" and words[:1] == (PING,)
+            pinger.calls += not is_ping
+            try:
+                return await plain(self, method, *words, **named)
+            finally:
+                pinger.calls -= not is_ping
+
+        return call
+
+    wrap(client, "check_health", pinging)
+    wrap(core, "_call_utility_async", calling)
+    wrap(processor, "abort_requests", counting)
+
+
+def answer_pings(worker: Any, condition: Any) -> None:
+    """Answer a ping, and go back to sleep at once where the process slept before.
+
+    After whatever it reads, a process of an engine looks for the next call in a loop without a pause, for a
+    second: half of a core for each process, with a ping every 2 s.
+
+    Args:
+        worker: vLLM's `WorkerBase`.
+        condition: vLLM's `SpinCondition`, by which a reader waits.
+    """
+    if hasattr(worker, PING):
+        return
+    before: list[tuple[Any, float]] = []
+
+    def remembering(plain: Any) -> Any:
+        def record_read(self: Any) -> None:
+            before[:] = [(self, self.last_read)]
+            plain(self)
+
+        return record_read
+
+    def ping(self: Any) -> None:
+        self.check_health()
+        for reader, last_read in before:
+            reader.last_read = last_read
+
+    wrap(condition, "record_read", remembering)
+    setattr(worker, PING, ping)
+
+
+def _change(folder: str) -> None:
+    from vllm.distributed.device_communicators import shm_broadcast
+    from vllm.v1.worker import worker_base
+
+    answer_pings(worker_base.WorkerBase, shm_broadcast.SpinCondition)
+    # The worker's first process leads their session; the engine's own processes ping nobody.
+    if os.getsid(0) == os.getpid():
+        from vllm.v1.engine import async_llm, core_client, output_processor
+
+        ping_engine(
+            async_llm.AsyncLLM,
+            output_processor.OutputProcessor,
+            core_client.AsyncMPClient,
+            Pinger(Path(folder)),
+        )
+
+
+PATCH = Patch(
+    name="engine-heartbeat",
+    variable=VARIABLE,
+    package="vllm",
+    versions=("0.26.0",),
+    upstream="ai-dynamo==1.4.2:dynamo/vllm/engine_monitor.py:VllmEngineMonitor",
+    without="an engine that hangs looks healthy",
+    change=_change,
+    values=(),
+    is_set_by_supervisor=True,
+)

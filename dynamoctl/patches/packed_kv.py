@@ -18,6 +18,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from dynamoctl.patches.base import Patch, wrap
+
 # Where this was worked out. Another version may copy in another way.
 LMCACHE_VERSIONS = ("0.5.3",)
 
@@ -79,3 +81,24 @@ def slots_of_heads(slots: Any, heads: int, block_size: int) -> Any:
     blocks = torch.div(slots, block_size, rounding_mode="floor")
     found = (blocks[:, None] * heads + head) * block_size + (slots % block_size)[:, None]
     return torch.where(slots[:, None] < 0, slots[:, None], found).flatten()
+
+
+def _change(_value: str) -> None:
+    from lmcache.v1.platform import resolve_device_ops, torch_device_type
+
+    ops = resolve_device_ops(torch_device_type)
+    # What `lmcache.c_ops` gives for this name, to LMCache as well.
+    wrap(ops, "multi_layer_kv_transfer", lambda plain: around(plain, ops.EngineKVFormat))
+
+
+PATCH = Patch(
+    name="packed-kv",
+    variable="DYNAMOCTL_LMCACHE_PACKED_KV",
+    package="lmcache",
+    versions=LMCACHE_VERSIONS,
+    upstream="https://github.com/LMCache/LMCache/issues/4463",
+    without="LMCache gives back wrong values",
+    change=_change,
+    at_connector=True,
+    is_required=True,
+)

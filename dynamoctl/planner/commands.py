@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from itertools import pairwise
 
 from dynamoctl.config.spec import DeploymentSpec
 from dynamoctl.errors import SpecError
 from dynamoctl.facts import HostFacts, ModelFacts
-from dynamoctl.patches import plugin
-from dynamoctl.planner import connectors, discovery, gpu_memory, kv_cache, lmcache, migration, secrets, tiers
+from dynamoctl.planner import (
+    connectors,
+    discovery,
+    gpu_memory,
+    kv_cache,
+    lmcache,
+    migration,
+    patching,
+    secrets,
+    tiers,
+)
 from dynamoctl.planner.connectors import CacheMode, Connector, Device
 from dynamoctl.planner.discovery import Address
 from dynamoctl.planner.plan import Gate, Unit, reachable
@@ -18,9 +26,6 @@ from dynamoctl.planner.topology import Placement, Ports
 
 # vLLM 0.26 takes one; the others are for a neighbour in the way.
 _ENGINE_PORTS = 4
-
-# Shorter than a step, so that a worker which has nothing to do sleeps, and longer than the gap between steps.
-_SPIN_MS = "20"
 # The KV router needs to hear what each worker's cache holds; off by default in vLLM. The events have the
 # prompts' tokens, and vLLM listens for them on every interface unless the address is a Unix socket: here in
 # the worker's own working folder, where nobody else may go.
@@ -162,19 +167,24 @@ def worker(
         "DYN_GRACEFUL_SHUTDOWN_GRACE_PERIOD_SECS": "0",
         "DYN_RUNTIME_GRACEFUL_SHUTDOWN_TIMEOUT_SECS": f"{spec.drain_s:g}",
     }
-    env |= _wake_up_environment(device, spec.tp, facts.versions)
-    if place.role == "prefill" and facts.versions.get("ai-dynamo", "").startswith("1.4."):
-        env[plugin.END_ENGINE] = "1"  # Dynamo 1.4 leaves it to Python: `dynamoctl.patches.plugin`
-    if connectors.uses_nixl(config):
+    uses_nixl = connectors.uses_nixl(config)
+    env |= patching.environment(
+        patching.PatchedWorker(
+            role=place.role,
+            device=device,
+            ranks=spec.tp,
+            cache=cache,
+            uses_nixl=uses_nixl,
+            between_hosts=discovery.between_hosts(spec),
+            versions=facts.versions,
+        )
+    )
+    if uses_nixl:
         own_ports["nixl"] = ports.take_row(spec.tp)
         env |= connectors.side_channel_environment(own_ports["nixl"])
         env |= discovery.transfer_environment(spec, at, device)
-        env |= connectors.cpu_transfer_environment(device, facts.versions, discovery.between_hosts(spec))
-    if cache == "mp" and place.role != "decode":
-        env |= connectors.server_environment(facts.versions)
     if cache == "inproc" and place.role != "decode":
         env |= lmcache.environment(spec.lmcache, gib)
-        env |= connectors.packed_kv_environment(facts.versions)
     events: tuple[str, ...] = ()
     if spec.router_mode == "kv":
         events = ("--kv-events-config", _compact(_KV_EVENTS))
@@ -182,7 +192,7 @@ def worker(
     user_arguments = (*spec.engine_args, *own_arguments)
     _check_arguments(user_arguments)
     if device == "cpu":
-        profile, profile_env = _cpu_profile(place, spec.tp, connectors.uses_nixl(config))
+        profile, profile_env = _cpu_profile(place, spec.tp, uses_nixl)
     else:
         profile, profile_env = gpu_memory.utilization_arguments(place), _gpu_environment(place)
         if spec.start == "overlapped":
@@ -291,19 +301,6 @@ def _cpu_profile(place: Placement, ranks: int, nixl: bool) -> tuple[tuple[str, .
         env["OMP_NUM_THREADS"] = str(max(1, place.threads // ranks))
     arguments = ("--enforce-eager", "--max-model-len", "2048", "--max-num-batched-tokens", "512")
     return arguments, env
-
-
-def _wake_up_environment(device: Device, ranks: int, versions: Mapping[str, str]) -> dict[str, str]:
-    """An engine of several processes can miss a call between them and stand still for a minute, or for good.
-
-    Seen with vLLM 0.26 on busy cores; `dynamoctl.patches.plugin` mends it. With one rank on a GPU, vLLM's
-    engine is one process. On a CPU, how they wait for calls takes cores from what computes.
-    """
-    if not connectors.vllm_version(device, versions).startswith("0.26."):
-        return {}
-    if device == "cpu":
-        return {plugin.WAKE_UP: "1", plugin.SPIN_MS: _SPIN_MS}
-    return {plugin.WAKE_UP: "1"} if ranks > 1 else {}
 
 
 def _gpu_environment(place: Placement) -> dict[str, str]:

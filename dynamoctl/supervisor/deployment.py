@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 
+from dynamoctl import patches
 from dynamoctl.errors import DynamoctlError, PreflightError
 from dynamoctl.export import prometheus
 from dynamoctl.host.files import FileIdentity, Files, files_from_json, identify_file, is_there
@@ -108,6 +109,7 @@ class Deployment:
         self.members: list[Member] = []
         for unit in self.plan.units:
             state = UnitState(unit.name, unit.role, gpus=list(unit.gpus), ports=dict(unit.ports))
+            state.patches = [patch.name for patch in patches.switched_on(unit.env)]
             self.state.units.append(state)
             self.members.append(Member(unit, state, f"{self.start_id}/{unit.name}"))
         self.frontend = next((one for one in self.members if one.unit.role == "frontend"), None)

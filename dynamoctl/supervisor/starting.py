@@ -83,7 +83,8 @@ def start(deployment: Deployment, member: Member) -> None:
         environ = etcd.with_certificates(environ)
     work = deployment.folder.work(unit.name)
     if unit.is_worker:
-        environ[engine_heartbeat.VARIABLE] = str(work)
+        if engine_heartbeat.VARIABLE not in unit.env:  # empty in [env] switches it off
+            environ[engine_heartbeat.VARIABLE] = str(work)
         environ[engine_heartbeat.INTERVAL_VARIABLE] = f"{engine_heartbeat.INTERVAL_S:g}"
     cleanup.remove_folders(work)
     try:

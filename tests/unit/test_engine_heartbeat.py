@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from dynamoctl.patches import engine_heartbeat, plugin
+from dynamoctl.patches import engine_heartbeat
 from dynamoctl.patches.engine_heartbeat import Pinger, read
 
 
@@ -215,7 +215,7 @@ def test_dynamos_own_health_check_pings_and_what_is_aborted_is_counted(tmp_path:
 
     pinger = Pinger(tmp_path)
     for _ in range(2):  # vLLM calls a plugin more than once in a process
-        plugin.ping_engine(Client, Processor, Core, pinger)
+        engine_heartbeat.ping_engine(Client, Processor, Core, pinger)
 
     async def live() -> None:
         client = Client()
@@ -248,8 +248,8 @@ def test_who_answers_a_ping_goes_back_to_sleep_and_who_has_worked_stays_awake() 
             pass
 
     worker: Any = Worker()
-    plugin.answer_pings(Worker, Condition)
-    plugin.answer_pings(Worker, Condition)
+    engine_heartbeat.answer_pings(Worker, Condition)
+    engine_heartbeat.answer_pings(Worker, Condition)
     worker.dynamoctl_ping()  # as in an engine of one process, where nobody reads
     reader = Condition()
     reader.record_read()

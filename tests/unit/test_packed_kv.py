@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from dynamoctl.patches import packed_kv, plugin
+from dynamoctl.patches import packed_kv
 
 from tests.unit.fresh import last_line
 
@@ -150,4 +150,4 @@ Factory.create_connector()
 assert lmcache.c_ops.multi_layer_kv_transfer is once
 print(once.__module__)
 """
-    assert last_line(script, **{plugin.PACKED_KV: "1"}) == "dynamoctl.patches.packed_kv"
+    assert last_line(script, **{packed_kv.PATCH.variable: "1"}) == "dynamoctl.patches.packed_kv"

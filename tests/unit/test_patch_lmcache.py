@@ -1,0 +1,171 @@
+"""The patch of LMCache beside a server that does not answer for a while."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+from dynamoctl.patches import base, lmcache_server
+
+from tests.unit.fresh import last_line_with_vllm
+
+
+def worker_side() -> Any:
+    """LMCache's worker side, whose server does not answer."""
+
+    class Worker:
+        def __init__(self) -> None:
+            self._health_event = threading.Event()
+            self._health_event.set()
+            self.said: list[str] = []
+
+        def submit_store_request(self, request: str) -> None:
+            if not self._health_event.is_set():
+                self.said.append(f"{request}: passed over")
+                return
+            raise TimeoutError
+
+        def submit_retrieve_request(self, request: str) -> None:
+            self.submit_store_request(request)
+
+    return Worker
+
+
+@pytest.mark.parametrize("what", ["submit_store_request", "submit_retrieve_request"])
+def test_a_cache_server_that_does_not_answer_is_one_that_is_away(what: str) -> None:
+    kind = worker_side()
+    lmcache_server.survive_timeouts(kind)
+    lmcache_server.survive_timeouts(kind)
+    worker = kind()
+    getattr(worker, what)("a")
+    assert worker.said == ["a: passed over"]
+
+
+def test_a_connector_is_made_with_lmcache_patched_and_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made: list[tuple[Any, ...]] = []
+
+    def create_connector(*words: Any) -> str:
+        made.append(words)
+        return "connector"
+
+    class Connector:
+        def get_num_new_matched_tokens(self) -> None:
+            pass
+
+    factory: Any = SimpleNamespace(create_connector=create_connector)
+    adapters: Any = ModuleType("lmcache.integration.vllm.vllm_multi_process_adapter")
+    adapters.LMCacheMPWorkerAdapter = worker_side()
+    adapters.LMCacheMPSchedulerAdapter = SimpleNamespace(_ensure_heartbeat_started=lambda: None)
+    adapters.HeartbeatThread = None
+    connector: Any = ModuleType("lmcache.integration.vllm.lmcache_mp_connector")
+    connector.LMCacheMPConnector = Connector
+    connector.LMCacheMPRequestState = SimpleNamespace(PREFETCHING="fresh")
+    package: Any = ModuleType("lmcache.integration.vllm")
+    package.vllm_multi_process_adapter = adapters
+    package.lmcache_mp_connector = connector
+    for name in ("lmcache", "lmcache.integration"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setitem(sys.modules, "lmcache.integration.vllm", package)
+    monkeypatch.setitem(sys.modules, adapters.__name__, adapters)
+    monkeypatch.setitem(sys.modules, connector.__name__, connector)
+    monkeypatch.setattr(base, "_logged", set())
+    monkeypatch.setattr(base, "installed_version", lambda _: "0.5.3")
+    for _ in range(2):
+        base.before_connectors(factory, lmcache_server.PATCH, "1")
+    assert capsys.readouterr().err == ""  # not yet
+    assert [factory.create_connector("config", "role") for _ in range(2)] == ["connector"] * 2
+    assert made == [("config", "role")] * 2
+    assert capsys.readouterr().err == "dynamoctl: patch lmcache-server applied (lmcache 0.5.3)\n"
+    assert adapters.LMCacheMPWorkerAdapter.submit_store_request.dynamoctl == ("",)
+    assert Connector.get_num_new_matched_tokens.dynamoctl == ("",)  # type: ignore[attr-defined]
+
+
+@pytest.mark.packages
+@pytest.mark.xdist_group("with vllm")
+def test_the_installed_lmcache_never_asks_its_server_without_the_patch_and_does_with_it() -> None:
+    """The day the first is no longer so, the patch's part is to be dropped."""
+    script = """
+import threading
+from lmcache.integration.vllm import vllm_multi_process_adapter as adapters
+from dynamoctl.patches import lmcache_server
+
+class Heartbeat:
+    def __init__(self, **words):
+        self.words = words
+    def start(self):
+        started.append(self.words["interval"])
+
+adapters.HeartbeatThread = Heartbeat
+def lookups():
+    adapter = object.__new__(adapters.LMCacheMPSchedulerAdapter)
+    adapter._heartbeats, adapter._heartbeat_lock = {}, threading.Lock()
+    adapter._heartbeat_interval = 5.0
+    adapter.mq_clients = {"tcp://a": "client"}
+    adapter._health_events = {"tcp://a": threading.Event()}
+    adapter._ensure_heartbeat_started()
+    adapter._ensure_heartbeat_started()
+    return len(started)
+
+started = []
+without = lookups()
+lmcache_server.start_heartbeats(adapters)
+lmcache_server.survive_timeouts(adapters.LMCacheMPWorkerAdapter)
+from lmcache.v1.mp_observability.errors import LMCacheTimeoutError
+print()
+print(without, lookups(), issubclass(LMCacheTimeoutError, TimeoutError))
+"""
+    assert last_line_with_vllm(script) == "0 1 True"
+
+
+@pytest.mark.packages
+@pytest.mark.xdist_group("with vllm")
+def test_the_installed_lmcache_looks_up_what_did_not_come_again_and_with_the_patch_does_not() -> None:
+    """Its connector loads once for a request: what it promises again never comes, and the request waits."""
+    script = """
+from types import SimpleNamespace
+from lmcache.integration.vllm import lmcache_mp_connector as module
+from vllm.v1.request import RequestStatus
+from dynamoctl.patches import lmcache_server
+
+class Adapter:
+    lmcache_tokens_per_chunk = 256
+    def maybe_submit_lookup_request(self, name, **words):
+        asked.append(name)
+    def check_lookup_result(self, name):
+        return 512
+
+def answers():
+    one = object.__new__(module.LMCacheMPConnector)
+    one.request_trackers, one.scheduler_adapter, one._hit_alignment_tokens = {}, Adapter(), 16
+    one._get_or_create_request_tracker = lambda request: one.request_trackers.setdefault(
+        request.request_id,
+        SimpleNamespace(
+            state=State.PREFETCHING, get_token_ids=list, cache_salt="",
+            increase_num_stored_tokens=lambda n: None,
+        ),
+    )
+    request = SimpleNamespace(request_id="a", status=RequestStatus.WAITING)
+    said = [one.get_num_new_matched_tokens(request, 0) for _ in range(2)]  # there was no room at first
+    loaded = one.request_trackers["a"]
+    loaded.state = State.READY
+    said.append(one.get_num_new_matched_tokens(request, 0))
+    return said, len(asked), one.request_trackers["a"] is loaded
+
+State, asked = module.LMCacheMPRequestState, []
+without = answers()
+asked.clear()
+for _ in range(2):
+    lmcache_server.look_up_once(module.LMCacheMPConnector, State.PREFETCHING)
+print()
+print(without, answers())
+"""
+    hit = "(512, True)"
+    assert (
+        last_line_with_vllm(script)
+        == f"([{hit}, {hit}, {hit}], 3, True) ([{hit}, {hit}, (0, False)], 2, False)"
+    )

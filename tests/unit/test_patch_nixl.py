@@ -1,0 +1,221 @@
+"""The patches of NIXL: how UCX is opened, how often it is asked, and where a CPU worker computes."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, MutableMapping
+from types import ModuleType, SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import pytest
+from dynamoctl.patches import nixl_progress_delay, nixl_shared_memory, plugin
+from dynamoctl.patches.nixl_shared_memory import VARIABLE
+
+from tests.unit.fresh import last_line, last_line_with_vllm
+
+GROUP = "vllm.general_plugins"
+RCACHE = "UCX_RCACHE_MAX_UNRELEASED"
+NONE = {"ucx_error_handling_mode": "none"}
+
+
+def agent_class() -> Any:
+    """A class like NIXL's agent that keeps what create_backend gets."""
+
+    class Agent:
+        def __init__(self) -> None:
+            self.got: list[tuple[str, dict[str, str]]] = []
+
+        def create_backend(self, backend: str, initParams: dict[str, str] = {}) -> None:  # noqa: B006, N803  (as NIXL has it)
+            self.got.append((backend, initParams))
+
+    return Agent
+
+
+def native_bindings() -> Any:
+    """A module like NIXL's bindings, whose agent keeps what it is made with."""
+
+    class Native:
+        def __init__(self, name: str, config: Any) -> None:
+            self.made_with = (name, config.pthrDelay)
+
+    return SimpleNamespace(nixlAgent=Native)
+
+
+@pytest.fixture
+def agent() -> Any:
+    """An agent of a class that has the patch's parameters."""
+    kind = agent_class()
+    nixl_shared_memory.add_parameters(kind)
+    return kind()
+
+
+@pytest.fixture
+def environ() -> Iterator[MutableMapping[str, str]]:
+    """An environment in which the patches are switched on; put back afterwards."""
+    with mock.patch.dict(os.environ):
+        os.environ.pop(RCACHE, None)
+        os.environ[VARIABLE] = "1"
+        yield os.environ
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module `nixl._api` of a NIXL that is not the real one."""
+    made: Any = ModuleType("nixl._api")
+    made.nixl_agent, made.nixlBind = agent_class(), native_bindings()
+    package: Any = ModuleType("nixl")
+    package._api = made
+    monkeypatch.setitem(sys.modules, "nixl", package)
+    monkeypatch.setitem(sys.modules, "nixl._api", made)
+    return made
+
+
+# ---- how UCX is opened ----------------------------------------------------------------------
+
+
+def test_ucx_gets_the_parameter_beside_what_nixl_gives_it(agent: Any) -> None:
+    agent.create_backend("UCX", {"num_threads": "4"})
+    assert agent.got == [("UCX", {"num_threads": "4", **NONE})]
+
+
+def test_ucx_gets_the_parameter_where_nothing_else_is_given(agent: Any) -> None:
+    agent.create_backend("UCX")
+    agent.create_backend(backend="UCX", initParams={})
+    assert agent.got == [("UCX", NONE), ("UCX", NONE)]
+
+
+def test_other_backends_do_not_get_it(agent: Any) -> None:
+    agent.create_backend("POSIX")
+    agent.create_backend("GDS_MT", {"thread_count": "4"})
+    assert agent.got == [("POSIX", {}), ("GDS_MT", {"thread_count": "4"})]
+
+
+def test_a_caller_who_chooses_a_mode_keeps_it(agent: Any) -> None:
+    agent.create_backend("UCX", {"ucx_error_handling_mode": "peer"})
+    assert agent.got == [("UCX", {"ucx_error_handling_mode": "peer"})]
+
+
+def test_one_callers_parameters_are_not_the_next_ones(agent: Any) -> None:
+    given = {"num_threads": "4"}
+    agent.create_backend("UCX", given)
+    agent.create_backend("UCX")
+    assert given == {"num_threads": "4"}
+    assert agent.got[-1] == ("UCX", NONE)
+
+
+# ---- how often it is asked ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("chosen", "used"), [(0, 1000), (50, 50)])
+def test_the_progress_thread_pauses_as_long_as_its_caller_says_or_a_millisecond(
+    chosen: int, used: int
+) -> None:
+    bindings = native_bindings()
+    nixl_progress_delay.add_delay(bindings)
+    assert bindings.nixlAgent("name", SimpleNamespace(pthrDelay=chosen)).made_with == ("name", used)
+
+
+# ---- when vLLM calls it ---------------------------------------------------------------------
+
+
+def test_switched_on_it_does_both(api: Any, environ: MutableMapping[str, str]) -> None:
+    plugin.register()
+    agent = api.nixl_agent()
+    agent.create_backend("UCX")
+    assert agent.got == [("UCX", NONE)]
+    assert api.nixlBind.nixlAgent("name", SimpleNamespace(pthrDelay=0)).made_with == ("name", 1000)
+
+
+def test_called_twice_it_does_so_once(api: Any, environ: MutableMapping[str, str]) -> None:
+    before = api.nixl_agent.create_backend, api.nixlBind.nixlAgent
+    plugin.register()
+    once = api.nixl_agent.create_backend, api.nixlBind.nixlAgent
+    plugin.register()
+    assert (api.nixl_agent.create_backend, api.nixlBind.nixlAgent) == once
+    assert before[0] is not once[0]
+    assert before[1] is not once[1]
+
+
+@pytest.mark.parametrize("value", [None, "", "0"])
+def test_switched_off_it_does_nothing(api: Any, environ: MutableMapping[str, str], value: str | None) -> None:
+    del environ[VARIABLE]
+    if value is not None:
+        environ[VARIABLE] = value
+    before = api.nixl_agent.create_backend, api.nixlBind.nixlAgent
+    plugin.register()
+    assert (api.nixl_agent.create_backend, api.nixlBind.nixlAgent) == before
+    assert RCACHE not in environ
+
+
+@pytest.mark.parametrize(("users", "there"), [(None, "1024"), ("7", "7")])
+def test_it_imports_nixl_before_vllm_does_and_so_makes_vllms_setting_of_ucx_unless_the_user_has(
+    api: Any, environ: MutableMapping[str, str], users: str | None, there: str
+) -> None:
+    if users is not None:
+        environ[RCACHE] = users
+    plugin.register()
+    assert environ[RCACHE] == there
+
+
+@pytest.mark.packages
+def test_the_installed_nixl_is_reached_and_knows_what_it_is_told() -> None:
+    """In a process of its own: it changes NIXL."""
+    script = f"""
+import json
+from importlib.metadata import entry_points
+for entry in entry_points(group="{GROUP}", name="dynamoctl"):
+    entry.load()()
+from nixl._api import nixlBind, nixl_agent, nixl_agent_config
+agent = nixl_agent("test", nixl_agent_config(backends=[]))
+config = nixlBind.nixlAgentConfig()
+config.pthrDelay = 0
+nixlBind.nixlAgent("other", config)
+print()
+print(json.dumps({{
+    "create_backend": nixl_agent.create_backend.__module__,
+    "agent": type(agent.agent).__module__,
+    "parameters": agent.get_plugin_params("UCX"),
+    "delay": config.pthrDelay,
+}}))
+"""
+    seen = json.loads(last_line(script, **{VARIABLE: "1"}))
+    assert seen["create_backend"] == "dynamoctl.patches.nixl_shared_memory"
+    assert seen["agent"] == "dynamoctl.patches.nixl_progress_delay"
+    assert "ucx_error_handling_mode" in seen["parameters"]
+    assert seen["delay"] == 1000
+
+
+# ---- cores ----------------------------------------------------------------------------------
+
+
+@pytest.mark.packages
+@pytest.mark.xdist_group("with vllm")
+def test_the_installed_vllm_binds_a_worker_with_nixl_and_with_the_patch_does_not() -> None:
+    """It asks for NUMA nodes to bind the thread to a core of each. The day it does not, drop the patch.
+
+    The script shows vLLM one node with two cores, because not every machine has nodes.
+    """
+    script = """
+import inspect, os
+from unittest import mock
+from vllm.plugins import load_general_plugins
+load_general_plugins()
+from vllm.distributed.kv_transfer.kv_connector.v1.nixl import base_worker
+from vllm.platforms.cpu import CpuPlatform
+makes = inspect.getsource(base_worker.NixlBaseConnectorWorker.__init__)
+asks = "current_platform.discover_numa_topology()" in makes and "os.sched_setaffinity(0, " in makes
+system = "/sys/devices/system"
+folders = {f"{system}/cpu": [], f"{system}/node": ["node0"], f"{system}/node/node0": ["cpu0", "cpu1"]}
+with (
+    mock.patch.object(os.path, "exists", folders.__contains__),
+    mock.patch.object(os, "listdir", folders.__getitem__),
+):
+    cores = CpuPlatform.discover_numa_topology(), CpuPlatform().discover_numa_topology()
+print()
+print(asks, *cores)
+"""
+    assert last_line_with_vllm(script) == "True [[0, 1]] [[0, 1]]"
+    assert last_line_with_vllm(script, DYNAMOCTL_NIXL_UNBOUND="1") == "True [] []"

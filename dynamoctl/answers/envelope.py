@@ -22,7 +22,7 @@ class Answer:
     schema: ClassVar[str]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Error:
     """Why a command failed.
 

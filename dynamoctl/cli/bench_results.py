@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from dynamoctl.answers.envelope import Answer, Error, as_json, envelope, schema_name
-from dynamoctl.cli.bench_flags import How
 from dynamoctl.errors import DynamoctlError, SpecError
 
 if TYPE_CHECKING:
+    from dynamoctl.answers.envelope import Answer
+    from dynamoctl.cli.bench_flags import How
     from dynamoctl.operations.compare import Compared
 
 _TAKEN_DOWN = "broken off; what was up for it has been taken down"
@@ -41,6 +40,7 @@ def show(
         body: the answer as JSON, without the envelope. It may come from a file that another version wrote, so
             it is not an answer's dataclass.
     """
+    from dynamoctl.answers.envelope import Error, envelope, schema_name
     from dynamoctl.cli import draw_bench
     from dynamoctl.cli.output import emit_json, fail, note
     from dynamoctl.operations import bench
@@ -88,6 +88,7 @@ def kept(how: How) -> Iterator[Callable[[Compared], None]]:
     Yields:
         What takes everything that has been measured so far.
     """
+    from dynamoctl.answers.envelope import Error, as_json
     from dynamoctl.cli.draw_bench import draw_compare
     from dynamoctl.cli.output import note
     from dynamoctl.operations.bench import write
@@ -126,6 +127,8 @@ def require_writable(output: Path | None, plot: Path | None) -> None:
         SpecError: a file cannot be written.
         PreflightError: Matplotlib is not installed.
     """
+    import tempfile
+
     for path in filter(None, (output, plot)):
         folder = path.absolute().parent
         if not folder.is_dir():

@@ -166,7 +166,9 @@ def draw_status(answer: StatusAnswer) -> None:
     from dynamoctl.state import not_running
 
     on_terminal = sys.stdout.isatty()
-    out = Console(highlight=False, soft_wrap=not on_terminal, width=None if on_terminal else WIDE)
+    width = None if on_terminal else WIDE
+    # With emoji, rich would import a table of 3,600 of them.
+    out = Console(emoji=False, highlight=False, soft_wrap=not on_terminal, width=width)
     if not answer.units:
         out.print(not_running(answer.name), markup=False)
         return

@@ -6,11 +6,12 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from dynamoctl.answers.envelope import Answer, Error, as_json, envelope, schema_name
 from dynamoctl.errors import DynamoctlError
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from dynamoctl.answers.envelope import Answer, Error
 
 
 def emit(answer: Answer, error: Error | None = None) -> None:
@@ -19,17 +20,21 @@ def emit(answer: Answer, error: Error | None = None) -> None:
     Args:
         error: why the command failed although it has an answer; None if it did not fail.
     """
+    from dynamoctl.answers.envelope import as_json
+
     emit_json(as_json(answer, error))
 
 
-def emit_json(body: dict[str, Any]) -> None:
-    """Print what is in its envelope already."""
-    print(json.dumps(body, indent=2), flush=True)
+def emit_json(body: dict[str, Any], indent: int | None = 2) -> None:
+    """Print what is in its envelope already; without an indent, on one line."""
+    print(json.dumps(body, indent=indent), flush=True)
 
 
 def emit_line(answer: Answer) -> None:
     """Print one of the answers of a command that goes on: a JSON object on a line (JSON Lines)."""
-    print(json.dumps(as_json(answer)), flush=True)
+    from dynamoctl.answers.envelope import as_json
+
+    emit_json(as_json(answer), indent=None)
 
 
 def console() -> Console:
@@ -46,6 +51,8 @@ def fail(command: str, error: DynamoctlError, json_wanted: bool) -> int:
         command: the command's name in its schema.
     """
     if json_wanted:
+        from dynamoctl.answers.envelope import Error, envelope, schema_name
+
         emit_json(envelope(schema_name(command), {}, Error.of(error)))
         return error.exit_code
     out = console()

@@ -27,8 +27,9 @@ from pathlib import Path
 from typing import Any
 
 from command import run, split
+from dynamoctl.answers.bench import Counted, Figures
 from dynamoctl.bench import comparison, results, workloads
-from dynamoctl.bench.results import Counted, Measured
+from dynamoctl.bench.results import Measured
 from dynamoctl.bench.workloads import Workload
 from dynamoctl.monitoring import cache_probe, observe
 from dynamoctl.operations.load_generators import Load, send
@@ -103,11 +104,11 @@ def main() -> None:
         found[name] = {
             "figures": asdict(figures),
             "hit_tokens": [one.counted.lmcache_hit_tokens for one in passes],
-            "passes": [replace(one, counted=Counted()).as_json() for one in passes],
+            "passes": [asdict(results.rounded(replace(one, counted=Counted()))) for one in passes],
         }
         print(f"{name}: {figures}; hits {found[name]['hit_tokens']}")
-    both = [comparison.Figures(**found[name]["figures"]) for name, _ in kinds]
-    found["ratios"] = comparison.ratios(both[1], both[0])
+    both = [Figures(**found[name]["figures"]) for name, _ in kinds]
+    found["ratios"] = asdict(comparison.ratios(both[1], both[0]))
     print(f"dynamoctl up, in times of the plain commands: {found['ratios']}")
     if given.json is not None:
         body = {

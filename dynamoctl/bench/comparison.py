@@ -3,30 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
-from dynamoctl.bench.results import Counted, Measured, PassResult
+from dynamoctl.answers.bench import Counted, Figures, PassResult, Ratios
+from dynamoctl.bench.results import Measured
 
 # Differences below this are noise: of such variants the one that takes less memory is better.
 _NOISE = 1.05
-
-
-@dataclass(frozen=True)
-class Figures:
-    """What variants are compared by.
-
-    Attributes:
-        ttft_first_s: mean time to the first token in the first pass.
-        ttft_later_s: the same in all later passes; None where there is one.
-        inter_token_latency_p99_s: over all passes.
-        total_tokens_per_s: of prompts and answers, over all passes.
-    """
-
-    ttft_first_s: float | None
-    ttft_later_s: float | None
-    inter_token_latency_p99_s: float | None
-    total_tokens_per_s: float
 
 
 def pooled(runs: Sequence[Sequence[Measured]]) -> tuple[Measured, ...]:
@@ -47,13 +31,15 @@ def figures(passes: Sequence[PassResult]) -> Figures:
     )
 
 
-def ratios(of: Figures, to: Figures) -> dict[str, float | None]:
-    """Each figure as so many times that of another variant: below 1 is shorter, or less."""
+def ratios(of: Figures, to: Figures) -> Ratios:
+    """Each figure divided by that of another variant."""
     others = asdict(to)
-    return {
-        name: round(value / others[name], 3) if value is not None and others[name] else None
-        for name, value in asdict(of).items()
-    }
+    return Ratios(
+        **{
+            name: round(value / others[name], 3) if value is not None and others[name] else None
+            for name, value in asdict(of).items()
+        }
+    )
 
 
 def best(candidates: Sequence[tuple[str, Figures, float]]) -> str:

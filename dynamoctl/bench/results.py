@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, TypeVar, cast
+
+from dynamoctl.answers.bench import Counted, Figures, PassResult, Spread
+
+_Figures = TypeVar("_Figures", PassResult, Figures)
 
 
 @dataclass(frozen=True)
@@ -32,41 +36,6 @@ class Answered:
 
 
 @dataclass(frozen=True)
-class Spread:
-    """How values are spread, seconds."""
-
-    mean: float
-    p50: float
-    p95: float
-    p99: float
-
-
-@dataclass(frozen=True)
-class Counted:
-    """What the units counted while a pass ran.
-
-    Attributes:
-        lmcache_hit_tokens, lmcache_requested_tokens: what LMCache gave of what it was asked for; None where
-            it is off. It is asked for what the engine's own prefix cache does not have.
-        prefix_hit_tokens, prefix_requested_tokens: the same of the engines' own prefix caches; None where
-            nobody counts it (the mocker).
-        transfers, transferred_bytes, failed_transfers: NIXL's.
-        memory_mib: unit -> host memory after the pass, MiB.
-        gpu_memory_mib: GPU -> memory in use after the pass, by anybody, MiB.
-    """
-
-    lmcache_hit_tokens: int | None = None
-    lmcache_requested_tokens: int | None = None
-    prefix_hit_tokens: int | None = None
-    prefix_requested_tokens: int | None = None
-    transfers: int = 0
-    transferred_bytes: int = 0
-    failed_transfers: int = 0
-    memory_mib: Mapping[str, int] = field(default_factory=dict)
-    gpu_memory_mib: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class Measured:
     """A pass as it went: what the client saw and what the units counted.
 
@@ -83,46 +52,6 @@ class Measured:
     def failed(self) -> bool:
         """Whether a request failed."""
         return any(one.error for one in self.answered)
-
-
-@dataclass(frozen=True)
-class PassResult:
-    """The figures of a pass. A spread is `mean`, `p50`, `p95` and `p99`.
-
-    Attributes:
-        label: which pass.
-        requests: how many were sent.
-        failed: how many of them failed; they count in no other figure.
-        seconds: from the first request to the last answer.
-        prompt_tokens, output_tokens: of all requests, as the engine counts them.
-        requests_per_s, output_tokens_per_s: throughput.
-        total_tokens_per_s: throughput of prompts and answers together.
-        ttft_s: time to the first token; None where no request was answered.
-        inter_token_latency_s: time between two tokens of an answer.
-        latency_s: from a request to the last token of its answer.
-        counted: what the units counted meanwhile.
-        errors: why requests failed: words -> how many.
-    """
-
-    label: str
-    requests: int
-    failed: int
-    seconds: float
-    prompt_tokens: int
-    output_tokens: int
-    requests_per_s: float
-    output_tokens_per_s: float
-    total_tokens_per_s: float
-    ttft_s: Spread | None
-    inter_token_latency_s: Spread | None
-    latency_s: Spread | None
-    counted: Counted
-    errors: Mapping[str, int] = field(default_factory=dict)
-
-    def as_json(self) -> dict[str, Any]:
-        """Its JSON form; seconds to a tenth of a millisecond."""
-        body: dict[str, Any] = _rounded(asdict(self))
-        return body
 
 
 def read_vllm(body: Mapping[str, Any]) -> tuple[float, list[Answered]]:
@@ -221,6 +150,11 @@ def times_faster(passes: Sequence[PassResult]) -> float | None:
     return passes[0].ttft_s.mean / (sum(later) / len(later))
 
 
+def rounded(figures: _Figures) -> _Figures:
+    """The same with four decimals: seconds to a tenth of a millisecond."""
+    return cast("_Figures", _rounded(figures))
+
+
 def _reason(error: str) -> str:
     """The last line of a traceback, or the whole of what is said."""
     lines = [line for line in error.splitlines() if line.strip()]
@@ -234,6 +168,8 @@ def _empty(ttft: float) -> str:
 def _rounded(value: Any) -> Any:
     if isinstance(value, float):
         return round(value, 4)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{one.name: _rounded(getattr(value, one.name)) for one in fields(value)})
     if isinstance(value, Mapping):
         return {key: _rounded(one) for key, one in value.items()}
     return value

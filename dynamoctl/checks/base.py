@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Literal
 
 from dynamoctl.facts import HostFacts, ModelFacts
 from dynamoctl.planner.plan import DeploymentPlan
@@ -21,9 +22,16 @@ class Level(IntEnum):
     OK = 2
 
     @property
-    def label(self) -> str:
+    def label(self) -> Literal["error", "warning", "ok"]:
         """The level as `doctor` prints it, in its JSON too."""
-        return self.name.lower()
+        return _LABELS[self]
+
+
+_LABELS: dict[Level, Literal["error", "warning", "ok"]] = {
+    Level.ERROR: "error",
+    Level.WARNING: "warning",
+    Level.OK: "ok",
+}
 
 
 @dataclass(frozen=True)

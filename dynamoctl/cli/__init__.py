@@ -73,6 +73,16 @@ def _nothing() -> None:
     pass
 
 
+def _called(words: list[str]) -> tuple[str, str]:
+    """The command that these words call, and its name in the schema of an error."""
+    names = [word for word in words if not word.startswith("-")]
+    if not names:
+        return "dynamoctl", "dynamoctl"
+    if names[0] == "cache" and names[1:2] in (["check"], ["clear"]):
+        return "cache", f"cache-{names[1]}"
+    return names[0], names[0]
+
+
 def run(argv: list[str]) -> int:
     """Run one command line; every failure becomes a message and its exit code."""
     received: list[int] = []
@@ -91,7 +101,7 @@ def run(argv: list[str]) -> int:
             signal.signal(number, interrupt)
     before_dashes = argv[: argv.index("--")] if "--" in argv else argv
     as_json = "--json" in before_dashes
-    command = next((word for word in before_dashes if not word.startswith("-")), "dynamoctl")
+    command, answers = _called(before_dashes)
     try:
         argv = _or_help(argv)
         listed = argv in _LISTS and "_DYNAMOCTL_COMPLETE" not in os.environ
@@ -99,7 +109,7 @@ def run(argv: list[str]) -> int:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # `main` has held it back
         result = asked(args=argv, prog_name="dynamoctl", standalone_mode=False)
     except DynamoctlError as error:
-        return output.fail(command, error, as_json)
+        return output.fail(answers, error, as_json)
     except typer.TyperException as error:
         see = f"dynamoctl {command}" if command in COMMANDS else "dynamoctl"
         hint = f"see: {see} --help"
@@ -109,9 +119,9 @@ def run(argv: list[str]) -> int:
             # Without a mode before it, the first word behind the -- would be one.
             hint = f"name the mode before the --, as in: dynamoctl {command} agg -- ARGUMENTS"
         usage = SpecError(error.format_message().rstrip("."), hint)
-        return output.fail(command, usage, as_json)
+        return output.fail(answers, usage, as_json)
     except (KeyboardInterrupt, typer.Abort):
-        return _broken_off(command, received, as_json)
+        return _broken_off(answers, received, as_json)
     except (BrokenPipeError, SystemExit):
         # Typer and rich make a SystemExit of a broken pipe, and of nothing else but shell completion.
         if "_DYNAMOCTL_COMPLETE" in os.environ:
@@ -120,18 +130,18 @@ def run(argv: list[str]) -> int:
         _write_nowhere(1)
         return 128 + received[-1] if received else 0
     if result == _INTERRUPTED:
-        return _broken_off(command, received, as_json)
+        return _broken_off(answers, received, as_json)
     if received and received[-1] != signal.SIGINT and result in (None, 0):
         # A command that Ctrl-C ends without a failure (`status --watch`) takes another signal for one.
         return 128 + received[-1]
     return result if isinstance(result, int) else 0
 
 
-def _broken_off(command: str, received: list[int], as_json: bool) -> int:
+def _broken_off(answers: str, received: list[int], as_json: bool) -> int:
     """Say so; give back the exit code."""
     code = 128 + received[-1] if received else _INTERRUPTED
     try:
-        return output.interrupted(command, code, as_json)
+        return output.interrupted(answers, code, as_json)
     except (BrokenPipeError, SystemExit, KeyboardInterrupt):
         # Ctrl-C has ended what read our output too (as in `dynamoctl up 2>&1 | tee log`), or came again.
         _write_nowhere(1, 2)

@@ -16,14 +16,13 @@ def check(name: Name = "default", json: Json = False) -> None:
     In between, the engines' own prefix caches are emptied, so that only LMCache can answer. What else they
     held is computed again, or comes from LMCache. Where the answer is not what it was, it fails.
     """
-    from dataclasses import asdict
-
-    from dynamoctl.cli.output import emit, schema
+    from dynamoctl.answers.cache import CacheCheckAnswer
+    from dynamoctl.cli.output import emit
     from dynamoctl.operations import cache
 
     result = cache.check(name)
     if json:
-        emit(schema("cache"), {"name": name, "check": asdict(result)})
+        emit(CacheCheckAnswer(name, result))
         return
     print(f"LMCache gave back {result.hit_tokens:,} of {result.prompt_tokens:,} tokens")
     if result.same_answer:
@@ -36,13 +35,14 @@ def check(name: Name = "default", json: Json = False) -> None:
 @app.command("clear")
 def clear(name: Name = "default", json: Json = False) -> None:
     """Empty LMCache's CPU memory and the engines' prefix caches. A disk and a remote store keep theirs."""
-    from dynamoctl.cli.output import emit, note, schema
+    from dynamoctl.answers.cache import CacheClearAnswer
+    from dynamoctl.cli.output import emit, note
     from dynamoctl.operations import cache
     from dynamoctl.planner.secrets import redact
 
     kept = redact(cache.clear(name))
     if json:
-        emit(schema("cache"), {"name": name, "cleared": "cpu memory", "kept": kept})
+        emit(CacheClearAnswer(name, "cpu memory", tuple(kept)))
         return
     note(
         f"LMCache of '{name}' is empty" + (f"; these keep what they have: {', '.join(kept)}" if kept else "")

@@ -22,9 +22,9 @@ def command(
 ) -> None:
     """Talk to a deployment that is up. On a terminal, Ctrl-D or an empty line ends it."""
     import sys
-    from dataclasses import asdict
 
-    from dynamoctl.cli.output import emit, note, schema
+    from dynamoctl.answers.chat import ChatAnswer
+    from dynamoctl.cli.output import emit, note
     from dynamoctl.errors import SpecError
     from dynamoctl.operations.chat import begin
 
@@ -43,7 +43,7 @@ def command(
             raise SpecError("there is no question", "dynamoctl chat 'QUESTION', or pipe one in")
         reply = talk.ask(question.strip(), (lambda _: None) if json else show)
         if json:
-            emit(schema("chat"), {"name": name, "model": talk.model, **asdict(reply)})
+            emit(ChatAnswer(name=name, model=talk.model, **vars(reply)))
         else:
             print()
         return

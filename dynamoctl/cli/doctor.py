@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import typer
 
@@ -18,9 +17,11 @@ def command(flags: Flags, config: Path | None, json: Json = False) -> None:
 
     Starts only short programs that try a part. Exits with code 3 if `up` would refuse.
     """
+    from dynamoctl.answers.doctor import DoctorAnswer, DoctorFinding
+    from dynamoctl.answers.envelope import Error
     from dynamoctl.checks.base import Level
     from dynamoctl.cli.draw import CheckProgress, draw_findings
-    from dynamoctl.cli.output import emit, schema
+    from dynamoctl.cli.output import emit
     from dynamoctl.operations.doctor import diagnose
     from dynamoctl.operations.planning import plan_for_here
 
@@ -29,25 +30,19 @@ def command(flags: Flags, config: Path | None, json: Json = False) -> None:
         results = diagnose(planned, display.check)
     errors = [result.finding for result in results if result.finding.level is Level.ERROR]
     if json:
-        body: dict[str, Any] = {
-            "name": planned.plan.name,
-            "mode": planned.plan.mode,
-            "device": planned.plan.device,
-            "model": planned.plan.model,
-            "findings": [
-                {
-                    "check": result.check,
-                    "level": result.finding.level.label,
-                    "what": result.finding.what,
-                    "why": result.finding.why,
-                    "fix": result.finding.fix,
-                }
-                for result in results
-            ],
-        }
-        if errors:
-            body["error"] = PreflightError(errors[0].what, errors[0].fix).as_json()
-        emit(schema("doctor"), body, ok=not errors)
+        plan = planned.plan
+        findings = tuple(
+            DoctorFinding(
+                result.check,
+                result.finding.level.label,
+                result.finding.what,
+                result.finding.why,
+                result.finding.fix,
+            )
+            for result in results
+        )
+        error = Error.of(PreflightError(errors[0].what, errors[0].fix)) if errors else None
+        emit(DoctorAnswer(plan.name, plan.mode, plan.device, plan.model, findings), error)
     else:
         draw_findings(results)
     if errors:

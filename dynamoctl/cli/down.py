@@ -15,8 +15,9 @@ def command(
     json: Json = False,
 ) -> None:
     """Stop everything of a deployment and check that nothing is left."""
+    from dynamoctl.answers.down import DownAllAnswer, DownAnswer
     from dynamoctl.cli.draw import DownDisplay
-    from dynamoctl.cli.output import emit, note, schema
+    from dynamoctl.cli.output import emit, note
     from dynamoctl.errors import LeftoverError
     from dynamoctl.humanize import duration
     from dynamoctl.operations.down import down
@@ -34,16 +35,11 @@ def command(
     if failures:
         raise LeftoverError("; ".join(error.message for error in failures), failures[0].hint)
     if json:
-        body = [
-            {
-                "name": one.name,
-                "was_running": one.was_running,
-                "stopped": one.removed,
-                "seconds": round(one.seconds, 1),
-            }
+        answers = tuple(
+            DownAnswer(one.name, one.was_running, tuple(one.removed), round(one.seconds, 1))
             for one in results
-        ]
-        emit(schema("down"), {"deployments": body} if everything else body[0])
+        )
+        emit(DownAllAnswer(answers) if everything else answers[0])
         return
     for one in results:
         if one.was_running:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.text import Text
 
+    from dynamoctl.answers.status import LoadStatus, StatusAnswer
     from dynamoctl.operations.doctor import CheckResult
     from dynamoctl.operations.logs import Line
     from dynamoctl.planner.plan import DeploymentPlan
@@ -156,7 +157,7 @@ class DownDisplay(Display):
         super().__exit__(kind, error, trace)
 
 
-def draw_status(body: dict[str, Any]) -> None:
+def draw_status(answer: StatusAnswer) -> None:
     """One deployment's status to stdout."""
     from rich.console import Console
     from rich.table import Table
@@ -165,95 +166,96 @@ def draw_status(body: dict[str, Any]) -> None:
     from dynamoctl.state import not_running
 
     on_terminal = sys.stdout.isatty()
-    out = Console(highlight=False, soft_wrap=not on_terminal, width=None if on_terminal else WIDE)
-    if not body["units"]:
-        out.print(not_running(body["name"]), markup=False)
+    width = None if on_terminal else WIDE
+    # With emoji, rich would import a table of 3,600 of them.
+    out = Console(emoji=False, highlight=False, soft_wrap=not on_terminal, width=width)
+    if not answer.units:
+        out.print(not_running(answer.name), markup=False)
         return
-    out.print(head(body))
+    out.print(head(answer))
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     # What is the same for all, and as it should be, takes no room: the table fits 80 columns.
-    on_gpus = any(unit["gpus"] for unit in body["units"])
-    ill = any(unit["health"] not in (None, "ok") for unit in body["units"])
-    restarted = any(unit["restarts"] for unit in body["units"])
+    on_gpus = any(unit.gpus for unit in answer.units)
+    ill = any(unit.health not in (None, "ok") for unit in answer.units)
+    restarted = any(unit.restarts for unit in answer.units)
     columns = ["UNIT", "STATE", "PID", *(("GPU", "GPU MEMORY") if on_gpus else ()), "MEMORY", "UPTIME"]
     columns += [name for name, shown in (("RESTARTS", restarted), ("HEALTH", ill)) if shown]
     for column in columns:
         table.add_column(column, no_wrap=column != "HEALTH")
-    for unit in body["units"]:
-        words = unit["state"] if not unit["phase"] else f"{unit['state']}: {unit['phase']}"
-        health = unit["health"] or "-"
-        cells = {
-            "UNIT": unit["name"],
-            "STATE": Text(words, style=STYLE.get(unit["state"], "")),
-            "PID": str(unit["pid"] or "-"),
-            "GPU": ",".join(str(gpu) for gpu in unit["gpus"]) or "-",
-            "GPU MEMORY": gib(unit["gpu_memory_mib"]),
-            "MEMORY": gib(unit["memory_mib"]),
-            "UPTIME": duration(unit["uptime_s"]) if unit["uptime_s"] is not None else "-",
-            "RESTARTS": str(unit["restarts"]),
+    for unit in answer.units:
+        words = unit.state if not unit.phase else f"{unit.state}: {unit.phase}"
+        health = unit.health or "-"
+        cells: dict[str, str | Text] = {
+            "UNIT": unit.name,
+            "STATE": Text(words, style=STYLE.get(unit.state, "")),
+            "PID": str(unit.pid or "-"),
+            "GPU": ",".join(str(gpu) for gpu in unit.gpus) or "-",
+            "GPU MEMORY": gib(unit.gpu_memory_mib),
+            "MEMORY": gib(unit.memory_mib),
+            "UPTIME": duration(unit.uptime_s) if unit.uptime_s is not None else "-",
+            "RESTARTS": str(unit.restarts),
             "HEALTH": Text(health, style=STYLE.get(health, "" if health == "-" else "red")),
         }
         table.add_row(*(cells[column] for column in columns))
     out.print(table)
-    _draw_load(out, body["load"] or {})
-    if body["cache"]:
-        cache = body["cache"]
-        rate = f" ({cache['hit_rate']:.0%})" if cache["hit_rate"] is not None else ""
-        out.print(f"cache: {cache['hit_tokens']:,} of {cache['requested_tokens']:,} tokens were hits{rate}")
-    if body["transfers"] and body["mode"] == "disagg":
-        moved = body["transfers"]
-        out.print(
-            f"KV transfers: {moved['count']:,}, {moved['bytes'] / 1e6:,.1f} MB, {moved['failed']} failed"
-        )
-    for gpu in body["gpus"]:
-        used, total = (gpu[key] / 1024 for key in ("memory_used_mib", "memory_total_mib"))
-        busy = f", busy {gpu['utilization']:.0%}" if gpu["utilization"] is not None else ""
-        out.print(f"GPU {gpu['gpu']}: {used:.1f} of {total:.1f} GiB in use{busy}", markup=False)
-    if names := {name: None for unit in body["units"] for name in unit["patches"]}:
+    if answer.load:
+        _draw_load(out, answer.load)
+    if answer.cache:
+        cache = answer.cache
+        rate = f" ({cache.hit_rate:.0%})" if cache.hit_rate is not None else ""
+        out.print(f"cache: {cache.hit_tokens:,} of {cache.requested_tokens:,} tokens were hits{rate}")
+    if answer.transfers and answer.mode == "disagg":
+        moved = answer.transfers
+        out.print(f"KV transfers: {moved.count:,}, {moved.bytes / 1e6:,.1f} MB, {moved.failed} failed")
+    for gpu in answer.gpus:
+        used, total = gpu.memory_used_mib / 1024, gpu.memory_total_mib / 1024
+        busy = f", busy {gpu.utilization:.0%}" if gpu.utilization is not None else ""
+        out.print(f"GPU {gpu.gpu}: {used:.1f} of {total:.1f} GiB in use{busy}", markup=False)
+    if names := {name: None for unit in answer.units for name in unit.patches}:
         out.print(f"patches: {', '.join(names)}")
-    for one in body["remote"] or ():
-        out.print(f"on another host: {one['component']} at {one['address']}", markup=False)
-    for line in troubles(body):
+    for one in answer.remote or ():
+        out.print(f"on another host: {one.component} at {one.address}", markup=False)
+    for line in troubles(answer):
         out.print(line)
 
 
-def _draw_load(out: Console, load: dict[str, int | None]) -> None:
-    running, waiting = load.get("requests_running"), load.get("requests_waiting")
+def _draw_load(out: Console, load: LoadStatus) -> None:
+    running, waiting = load.requests_running, load.requests_waiting
     now = f"{running or 0:,} running, {waiting or 0:,} waiting" if running is not None else ""
-    finished = load.get("requests_total")
+    finished = load.requests_total
     since = ""
     if finished is not None:
-        since = f"{finished:,} finished, {load['failed_requests_total'] or 0:,} of them failed"
-    if moved := load.get("moved_requests_total"):
+        since = f"{finished:,} finished, {load.failed_requests_total or 0:,} of them failed"
+    if moved := load.moved_requests_total:
         since += f", {moved:,} moved"
     if now or since:
         out.print(f"requests: {', '.join(filter(None, (now, since)))}")
-    prompt, generated = load.get("prompt_tokens_total"), load.get("generation_tokens_total")
+    prompt, generated = load.prompt_tokens_total, load.generation_tokens_total
     if prompt or generated:
         out.print(f"tokens: {prompt or 0:,} in prompts, {generated or 0:,} generated")
 
 
-def head(body: dict[str, Any]) -> Text:
+def head(answer: StatusAnswer) -> Text:
     """What a deployment is, on a line."""
     from rich.text import Text
 
     return Text.assemble(
-        (body["name"], "bold"),
+        (answer.name, "bold"),
         "  ",
-        (body["state"], STYLE.get(body["state"], "")),
-        f"  {body['mode']}  {body['model']}  {body['endpoint'] or 'frontend on another host'}",
+        (answer.state, STYLE.get(answer.state, "")),
+        f"  {answer.mode}  {answer.model}  {answer.endpoint or 'frontend on another host'}",
     )
 
 
-def troubles(body: dict[str, Any]) -> list[Text]:
+def troubles(answer: StatusAnswer) -> list[Text]:
     """Its error with the hint, and its warnings."""
     from rich.text import Text
 
     lines = []
-    if body["error"]:
-        lines.append(Text.assemble(("error: ", "bold red"), body["error"]["message"]))
-        lines += [Text(f"  {line}") for line in body["error"]["hint"].splitlines()]
-    return lines + [Text.assemble(("warning: ", "yellow"), warning) for warning in body["warnings"]]
+    if answer.error:
+        lines.append(Text.assemble(("error: ", "bold red"), answer.error.message))
+        lines += [Text(f"  {line}") for line in answer.error.hint.splitlines()]
+    return lines + [Text.assemble(("warning: ", "yellow"), warning) for warning in answer.warnings]
 
 
 def gib(mib: int | None) -> str:

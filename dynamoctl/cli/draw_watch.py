@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.table import Table
@@ -18,6 +18,7 @@ from dynamoctl.humanize import duration
 if TYPE_CHECKING:
     from rich.live import Live
 
+    from dynamoctl.answers.status import StatusAnswer
     from dynamoctl.monitoring.rates import Change
     from dynamoctl.operations.watch import Seen
 
@@ -71,17 +72,17 @@ class Closely:
         self._seen = seen
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        body = self._seen.body
-        if not body["units"]:
-            yield Text.assemble((body["name"], "bold"), " is not running")
+        answer = self._seen.shown
+        if not answer.units:
+            yield Text.assemble((answer.name, "bold"), " is not running")
             return
-        yield head(body)
-        yield _units(body, options.max_width)
+        yield head(answer)
+        yield _units(answer, options.max_width)
         lines = list(_figures(self._seen, options.max_width))
         if lines:
             yield Text()
             yield from lines
-        yield from troubles(body)
+        yield from troubles(answer)
 
 
 class Overview:
@@ -104,15 +105,15 @@ class Overview:
         if wide:
             table.add_column("TOKENS/S, 2 MIN", no_wrap=True)
         for one in self._seen:
-            body, load = one.body, one.body["load"] or {}
-            ready = sum(unit["state"] == "ready" for unit in body["units"])
+            answer, load = one.shown, one.shown.load
+            ready = sum(unit.state == "ready" for unit in answer.units)
             latencies = one.latencies
             cells = [
-                Text(body["name"], style="bold"),
-                Text(body["state"], style=STYLE.get(body["state"], "")),
-                f"{ready}/{len(body['units'])}",
-                _count(load.get("requests_running")),
-                _count(load.get("requests_waiting")),
+                Text(answer.name, style="bold"),
+                Text(answer.state, style=STYLE.get(answer.state, "")),
+                f"{ready}/{len(answer.units)}",
+                _count(load.requests_running if load else None),
+                _count(load.requests_waiting if load else None),
                 _rate(one.last, "requests"),
                 _rate(one.last, "generation_tokens"),
                 _seconds(latencies.quantile("ttft", 0.5)),
@@ -125,22 +126,22 @@ class Overview:
         yield table
 
 
-def _units(body: dict[str, Any], width: int) -> Table:
+def _units(answer: StatusAnswer, width: int) -> Table:
     """A row for each unit. What is nought for all takes no room on a narrow terminal."""
-    units = body["units"]
+    units = answer.units
     wide = width >= _ROOM
     shown = {
         "UNIT": True,
         "STATE": True,
-        "GPU": any(unit["gpus"] for unit in units),
-        "GPU MEMORY": any(unit["gpus"] for unit in units),
+        "GPU": any(unit.gpus for unit in units),
+        "GPU MEMORY": any(unit.gpus for unit in units),
         "MEMORY": True,
-        "RUNNING": any(unit["requests_running"] is not None for unit in units),
-        "WAITING": any(unit["requests_waiting"] is not None for unit in units),
-        "KV CACHE": any(unit["kv_cache_usage"] is not None for unit in units),
-        "UPTIME": wide or not any(unit["gpus"] for unit in units),
-        "RESTARTS": wide or any(unit["restarts"] for unit in units),
-        "HEALTH": any(unit["health"] not in (None, "ok") for unit in units),
+        "RUNNING": any(unit.requests_running is not None for unit in units),
+        "WAITING": any(unit.requests_waiting is not None for unit in units),
+        "KV CACHE": any(unit.kv_cache_usage is not None for unit in units),
+        "UPTIME": wide or not any(unit.gpus for unit in units),
+        "RESTARTS": wide or any(unit.restarts for unit in units),
+        "HEALTH": any(unit.health not in (None, "ok") for unit in units),
     }
     columns = [column for column, there in shown.items() if there]
     right = ("GPU MEMORY", "MEMORY", "RUNNING", "WAITING", "RESTARTS")
@@ -148,19 +149,19 @@ def _units(body: dict[str, Any], width: int) -> Table:
     for column in columns:
         table.add_column(column, no_wrap=True, justify="right" if column in right else "left")
     for unit in units:
-        words = unit["state"] if not unit["phase"] else f"{unit['state']}: {unit['phase']}"
-        health = unit["health"] or _NONE
-        cells = {
-            "UNIT": unit["name"],
-            "STATE": Text(words, style=STYLE.get(unit["state"], ""), overflow="ellipsis"),
-            "GPU": ",".join(str(gpu) for gpu in unit["gpus"]) or _NONE,
-            "GPU MEMORY": gib(unit["gpu_memory_mib"]),
-            "MEMORY": gib(unit["memory_mib"]),
-            "RUNNING": _count(unit["requests_running"]),
-            "WAITING": _count(unit["requests_waiting"]),
-            "KV CACHE": _bar(unit["kv_cache_usage"], 10 if wide else 0),
-            "UPTIME": duration(unit["uptime_s"]) if unit["uptime_s"] is not None else _NONE,
-            "RESTARTS": Text(str(unit["restarts"]), style="yellow" if unit["restarts"] else ""),
+        words = unit.state if not unit.phase else f"{unit.state}: {unit.phase}"
+        health = unit.health or _NONE
+        cells: dict[str, str | Text] = {
+            "UNIT": unit.name,
+            "STATE": Text(words, style=STYLE.get(unit.state, ""), overflow="ellipsis"),
+            "GPU": ",".join(str(gpu) for gpu in unit.gpus) or _NONE,
+            "GPU MEMORY": gib(unit.gpu_memory_mib),
+            "MEMORY": gib(unit.memory_mib),
+            "RUNNING": _count(unit.requests_running),
+            "WAITING": _count(unit.requests_waiting),
+            "KV CACHE": _bar(unit.kv_cache_usage, 10 if wide else 0),
+            "UPTIME": duration(unit.uptime_s) if unit.uptime_s is not None else _NONE,
+            "RESTARTS": Text(str(unit.restarts), style="yellow" if unit.restarts else ""),
             "HEALTH": Text(health, style="" if health in (_NONE, "ok") else "red", overflow="ellipsis"),
         }
         table.add_row(*(cells[column] for column in columns))
@@ -169,18 +170,18 @@ def _units(body: dict[str, Any], width: int) -> Table:
 
 def _figures(seen: Seen, width: int) -> Iterable[Text]:
     """Load, latency, cache, transfers, GPUs: a line each, as far as there is something to say."""
-    body, last = seen.body, seen.last
-    if body["load"] is None:
+    answer, last = seen.shown, seen.last
+    if answer.load is None:
         return
-    load, latencies = body["load"], seen.latencies
+    load, latencies = answer.load, seen.latencies
     yield _line(
         "requests",
-        f"{_count(load['requests_running'])} running",
-        f"{_count(load['requests_waiting'])} waiting",
+        f"{_count(load.requests_running)} running",
+        f"{_count(load.requests_waiting)} waiting",
         _per_second(last, "requests"),
-        f"{_count(load['requests_total'])} finished",
-        f"{_count(load['failed_requests_total'])} failed",
-        *((f"{moved:,} moved",) if (moved := load.get("moved_requests_total")) else ()),
+        f"{_count(load.requests_total)} finished",
+        f"{_count(load.failed_requests_total)} failed",
+        *((f"{moved:,} moved",) if (moved := load.moved_requests_total) else ()),
     )
     yield _with_sparkline(
         _line(
@@ -197,31 +198,31 @@ def _figures(seen: Seen, width: int) -> Iterable[Text]:
         _latency("first token", latencies, "ttft"),
         _latency("between tokens", latencies, "inter_token_latency"),
     )
-    if body["cache"] is not None:
+    if answer.cache is not None:
         yield _with_sparkline(
             _line(
                 "LMCache",
                 f"{_share(_hits(last))} hits",
-                f"{_share(body['cache']['hit_rate'])} since the start",
+                f"{_share(answer.cache.hit_rate)} since the start",
             ),
             [_hits(each) for each in seen.recent],
             seen.recent,
             width,
             most=1.0,
         )
-    if body["transfers"] and body["mode"] == "disagg":
-        moved = body["transfers"]
+    if answer.transfers and answer.mode == "disagg":
+        transfers = answer.transfers
         yield _line(
             "KV transfers",
             _per_second(last, "transfers"),
             _bytes(last.per_second("transferred_bytes") if last else None),
-            f"{moved['count']:,} since the start",
-            f"{moved['failed']:,} failed",
+            f"{transfers.count:,} since the start",
+            f"{transfers.failed:,} failed",
         )
-    for gpu in body["gpus"]:
-        used, total = (gpu[key] / 1024 for key in ("memory_used_mib", "memory_total_mib"))
-        line = _line(f"GPU {gpu['gpu']}"[:13], f"{used:.1f} of {total:.1f} GiB")
-        yield line.append("   busy ").append_text(_bar(gpu["utilization"], min(40, max(0, width - 52))))
+    for gpu in answer.gpus:
+        used, total = gpu.memory_used_mib / 1024, gpu.memory_total_mib / 1024
+        line = _line(f"GPU {gpu.gpu}"[:13], f"{used:.1f} of {total:.1f} GiB")
+        yield line.append("   busy ").append_text(_bar(gpu.utilization, min(40, max(0, width - 52))))
 
 
 def _line(label: str, *words: str) -> Text:

@@ -12,6 +12,7 @@ from dynamoctl.cli.options import Json
 from dynamoctl.cli.plan_flags import Flags, takes_plan
 
 if TYPE_CHECKING:
+    from dynamoctl.answers.export import Format, Program
     from dynamoctl.operations.export import Exported
 
 app = typer.Typer(help="Hand a plan to another runner, or what runs to other programs.", no_args_is_help=True)
@@ -226,7 +227,9 @@ def grafana(output: Output = None, json: Json = False) -> None:
     _hand_out("grafana", "dashboard", dashboard(), output, json)
 
 
-def _hand_out_plan(program: str, form: str, made: Exported, output: Path | None, as_json: bool) -> None:
+def _hand_out_plan(
+    program: Program, form: Format, made: Exported, output: Path | None, as_json: bool
+) -> None:
     from dynamoctl.cli.output import note
 
     _hand_out(program, form, made.content, output, as_json, made.notes)
@@ -236,7 +239,12 @@ def _hand_out_plan(program: str, form: str, made: Exported, output: Path | None,
 
 
 def _hand_out(
-    program: str, form: str, content: Any, output: Path | None, as_json: bool, notes: tuple[str, ...] = ()
+    program: Program,
+    form: Format,
+    content: Any,
+    output: Path | None,
+    as_json: bool,
+    notes: tuple[str, ...] = (),
 ) -> None:
     """To stdout or to a file; with --json, in the envelope."""
     import json
@@ -254,11 +262,9 @@ def _hand_out(
         print(content if isinstance(content, str) else json.dumps(content, indent=2) + "\n", end="")
 
 
-def _emit(program: str, form: str, content: Any, output: Path | None, notes: tuple[str, ...]) -> None:
-    from dynamoctl.cli.output import emit, schema
+def _emit(program: Program, form: Format, content: Any, output: Path | None, notes: tuple[str, ...]) -> None:
+    from dynamoctl.answers.export import ExportAnswer
+    from dynamoctl.cli.output import emit
 
     path = str(output) if output is not None else None
-    emit(
-        schema("export"),
-        {"program": program, "format": form, "content": content, "path": path, "notes": list(notes)},
-    )
+    emit(ExportAnswer(program, form, content, path, notes))

@@ -12,6 +12,7 @@ from dynamoctl.cli.plan_flags import Flags, takes_flags
 from dynamoctl.errors import SpecError
 
 if TYPE_CHECKING:
+    from dynamoctl.answers.init import InitAnswer
     from dynamoctl.operations.init import Draft
 
 
@@ -41,7 +42,6 @@ def command(
     get disagg, and everything else gets agg.
     """
     from dynamoctl.cli.output import emit, note
-    from dynamoctl.cli.output import schema as named
     from dynamoctl.operations.init import STDOUT, draft, write
 
     if json and (schema or output == STDOUT):
@@ -61,7 +61,7 @@ def command(
     else:
         write(made.text, path, force, made.private)
     if json:
-        emit(named("init"), _body(made, path))
+        emit(_answer(made, path))
         return
     note(f"here: {made.machine}; models: {', '.join(made.models) or 'none'}")
     for line in made.notes:
@@ -84,25 +84,23 @@ def _write_schema(path: Path, force: bool) -> None:
         write(text(), path, force)
 
 
-def _body(made: Draft, path: Path) -> dict[str, object]:
+def _answer(made: Draft, path: Path) -> InitAnswer:
+    from dynamoctl.answers.init import InitAnswer, InitGpu
+
     plan, facts = made.planned.plan, made.planned.facts
-    return {
-        "path": str(path.absolute()),
-        "mode": plan.mode,
-        "device": plan.device,
-        "model": plan.model,
-        "next": made.next,
-        "notes": list(made.notes),
-        "cores": len(facts.cores),
-        "memory_total_gib": round(facts.memory_total_gib, 1),
-        "memory_available_gib": round(facts.memory_available_gib, 1),
-        "gpus": [
-            {
-                "gpu": str(index),
-                "name": gpu.name if gpu else None,
-                "memory_total_mib": gpu.memory_mib if gpu else None,
-            }
+    return InitAnswer(
+        path=str(path.absolute()),
+        mode=plan.mode,
+        device=plan.device,
+        model=plan.model,
+        next=made.next,
+        notes=made.notes,
+        cores=len(facts.cores),
+        memory_total_gib=round(facts.memory_total_gib, 1),
+        memory_available_gib=round(facts.memory_available_gib, 1),
+        gpus=tuple(
+            InitGpu(str(index), gpu.name if gpu else None, gpu.memory_mib if gpu else None)
             for index, gpu in enumerate(made.gpus)
-        ],
-        "models": list(made.models),
-    }
+        ),
+        models=made.models,
+    )

@@ -58,15 +58,16 @@ def command(
     if json and follow:
         raise SpecError("--json prints one object, so it cannot follow", "leave out --follow or --json")
     if json:
-        from dynamoctl.cli.output import emit, schema
+        from dynamoctl.answers.logs import LogEntry, LogsAnswer
+        from dynamoctl.cli.output import emit
         from dynamoctl.humanize import iso
         from dynamoctl.logs.fields import level_name
 
-        entries = [
-            {"unit": one.unit, "line": one.text, "time": iso(one.at), "level": level_name(one.level)}
+        entries = tuple(
+            LogEntry(unit=one.unit, line=one.text, time=iso(one.at), level=level_name(one.level))
             for one in read(name, unit, wanted, follow=False)
-        ]
-        emit(schema("logs"), {"name": name, "lines": entries})
+        )
+        emit(LogsAnswer(name, entries))
         return
     from dynamoctl.cli.draw import LogPrinter
 

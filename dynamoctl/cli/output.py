@@ -1,4 +1,4 @@
-"""What every command prints alike: data to stdout, all else to stderr, JSON in one envelope."""
+"""What every command prints alike: data to stdout, all else to stderr, and an answer in its envelope."""
 
 from __future__ import annotations
 
@@ -11,20 +11,30 @@ from dynamoctl.errors import DynamoctlError
 if TYPE_CHECKING:
     from rich.console import Console
 
-
-def schema(command: str) -> str:
-    """The schema's name of a command's JSON."""
-    return f"dynamoctl/{command}/v1"
+    from dynamoctl.answers.envelope import Answer, Error
 
 
-def emit(name: str, body: dict[str, Any], ok: bool = True) -> None:
-    """Print one JSON object: the answer of a command."""
-    print(json.dumps({"schema": name, "ok": ok, **body}, indent=2), flush=True)
+def emit(answer: Answer, error: Error | None = None) -> None:
+    """Print the answer of a command as JSON.
+
+    Args:
+        error: why the command failed although it has an answer; None if it did not fail.
+    """
+    from dynamoctl.answers.envelope import as_json
+
+    emit_json(as_json(answer, error))
 
 
-def emit_line(name: str, body: dict[str, Any]) -> None:
-    """Print one JSON object on a line of its own (JSON Lines): one answer of a command that goes on."""
-    print(json.dumps({"schema": name, "ok": True, **body}), flush=True)
+def emit_json(body: dict[str, Any], indent: int | None = 2) -> None:
+    """Print what is in its envelope already; without an indent, on one line."""
+    print(json.dumps(body, indent=indent), flush=True)
+
+
+def emit_line(answer: Answer) -> None:
+    """Print one of the answers of a command that goes on: a JSON object on a line (JSON Lines)."""
+    from dynamoctl.answers.envelope import as_json
+
+    emit_json(as_json(answer), indent=None)
 
 
 def console() -> Console:
@@ -34,10 +44,16 @@ def console() -> Console:
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
-def fail(command: str, error: DynamoctlError, as_json: bool) -> int:
-    """Tell a failure; give back its exit code."""
-    if as_json:
-        emit(schema(command), {"error": error.as_json()}, ok=False)
+def fail(command: str, error: DynamoctlError, json_wanted: bool) -> int:
+    """Tell a failure; give back its exit code.
+
+    Args:
+        command: the command's name in its schema.
+    """
+    if json_wanted:
+        from dynamoctl.answers.envelope import Error, envelope, schema_name
+
+        emit_json(envelope(schema_name(command), {}, Error.of(error)))
         return error.exit_code
     out = console()
     out.print("error:", style="bold red", end=" ")
@@ -47,9 +63,9 @@ def fail(command: str, error: DynamoctlError, as_json: bool) -> int:
     return error.exit_code
 
 
-def interrupted(command: str, code: int, as_json: bool) -> int:
+def interrupted(command: str, code: int, json_wanted: bool) -> int:
     """Tell that the user broke it off."""
-    return fail(command, _InterruptedError(code), as_json)
+    return fail(command, _InterruptedError(code), json_wanted)
 
 
 def note(text: str) -> None:

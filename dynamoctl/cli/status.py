@@ -27,7 +27,6 @@ def command(
     --watch goes on while a deployment is away, and shows it again when it is back. Where no terminal is, it
     prints a block of text at each look; with --json, an object on a line.
     """
-    from dynamoctl.cli.output import emit, schema
     from dynamoctl.state import deployments
 
     def names() -> list[str]:
@@ -42,15 +41,18 @@ def command(
         raise SpecError("--interval says how often --watch looks, and there is no --watch", "add --watch")
     from dynamoctl.operations.status import status
 
-    bodies = [status(each) for each in names()]
+    answers = tuple(status(each) for each in names())
     if json:
-        emit(schema("status"), {"deployments": bodies} if everything else bodies[0])
+        from dynamoctl.answers.status import StatusAllAnswer
+        from dynamoctl.cli.output import emit
+
+        emit(StatusAllAnswer(answers) if everything else answers[0])
         return
     from dynamoctl.cli.draw import draw_status
 
-    for body in bodies:
-        draw_status(body)
-    if not bodies:
+    for answer in answers:
+        draw_status(answer)
+    if not answers:
         print("nothing is running")
 
 
@@ -63,11 +65,12 @@ def _watch(names: Callable[[], list[str]], interval_s: float, everything: bool, 
         raise SpecError(f"--interval: {interval_s:g} s is too short", f"at least {LEAST_INTERVAL_S:g}")
     try:
         if json:
-            from dynamoctl.cli.output import emit_line, schema
+            from dynamoctl.answers.watch import WatchAllAnswer
+            from dynamoctl.cli.output import emit_line
 
             for seen in watch(names, interval_s):
-                bodies = [one.as_json() for one in seen]
-                emit_line(schema("status"), {"deployments": bodies} if everything else bodies[0])
+                answers = tuple(one.answer for one in seen)
+                emit_line(WatchAllAnswer(answers) if everything else answers[0])
         from dynamoctl.cli.draw_watch import WatchDisplay
 
         with WatchDisplay(interval_s, everything) as display:

@@ -40,34 +40,35 @@ def command(
 
 
 def _print_plan(plan: Any, as_json: bool) -> None:
-    from dynamoctl.cli.output import emit
+    from dynamoctl.answers.envelope import envelope
+    from dynamoctl.cli.output import emit_json
     from dynamoctl.planner.plan import SCHEMA
     from dynamoctl.planner.printed import render
     from dynamoctl.planner.secrets import redact
 
     if as_json:
-        emit(SCHEMA, redact(plan.as_json()))
+        emit_json(envelope(SCHEMA, redact(plan.as_json())))
     else:
         print(redact(render(plan)))
 
 
 def _print_result(planned: Any, result: Any, as_json: bool) -> None:
-    from dynamoctl.cli.output import emit, note, schema
+    from dynamoctl.answers.up import UpAnswer
+    from dynamoctl.cli.output import emit, note
 
     state = result.state
     if as_json:
         emit(
-            schema("up"),
-            {
-                "name": state.name,
-                "mode": state.mode,
-                "state": state.state,
-                "model": state.model,
-                "endpoint": state.endpoint or None,
-                "already_up": result.already,
-                "seconds": round(result.seconds, 1),
-                "warnings": state.warnings,
-            },
+            UpAnswer(
+                name=state.name,
+                mode=state.mode,
+                state=state.state,
+                model=state.model,
+                endpoint=state.endpoint or None,
+                already_up=result.already,
+                seconds=round(result.seconds, 1),
+                warnings=tuple(state.warnings),
+            )
         )
         return
     from dynamoctl.humanize import duration

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dynamoctl.answers.cache import CacheProbe
 from dynamoctl.errors import NotReadyError
 from dynamoctl.monitoring import loopback_http, observe, probes
 from dynamoctl.monitoring.loopback_http import NoAnswerError
@@ -42,26 +43,6 @@ _SURE = math.log(0.7)
 
 
 @dataclass(frozen=True)
-class Probe:
-    """What one prompt, asked more than once, did.
-
-    Attributes:
-        prompt_tokens: its length.
-        hit_tokens: how many of them LMCache gave back the last time.
-        ttft_first_s, ttft_last_s: seconds to the first token.
-        prefix_cache_cleared: whether the engines' own prefix caches were emptied in between, so that only
-            LMCache could answer.
-    """
-
-    prompt_tokens: int
-    hit_tokens: int
-    ttft_first_s: float
-    ttft_last_s: float
-    prefix_cache_cleared: bool
-    same_answer: bool | None
-
-
-@dataclass(frozen=True)
 class _Answer:
     """A completion: tokens of the prompt, seconds to the first token, tokens with their log probabilities."""
 
@@ -70,7 +51,7 @@ class _Answer:
     tokens: tuple[tuple[str, float], ...]
 
 
-async def run(plan: DeploymentPlan, chunks: float) -> Probe:
+async def run(plan: DeploymentPlan, chunks: float) -> CacheProbe:
     """Ask a new prompt until a worker that had it before has been asked again.
 
     An engine does not ask a server of LMCache's that was late for a heartbeat until the next one, so where
@@ -89,7 +70,7 @@ async def run(plan: DeploymentPlan, chunks: float) -> Probe:
     return await _once(plan, chunks)
 
 
-async def _once(plan: DeploymentPlan, chunks: float) -> Probe:
+async def _once(plan: DeploymentPlan, chunks: float) -> CacheProbe:
     size = int(next(one.value for one in plan.lmcache_settings if one.name == "chunk_size"))
     prompt = exercise(int(chunks * size))
     first = last = await _ask(plan, prompt)
@@ -104,7 +85,7 @@ async def _once(plan: DeploymentPlan, chunks: float) -> Probe:
         if hits:
             break
     same = same_answer(first.tokens, last.tokens)
-    return Probe(last.prompt_tokens, hits, first.ttft_s, last.ttft_s, cleared, same)
+    return CacheProbe(last.prompt_tokens, hits, first.ttft_s, last.ttft_s, cleared, same)
 
 
 def exercise(tokens: int) -> str:

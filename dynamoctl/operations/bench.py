@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from dynamoctl.answers.bench import BenchAnswer, BenchLMCache, BenchWorker, Counted, PassResult
 from dynamoctl.bench import results, workloads
-from dynamoctl.bench.results import Counted, Measured
+from dynamoctl.bench.results import Measured
 from dynamoctl.bench.workloads import Pass, Workload
 from dynamoctl.errors import DynamoctlError, NotReadyError, SpecError
 from dynamoctl.host.facts import versions
@@ -75,7 +76,7 @@ class Bench:
     measured: tuple[Measured, ...]
 
     @property
-    def passes(self) -> list[results.PassResult]:
+    def passes(self) -> list[PassResult]:
         """The figures."""
         return [results.summed_up(one) for one in self.measured]
 
@@ -100,29 +101,30 @@ class Bench:
             ),
         )
 
-    def as_json(self) -> dict[str, Any]:
-        """The body of `bench --json`, without the envelope."""
+    @property
+    def answer(self) -> BenchAnswer:
+        """What `bench` answers."""
         plan, passes = self.plan, self.passes
         # Only there a later pass asks for what the first did; a later turn asks for more.
         faster = results.times_faster(passes) if self.forgotten else None
-        return {
-            "name": plan.name,
-            "mode": plan.mode,
-            "model": plan.model,
-            "device": plan.device,
-            "engine": plan.engine,
-            "workers": [{"name": one.name, "gpus": list(one.gpus)} for one in plan.workers],
-            "lmcache": _lmcache(plan),
-            "tool": self.load.tool,
-            "versions": versions(),
-            "began": iso(self.began),
-            "workload": workloads.as_json(self.workload, self.seed),
-            "concurrency": self.load.concurrency,
-            "request_rate": self.load.request_rate,
-            "forgotten_by": self.forgotten,
-            "passes": [one.as_json() for one in passes],
-            "ttft_times_faster": None if faster is None else round(faster, 2),
-        }
+        return BenchAnswer(
+            name=plan.name,
+            mode=plan.mode,
+            model=plan.model,
+            device=plan.device,
+            engine=plan.engine,
+            workers=tuple(BenchWorker(unit.name, unit.gpus) for unit in plan.workers),
+            lmcache=_lmcache(plan),
+            tool=self.load.tool,
+            versions=versions(),
+            began=iso(self.began),
+            workload=workloads.as_json(self.workload, self.seed),
+            concurrency=self.load.concurrency,
+            request_rate=self.load.request_rate,
+            forgotten_by=self.forgotten,
+            passes=tuple(map(results.rounded, passes)),
+            ttft_times_faster=None if faster is None else round(faster, 2),
+        )
 
 
 def run(
@@ -237,10 +239,8 @@ def _counted(before: Look, after: Look) -> Counted:
         transfers=whole("transfers") or 0,
         transferred_bytes=whole("transferred_bytes") or 0,
         failed_transfers=whole("failed_transfers") or 0,
-        memory_mib={
-            unit["name"]: unit["memory_mib"] for unit in after.body["units"] if unit["memory_mib"] is not None
-        },
-        gpu_memory_mib={gpu["gpu"]: gpu["memory_used_mib"] for gpu in after.body["gpus"]},
+        memory_mib={unit.name: unit.memory_mib for unit in after.shown.units if unit.memory_mib is not None},
+        gpu_memory_mib={gpu.gpu: gpu.memory_used_mib for gpu in after.shown.gpus},
     )
 
 
@@ -282,13 +282,9 @@ def _require_more_than_fits(plan: DeploymentPlan, one: Pass) -> None:
         )
 
 
-def _lmcache(plan: DeploymentPlan) -> dict[str, Any] | None:
+def _lmcache(plan: DeploymentPlan) -> BenchLMCache | None:
     if plan.lmcache is None:
         return None
     settings = {one.name: one.value for one in plan.lmcache_settings}
-    return {
-        "mode": plan.lmcache,
-        "chunk_size": int(settings["chunk_size"]),
-        "cpu_gib": plan.lmcache_cpu_gib,
-        "tiers": [one.kind for one in plan.lmcache_tiers],
-    }
+    tiers = tuple(tier.kind for tier in plan.lmcache_tiers)
+    return BenchLMCache(plan.lmcache, int(settings["chunk_size"]), plan.lmcache_cpu_gib, tiers)

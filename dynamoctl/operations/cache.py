@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
+from dynamoctl.answers.cache import CacheProbe
 from dynamoctl.errors import DynamoctlError, NotReadyError, SpecError
 from dynamoctl.monitoring import cache_probe, loopback_http
-from dynamoctl.monitoring.cache_probe import Probe
 from dynamoctl.monitoring.loopback_http import NoAnswerError
 from dynamoctl.operations.serving import serving_plan
 from dynamoctl.planner.plan import DeploymentPlan
@@ -15,7 +15,7 @@ from dynamoctl.planner.plan import DeploymentPlan
 _CHUNKS = 3.0
 
 
-def check(name: str) -> Probe:
+def check(name: str) -> CacheProbe:
     """Ask one new prompt again; in between, empty the engines' own prefix caches.
 
     Raises:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dynamoctl.bench import comparison, workloads
-from dynamoctl.bench.comparison import Figures
+from dynamoctl.answers.bench import CompareAnswer, Figures, VariantResult
+from dynamoctl.answers.envelope import Error
+from dynamoctl.bench import comparison, results, workloads
 from dynamoctl.bench.variants import Variant
 from dynamoctl.bench.workloads import Workload
 from dynamoctl.errors import DynamoctlError, PreflightError
@@ -97,18 +98,19 @@ class Compared:
             f"{count(len(failed), 'variant')} of {len(self.outcomes)} failed", "\n".join(lines)
         )
 
-    def as_json(self) -> dict[str, Any]:
-        """The body of `bench compare --json`, without the envelope."""
+    @property
+    def answer(self) -> CompareAnswer:
+        """What `bench compare` answers."""
         against = next((one for one in self.outcomes if one.figures), None)
-        return {
-            "began": iso(self.began),
-            "workload": workloads.as_json(self.workload, self.seed),
-            "concurrency": self.load.concurrency,
-            "request_rate": self.load.request_rate,
-            "repeat": self.repeat,
-            "against": against.variant.name if against else None,
-            "variants": [_as_json(one, against) for one in self.outcomes],
-        }
+        return CompareAnswer(
+            began=iso(self.began),
+            workload=workloads.as_json(self.workload, self.seed),
+            concurrency=self.load.concurrency,
+            request_rate=self.load.request_rate,
+            repeat=self.repeat,
+            against=against.variant.name if against else None,
+            variants=tuple(_result(one, against) for one in self.outcomes),
+        )
 
 
 def compare(
@@ -184,22 +186,18 @@ def _once(
     one.runs.append(run)
 
 
-def _as_json(one: Outcome, against: Outcome | None) -> dict[str, Any]:
+def _result(one: Outcome, against: Outcome | None) -> VariantResult:
     pooled, figures = one.pooled, one.figures
     to = against.figures if against else None
-    return {
-        "name": one.variant.name,
-        "ok": pooled is not None,
-        "ready_s": [round(seconds, 1) for seconds in one.ready_s],
-        "figures": None if figures is None else {k: _rounded(v) for k, v in asdict(figures).items()},
-        "ratios": comparison.ratios(figures, to) if figures and to else None,
-        "bench": pooled.as_json() if pooled else None,
-        "error": one.error.as_json() if one.error else None,
-    }
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 4)
+    return VariantResult(
+        name=one.variant.name,
+        ok=pooled is not None,
+        ready_s=tuple(round(seconds, 1) for seconds in one.ready_s),
+        figures=results.rounded(figures) if figures else None,
+        ratios=comparison.ratios(figures, to) if figures and to else None,
+        bench=pooled.answer if pooled else None,
+        error=Error.of(one.error) if one.error else None,
+    )
 
 
 def _words(one: Outcome) -> list[str]:

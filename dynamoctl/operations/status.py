@@ -11,8 +11,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from dynamoctl.answers.envelope import Error
+from dynamoctl.answers.status import (
+    CacheStatus,
+    GpuStatus,
+    LoadStatus,
+    RemoteWorker,
+    StatusAnswer,
+    TransferStatus,
+    UnitStatus,
+)
 from dynamoctl.host.processes import is_running, members
-from dynamoctl.state import DeploymentState, Folder
+from dynamoctl.state import DeploymentState, Folder, UnitState
 
 # The supervisor asks every unit in turn for its metrics.
 _PATIENCE_S = 15.0
@@ -23,19 +33,19 @@ class Look:
     """A deployment at one moment.
 
     Attributes:
-        body: as `status --json` shows it, without the envelope.
+        shown: what `status` answers.
         state: what its supervisor wrote last; None where there is nothing.
         answer: what its supervisor answered (`observe.Snapshot`); None where it was not asked or did not.
     """
 
-    body: dict[str, Any]
+    shown: StatusAnswer
     state: DeploymentState | None = None
     answer: dict[str, Any] | None = None
 
 
-def status(name: str) -> dict[str, Any]:
-    """The body of `status --json` (schema `dynamoctl/status/v1`), without the envelope."""
-    return look(name).body
+def status(name: str) -> StatusAnswer:
+    """What `status` answers."""
+    return look(name).shown
 
 
 def look(name: str) -> Look:
@@ -62,98 +72,97 @@ def look(name: str) -> Look:
     warnings = [*state.warnings, *state.lost_stores, *filter(None, (state.lost_etcd,)), *warnings]
     if lives and seen is None and state.state in ("ready", "degraded"):
         warnings.append("its supervisor does not answer: what is shown is what it last wrote")
-    return Look(_body(state, shown, warnings, seen), state, seen)
+    return Look(_answer(state, shown, warnings, seen), state, seen)
 
 
-def _nothing(name: str) -> dict[str, Any]:
-    return {
-        "name": name,
-        "mode": None,
-        "state": "stopped",
-        "model": None,
-        "endpoint": None,
-        "units": [],
-        "cache": None,
-        "transfers": None,
-        "load": None,
-        "gpus": [],
-        "remote": [],
-        "error": None,
-        "warnings": [],
-    }
+def _nothing(name: str) -> StatusAnswer:
+    return StatusAnswer(
+        name=name,
+        mode=None,
+        state="stopped",
+        model=None,
+        endpoint=None,
+        units=(),
+        cache=None,
+        transfers=None,
+        load=None,
+        gpus=(),
+        remote=(),
+        error=None,
+        warnings=(),
+    )
 
 
-def _body(
+def _answer(
     state: DeploymentState, shown: str, warnings: list[str], seen: dict[str, Any] | None
-) -> dict[str, Any]:
+) -> StatusAnswer:
     now = time.time()
-    memory = (seen or {}).get("memory", {})
-    gauges = (seen or {}).get("gauges", {})
-    units = []
-    for unit in state.units:
-        alive = unit.identity is not None and is_running(unit.identity)
-        health = (seen or {}).get("health", {}).get(unit.name) if alive else None
-        units.append(
-            {
-                "name": unit.name,
-                "role": unit.role,
-                "state": unit.state if alive or unit.state != "ready" else "failed",
-                "phase": unit.phase,
-                "pid": unit.identity.pid if unit.identity and alive else None,
-                "gpus": unit.gpus,
-                "memory_mib": memory.get("units", {}).get(unit.name) if alive else None,
-                "gpu_memory_mib": memory.get("gpu_units", {}).get(unit.name) if alive else None,
-                "health": health,
-                "restarts": unit.restarts,
-                "uptime_s": round(max(0.0, now - unit.started_at), 1) if alive else None,
-                "requests_running": _whole(gauges.get(unit.name, {}).get("requests_running")),
-                "requests_waiting": _whole(gauges.get(unit.name, {}).get("requests_waiting")),
-                "kv_cache_usage": _rounded(gauges.get(unit.name, {}).get("kv_cache_usage")),
-                "patches": unit.patches,
-            }
-        )
+    seen = seen or {}
+    units = tuple(_unit(unit, now, seen) for unit in state.units)
     # A unit may have died a moment ago, and its supervisor not have written it yet.
-    if shown == "ready" and any(unit["state"] != "ready" for unit in units):
+    if shown == "ready" and any(unit.state != "ready" for unit in units):
         shown = "degraded"
-    return {
-        "name": state.name,
-        "mode": state.mode,
-        "state": shown,
-        "model": state.model,
-        "endpoint": state.endpoint or None,
-        "units": units,
-        "cache": (seen or {}).get("cache"),
-        "transfers": (seen or {}).get("transfers"),
-        "load": _load(seen) if seen and "counters" in seen else None,
-        "gpus": [
-            {
-                "gpu": gpu,
-                "memory_used_mib": used,
-                "memory_total_mib": total,
-                "utilization": memory.get("utilization", {}).get(gpu),
-            }
-            for gpu, (used, total) in sorted(memory.get("gpus", {}).items(), key=_in_order)
-        ],
-        "remote": (seen or {}).get("remote"),
-        "error": state.error,
-        "warnings": warnings,
-    }
+    cache, transfers, remote = seen.get("cache"), seen.get("transfers"), seen.get("remote")
+    return StatusAnswer(
+        name=state.name,
+        mode=state.mode,
+        state=shown,
+        model=state.model,
+        endpoint=state.endpoint or None,
+        units=units,
+        cache=None if cache is None else CacheStatus(**cache),
+        transfers=None if transfers is None else TransferStatus(**transfers),
+        load=_load(seen) if "counters" in seen else None,
+        gpus=_gpus(seen.get("memory", {})),
+        remote=None if remote is None else tuple(RemoteWorker(**worker) for worker in remote),
+        error=None if state.error is None else Error(**state.error),
+        warnings=tuple(warnings),
+    )
 
 
-def _load(seen: dict[str, Any]) -> dict[str, int | None]:
-    """What its workers do now, and what its frontend has counted; null where nobody says."""
+def _unit(unit: UnitState, now: float, seen: dict[str, Any]) -> UnitStatus:
+    alive = unit.identity is not None and is_running(unit.identity)
+    memory = seen.get("memory", {})
+    gauges = seen.get("gauges", {}).get(unit.name, {})
+    return UnitStatus(
+        name=unit.name,
+        role=unit.role,
+        state=unit.state if alive or unit.state != "ready" else "failed",
+        phase=unit.phase,
+        pid=unit.identity.pid if unit.identity and alive else None,
+        gpus=tuple(unit.gpus),
+        memory_mib=memory.get("units", {}).get(unit.name) if alive else None,
+        gpu_memory_mib=memory.get("gpu_units", {}).get(unit.name) if alive else None,
+        health=seen.get("health", {}).get(unit.name) if alive else None,
+        restarts=unit.restarts,
+        uptime_s=round(max(0.0, now - unit.started_at), 1) if alive else None,
+        requests_running=_whole(gauges.get("requests_running")),
+        requests_waiting=_whole(gauges.get("requests_waiting")),
+        kv_cache_usage=_rounded(gauges.get("kv_cache_usage")),
+        patches=tuple(unit.patches),
+    )
+
+
+def _gpus(memory: dict[str, Any]) -> tuple[GpuStatus, ...]:
+    utilization = memory.get("utilization", {})
+    return tuple(
+        GpuStatus(gpu, memory_used_mib=used, memory_total_mib=total, utilization=utilization.get(gpu))
+        for gpu, (used, total) in sorted(memory.get("gpus", {}).items(), key=_in_order)
+    )
+
+
+def _load(seen: dict[str, Any]) -> LoadStatus:
+    """What its workers do now, and what its frontend has counted; None if no unit reports it."""
     gauges, counters = seen.get("gauges", {}).values(), seen.get("counters", {}).values()
-    now = ("requests_running", "requests_waiting")
-    counted = {
-        "requests_total": "requests",
-        "failed_requests_total": "failed_requests",
-        "prompt_tokens_total": "prompt_tokens",
-        "generation_tokens_total": "generation_tokens",
-        "moved_requests_total": "migrations",
-    }
-    return {key: _sum(gauges, key) for key in now} | {
-        key: _sum(counters, name) for key, name in counted.items()
-    }
+    return LoadStatus(
+        requests_running=_sum(gauges, "requests_running"),
+        requests_waiting=_sum(gauges, "requests_waiting"),
+        requests_total=_sum(counters, "requests"),
+        failed_requests_total=_sum(counters, "failed_requests"),
+        prompt_tokens_total=_sum(counters, "prompt_tokens"),
+        generation_tokens_total=_sum(counters, "generation_tokens"),
+        moved_requests_total=_sum(counters, "migrations"),
+    )
 
 
 def _sum(units: Iterable[dict[str, float]], name: str) -> int | None:

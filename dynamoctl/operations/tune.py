@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dynamoctl.answers.bench import TuneAnswer, TuneVariantResult, VariantResult
 from dynamoctl.bench import comparison, toml_edit, variants
 from dynamoctl.bench.workloads import Workload
 from dynamoctl.config.spec import CONFIG_NAME, load_spec
@@ -37,14 +38,19 @@ class Tuned:
     path: Path
     written: bool
 
-    def as_json(self) -> dict[str, Any]:
-        """The body of `bench tune --json`, without the envelope."""
-        body = self.compared.as_json()
-        for shown in body["variants"]:
-            lmcache = (shown["bench"] or {}).get("lmcache") or {}
-            shown["chunk_size"], shown["cpu_gib"] = lmcache.get("chunk_size"), lmcache.get("cpu_gib")
-        best = {"best": self.best, "values": dict(self.values)}
-        return {**body, **best, "config": str(self.path), "written": self.written}
+    @property
+    def answer(self) -> TuneAnswer:
+        """What `bench tune` answers."""
+        compared = dict(vars(self.compared.answer))
+        variants = tuple(_result(one) for one in compared.pop("variants"))
+        return TuneAnswer(
+            **compared,
+            variants=variants,
+            best=self.best,
+            values=dict(self.values),
+            config=str(self.path),
+            written=self.written,
+        )
 
 
 def tune(
@@ -87,6 +93,15 @@ def tune(
     if write:
         _write(path, _edited(path, values))
     return Tuned(compared, best.variant.name, values, path, write)
+
+
+def _result(one: VariantResult) -> TuneVariantResult:
+    lmcache = one.bench.lmcache if one.bench else None
+    return TuneVariantResult(
+        **vars(one),
+        chunk_size=lmcache.chunk_size if lmcache else None,
+        cpu_gib=lmcache.cpu_gib if lmcache else None,
+    )
 
 
 def _best(outcomes: Sequence[Outcome]) -> Outcome | None:

@@ -6,8 +6,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
+from dynamoctl.answers.status import StatusAnswer
+from dynamoctl.answers.watch import Rates, WatchAnswer
 from dynamoctl.monitoring import rates
 from dynamoctl.operations.status import Look, look
 
@@ -24,12 +25,12 @@ class Seen:
     """One deployment at one look.
 
     Attributes:
-        body: as `status --json` shows it, without the envelope.
+        shown: what `status` answers.
         last: what came since the look before; None at the first look, and where it does not run.
         recent: what came in each interval of the last two minutes, the oldest first.
     """
 
-    body: dict[str, Any]
+    shown: StatusAnswer
     last: rates.Change | None = None
     recent: tuple[rates.Change, ...] = ()
 
@@ -43,9 +44,12 @@ class Seen:
             chosen.append(one)
         return rates.together(chosen)
 
-    def as_json(self) -> dict[str, Any]:
-        """The body of a line of `status --watch --json`."""
-        return {**self.body, "rates": None if self.last is None else _rates(self.last, self.latencies)}
+    @property
+    def answer(self) -> WatchAnswer:
+        """What a line of `status --watch --json` says."""
+        return WatchAnswer(
+            **vars(self.shown), rates=None if self.last is None else _rates(self.last, self.latencies)
+        )
 
 
 def watch(names: Callable[[], list[str]], interval_s: float) -> Iterator[list[Seen]]:
@@ -77,7 +81,7 @@ class _Watched:
             self._sample = None
             if state is None or state.start_id != self._start_id:
                 self._recent.clear()
-            return Seen(now.body, None, tuple(self._recent))
+            return Seen(now.shown, None, tuple(self._recent))
         if state.start_id != self._start_id:
             self._start_id, self._sample = state.start_id, None
             self._recent.clear()
@@ -89,10 +93,10 @@ class _Watched:
             self._recent.append(last)
             while sum(one.seconds for one in self._recent) > HISTORY_S:
                 self._recent.popleft()
-        return Seen(now.body, last, tuple(self._recent))
+        return Seen(now.shown, last, tuple(self._recent))
 
 
-def _rates(last: rates.Change, latencies: rates.Change) -> dict[str, float | None]:
+def _rates(last: rates.Change, latencies: rates.Change) -> Rates:
     values = {
         "interval_s": last.seconds,
         "requests_per_s": last.per_second("requests"),
@@ -108,4 +112,4 @@ def _rates(last: rates.Change, latencies: rates.Change) -> dict[str, float | Non
         "inter_token_latency_p50_s": latencies.quantile("inter_token_latency", 0.5),
         "inter_token_latency_p95_s": latencies.quantile("inter_token_latency", 0.95),
     }
-    return {name: None if value is None else round(value, 6) for name, value in values.items()}
+    return Rates(**{name: None if value is None else round(value, 6) for name, value in values.items()})

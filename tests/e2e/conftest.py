@@ -16,7 +16,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Collection, Generator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -93,7 +93,7 @@ class Cli:
     def status(self, name: str = "default") -> dict[str, Any]:
         """What `status --json` says, without a process for each look: tests look again and again."""
         with mock.patch.dict(os.environ, DYNAMOCTL_HOME=str(self.home)):
-            return status(name)
+            return asdict(status(name))
 
     def units(self, name: str = "default") -> dict[str, dict[str, Any]]:
         """The units of a deployment's plan, by name."""

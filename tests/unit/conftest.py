@@ -2,8 +2,27 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
+import pytest
+from dynamoctl.cli import output
 from hypothesis import settings
+
+from tests.unit.answer_schemas import validate
 
 # Without a deadline for each example: a busy machine is no bug.
 settings.register_profile("dynamoctl", deadline=None)
 settings.load_profile("dynamoctl")
+
+
+@pytest.fixture(autouse=True)
+def _answers_fit_their_schemas(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a command that a test runs in this process prints with --json fits its JSON Schema."""
+    emit_json = output.emit_json
+
+    def checked(body: dict[str, Any], indent: int | None = 2) -> None:
+        validate(json.loads(json.dumps(body)))
+        emit_json(body, indent)
+
+    monkeypatch.setattr(output, "emit_json", checked)

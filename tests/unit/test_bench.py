@@ -17,9 +17,10 @@ from typing import Any
 
 import pytest
 from dynamoctl import cli
+from dynamoctl.answers.bench import Counted, Figures, Ratios
+from dynamoctl.answers.envelope import Answer, Error, as_json
 from dynamoctl.bench import comparison, plots, results, toml_edit, variants, workloads
-from dynamoctl.bench.comparison import Figures
-from dynamoctl.bench.results import Answered, Counted, Measured
+from dynamoctl.bench.results import Answered, Measured
 from dynamoctl.bench.workloads import BLOCK, MultiTurn, Random, Request, Reuse, SharedPrefix, Workload
 from dynamoctl.cli import bench as commands
 from dynamoctl.config.spec import load_spec
@@ -251,13 +252,10 @@ def test_repeated_runs_are_one_in_which_every_request_counts_alike() -> None:
 
 
 def test_ratios_are_times_the_other() -> None:
-    assert comparison.ratios(figures(0.5, 2.0), figures(2.0)) == {
-        "ttft_first_s": 2.0,
-        "ttft_later_s": 0.25,
-        "inter_token_latency_p99_s": 1.0,
-        "total_tokens_per_s": 1.0,
-    }
-    assert comparison.ratios(figures(None), figures(2.0))["ttft_later_s"] is None
+    assert comparison.ratios(figures(0.5, 2.0), figures(2.0)) == Ratios(
+        ttft_first_s=2.0, ttft_later_s=0.25, inter_token_latency_p99_s=1.0, total_tokens_per_s=1.0
+    )
+    assert comparison.ratios(figures(None), figures(2.0)).ttft_later_s is None
 
 
 def test_the_best_is_the_quickest_with_hits_and_of_as_good_ones_the_smallest() -> None:
@@ -341,12 +339,12 @@ def compared() -> Compared:
 AGG, CHUNK = variants.parse(["agg", "chunk-128"])
 
 
-def bodies() -> dict[str, dict[str, Any]]:
+def answers() -> dict[str, Answer]:
     swept = tune.Tuned(compared(), "agg", {"chunk_size": 256}, Path("d.toml"), written=True)
     return {
-        "bench": run_of((1.0, 0.25)).as_json(),
-        "bench-compare": compared().as_json(),
-        "bench-tune": swept.as_json(),
+        "bench": run_of((1.0, 0.25)).answer,
+        "bench-compare": compared().answer,
+        "bench-tune": swept.answer,
     }
 
 
@@ -355,8 +353,10 @@ def test_a_result_is_written_read_shown_and_drawn_alike_each_time(
     kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "result.json"
-    operation.write(file, {"schema": f"dynamoctl/{kind}/v1", "ok": True, **bodies()[kind]})
-    assert operation.read(file) == (kind, bodies()[kind])
+    operation.write(file, as_json(answers()[kind]))
+    said = json.loads(file.read_text())
+    assert (said.pop("schema"), said.pop("ok")) == (f"dynamoctl/{kind}/v1", True)
+    assert operation.read(file) == (kind, said)
     assert cli.run(["bench", "show", str(file), "--plot", str(tmp_path / "p.png")]) == 0
     shown = capsys.readouterr().out
     assert "reuse" in shown
@@ -364,15 +364,16 @@ def test_a_result_is_written_read_shown_and_drawn_alike_each_time(
     png, svg = (tmp_path / name for name in ("p.png", "p.svg"))
     assert png.read_bytes().startswith(b"\x89PNG")
     first = svg.read_bytes()
-    plots.save(kind, bodies()[kind], tmp_path / "p")
+    plots.save(kind, said, tmp_path / "p")
     assert svg.read_bytes() == first
 
 
 def test_ratios_are_to_the_first_variant_and_a_failed_one_is_named() -> None:
-    body = compared().as_json()
-    assert body["against"] == "agg"
-    assert [one["ok"] for one in body["variants"]] == [True, True, False]
-    assert body["variants"][1]["ratios"]["ttft_later_s"] == 2.0
+    answer = compared().answer
+    assert answer.against == "agg"
+    assert [one.ok for one in answer.variants] == [True, True, False]
+    assert answer.variants[1].ratios is not None
+    assert answer.variants[1].ratios.ttft_later_s == 2.0
     failure = compared().failure
     assert failure is not None
     assert (failure.message, failure.exit_code) == ("1 variant of 3 failed", 1)
@@ -421,10 +422,11 @@ def test_every_other_round_goes_backwards_and_who_failed_is_left_out(calls: list
         ("up", "bench-1"), ("bench", "bench-1", "8"), ("down", "bench-1"),
     ]  # fmt: skip
     assert [len(one.runs) for one in done.outcomes] == [2, 0, 2]
-    body = done.as_json()
-    assert [one["ready_s"] for one in body["variants"]] == [[1.0, 1.0], [], [1.0, 1.0]]
-    assert body["variants"][0]["bench"]["passes"][0]["requests"] == 2
-    assert body["variants"][1]["error"]["message"] == "it died"
+    first_variant, failed, _ = done.answer.variants
+    assert [one.ready_s for one in done.answer.variants] == [(1.0, 1.0), (), (1.0, 1.0)]
+    assert first_variant.bench is not None
+    assert first_variant.bench.passes[0].requests == 2
+    assert failed.error == Error(4, "it died", "")
 
 
 @pytest.mark.parametrize("words", [("compare", "agg", "disagg"), ("tune", "--chunk-sizes", "128,256")])
@@ -575,8 +577,7 @@ def test_a_file_that_cannot_be_written_is_told_before_anything_is_measured(
 def test_a_result_with_a_failure_is_shown_with_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, failure = tmp_path / "result.json", compared().failure
     assert failure is not None
-    body = {"schema": "dynamoctl/bench-compare/v1", "ok": False, **compared().as_json()}
-    operation.write(file, {**body, "error": failure.as_json()})
+    operation.write(file, as_json(compared().answer, Error.of(failure)))
     assert cli.run(["bench", "show", str(file)]) == 1
     shown = capsys.readouterr()
     assert "bad" in shown.out

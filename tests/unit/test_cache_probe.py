@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+from dynamoctl.answers.cache import CacheProbe
 from dynamoctl.monitoring import cache_probe
-from dynamoctl.monitoring.cache_probe import Probe, exercise, same_answer
+from dynamoctl.monitoring.cache_probe import exercise, same_answer
 from dynamoctl.planner.plan import DeploymentPlan
 
 from tests.unit.hosts import plan
@@ -89,7 +90,7 @@ def probed(
     monkeypatch: pytest.MonkeyPatch,
     lmcache_mode: str = "inproc",
     deaf_for: int = 1,
-) -> Probe:
+) -> CacheProbe:
     monkeypatch.setattr(cache_probe, "_SETTLE_S", 0.0)
     monkeypatch.setattr(cache_probe, "SERVER_HEARTBEAT_S", 0.0)
     deployment: DeploymentPlan = plan(1, mode="agg", gpus=(0,), lmcache={"mode": lmcache_mode})

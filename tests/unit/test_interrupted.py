@@ -66,7 +66,7 @@ def test_ctrl_c_is_said(
     shown = capsys.readouterr()
     assert shown.err == ""
     assert json.loads(shown.out) == {
-        "schema": f"dynamoctl/{words[0]}/v1",
+        "schema": f"dynamoctl/{'cache-check' if words[0] == 'cache' else words[0]}/v1",
         "ok": False,
         "error": {"code": 130, "message": "interrupted", "hint": ""},
     }

@@ -11,13 +11,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from dynamoctl.answers.status import GpuStatus, LoadStatus, StatusAnswer
 from dynamoctl.cli.draw import draw_status
 from dynamoctl.facts import Gpu
 from dynamoctl.host import gpus, processes
 from dynamoctl.host.processes import Identity, boot_id, identify
 from dynamoctl.monitoring import observe
 from dynamoctl.monitoring.observe import Memory, Snapshot
-from dynamoctl.operations.status import _body
+from dynamoctl.operations.status import _answer
 from dynamoctl.planner.plan import DeploymentPlan
 from dynamoctl.state import DeploymentState, UnitState
 
@@ -225,7 +226,7 @@ def test_nvml_is_not_asked_about_units_without_a_gpu(monkeypatch: pytest.MonkeyP
 # ---- status ---------------------------------------------------------------------------------
 
 
-def body(seen: Snapshot | None, gpus: list[int | str]) -> dict[str, Any]:
+def status_of(seen: Snapshot | None, gpus: list[int | str]) -> StatusAnswer:
     """The status of a worker that lives and one that is gone, with what the supervisor answered."""
     units = [
         UnitState("worker-0", "agg", "ready", gpus=gpus, identity=identify(os.getpid())),
@@ -234,7 +235,7 @@ def body(seen: Snapshot | None, gpus: list[int | str]) -> dict[str, Any]:
     state = DeploymentState("default", "agg", "qwen", "http://127.0.0.1:8000", "", "ready", units=units)
     # As it comes over the control socket.
     answer = json.loads(json.dumps(dataclasses.asdict(seen))) if seen else None
-    return _body(state, "ready", [], answer)
+    return _answer(state, "ready", [], answer)
 
 
 ON_GPUS = Snapshot(
@@ -252,37 +253,37 @@ def test_a_deployment_whose_unit_has_just_died_is_not_ready() -> None:
     """Its supervisor has not yet written that it knows."""
     units = [UnitState("worker-0", "agg", "ready", identity=identify(os.getpid()))]
     state = DeploymentState("default", "agg", "qwen", "http://127.0.0.1:8000", "", "ready", units=units)
-    assert _body(state, "ready", [], None)["state"] == "ready"
+    assert _answer(state, "ready", [], None).state == "ready"
     units.append(UnitState("worker-1", "agg", "ready", identity=Identity(os.getpid(), 0, boot_id())))
-    shown = _body(state, "ready", [], None)
-    assert [unit["state"] for unit in shown["units"]] == ["ready", "failed"]
-    assert shown["state"] == "degraded"
+    shown = _answer(state, "ready", [], None)
+    assert [unit.state for unit in shown.units] == ["ready", "failed"]
+    assert shown.state == "degraded"
 
 
 def test_status_says_what_each_unit_and_each_gpu_holds() -> None:
-    shown = body(ON_GPUS, [0, 1])
-    assert (shown["units"][0]["memory_mib"], shown["units"][0]["gpu_memory_mib"]) == (3072, 36864)
-    assert shown["gpus"] == [
-        {"gpu": "0", "memory_used_mib": 61440, "memory_total_mib": 81559, "utilization": 0.87},
-        {"gpu": "1", "memory_used_mib": 700, "memory_total_mib": 81559, "utilization": None},
-    ]
+    shown = status_of(ON_GPUS, [0, 1])
+    assert (shown.units[0].memory_mib, shown.units[0].gpu_memory_mib) == (3072, 36864)
+    assert shown.gpus == (
+        GpuStatus(gpu="0", memory_used_mib=61440, memory_total_mib=81559, utilization=0.87),
+        GpuStatus(gpu="1", memory_used_mib=700, memory_total_mib=81559, utilization=None),
+    )
 
 
 def test_a_unit_that_does_not_run_holds_nothing() -> None:
-    gone = body(ON_GPUS, [0, 1])["units"][1]
-    assert (gone["pid"], gone["memory_mib"], gone["gpu_memory_mib"]) == (None, None, None)
+    gone = status_of(ON_GPUS, [0, 1]).units[1]
+    assert (gone.pid, gone.memory_mib, gone.gpu_memory_mib) == (None, None, None)
 
 
 def test_without_an_answer_of_the_supervisors_the_keys_are_there_all_the_same() -> None:
-    shown = body(None, [0, 1])
-    assert (shown["units"][0]["memory_mib"], shown["units"][0]["gpu_memory_mib"]) == (None, None)
-    assert shown["gpus"] == []
+    shown = status_of(None, [0, 1])
+    assert (shown.units[0].memory_mib, shown.units[0].gpu_memory_mib) == (None, None)
+    assert shown.gpus == ()
 
 
 def test_an_older_supervisor_that_says_nothing_of_memory_is_understood() -> None:
     state = DeploymentState("default", "agg", "qwen", "", "", "ready", units=[UnitState("w", "agg", "ready")])
-    shown = _body(state, "ready", [], {"health": {}})
-    assert (shown["gpus"], shown["load"]) == ([], None)
+    shown = _answer(state, "ready", [], {"health": {}})
+    assert (shown.gpus, shown.load) == ((), None)
 
 
 def loaded() -> Snapshot:
@@ -301,32 +302,32 @@ def loaded() -> Snapshot:
 
 
 def test_status_says_how_much_there_is_to_do() -> None:
-    shown = body(loaded(), [])
-    assert shown["load"] == {
-        "requests_running": 3,
-        "requests_waiting": 1,
-        "requests_total": 10,
-        "failed_requests_total": 2,
-        "prompt_tokens_total": 10_001,
-        "generation_tokens_total": 64,
-        "moved_requests_total": None,
-    }
-    worker, gone = shown["units"]
-    assert (worker["requests_running"], worker["requests_waiting"]) == (3, 1)
-    assert worker["kv_cache_usage"] == 0.1235
-    assert (gone["requests_running"], gone["kv_cache_usage"]) == (None, None)
+    shown = status_of(loaded(), [])
+    assert shown.load == LoadStatus(
+        requests_running=3,
+        requests_waiting=1,
+        requests_total=10,
+        failed_requests_total=2,
+        prompt_tokens_total=10_001,
+        generation_tokens_total=64,
+        moved_requests_total=None,
+    )
+    worker, gone = shown.units
+    assert (worker.requests_running, worker.requests_waiting) == (3, 1)
+    assert worker.kv_cache_usage == 0.1235
+    assert (gone.requests_running, gone.kv_cache_usage) == (None, None)
 
 
 def test_where_nobody_says_what_there_is_to_do_it_is_not_said_to_be_nothing() -> None:
-    assert set(body(Snapshot(), [])["load"].values()) == {None}
+    assert status_of(Snapshot(), []).load == LoadStatus(*[None] * 7)
 
 
 def test_requests_and_tokens_have_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
-    draw_status(body(loaded(), []))
+    draw_status(status_of(loaded(), []))
     lines = capsys.readouterr().out.splitlines()
     assert "requests: 3 running, 1 waiting, 10 finished, 2 of them failed" in lines
     assert "tokens: 10,001 in prompts, 64 generated" in lines
-    draw_status(body(Snapshot(), []))
+    draw_status(status_of(Snapshot(), []))
     assert "requests" not in capsys.readouterr().out
 
 
@@ -336,8 +337,10 @@ def test_moved_requests_stand_in_the_line_of_requests_once_there_are_any(
     seen = loaded()
     for moves, words in ((0, ""), (1_234, ", 1,234 moved")):
         seen.counters["frontend"]["migrations"] = moves
-        assert body(seen, [])["load"]["moved_requests_total"] == moves
-        draw_status(body(seen, []))
+        load = status_of(seen, []).load
+        assert load is not None
+        assert load.moved_requests_total == moves
+        draw_status(status_of(seen, []))
         lines = capsys.readouterr().out.splitlines()
         assert f"requests: 3 running, 1 waiting, 10 finished, 2 of them failed{words}" in lines
 
@@ -349,7 +352,7 @@ def table(shown: str) -> dict[str, str]:
 
 
 def test_the_table_shows_memory_and_the_gpus_in_gib(capsys: pytest.CaptureFixture[str]) -> None:
-    draw_status(body(ON_GPUS, [0, 1]))
+    draw_status(status_of(ON_GPUS, [0, 1]))
     shown = capsys.readouterr().out
     row = table(shown)
     assert (row["GPU"], row["GPU MEMORY"], row["MEMORY"]) == ("0,1", "36.0 GiB", "3.0 GiB")
@@ -358,17 +361,17 @@ def test_the_table_shows_memory_and_the_gpus_in_gib(capsys: pytest.CaptureFixtur
 
 
 def test_without_a_gpu_the_table_has_no_word_of_gpus(capsys: pytest.CaptureFixture[str]) -> None:
-    draw_status(body(ON_CPU, []))
+    draw_status(status_of(ON_CPU, []))
     shown = capsys.readouterr().out
     assert table(shown)["MEMORY"] == "3.0 GiB"
     assert "GPU" not in shown
 
 
 def test_the_table_of_a_healthy_deployment_fits_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
-    healthy = body(ON_GPUS, [0, 1])
-    for name, unit in zip(("decode-10", "prefill-10"), healthy["units"], strict=True):
-        unit.update(name=name, state="ready", pid=4_194_303, health="ok", gpus=[0, 1, 2, 3])
-        unit.update(memory_mib=30_000, gpu_memory_mib=300_000, uptime_s=85_000)
+    healthy = status_of(ON_GPUS, [0, 1])
+    for name, unit in zip(("decode-10", "prefill-10"), healthy.units, strict=True):
+        vars(unit).update(name=name, state="ready", pid=4_194_303, health="ok", gpus=[0, 1, 2, 3])
+        vars(unit).update(memory_mib=30_000, gpu_memory_mib=300_000, uptime_s=85_000)
     draw_status(healthy)
     rows = [
         line for line in capsys.readouterr().out.splitlines() if line.startswith(("UNIT", "decode", "pre"))
@@ -379,8 +382,8 @@ def test_the_table_of_a_healthy_deployment_fits_80_columns(capsys: pytest.Captur
 
 
 def test_what_is_not_as_it_should_be_has_a_column(capsys: pytest.CaptureFixture[str]) -> None:
-    ill = body(ON_CPU, [])
-    ill["units"][0].update(health="HTTP 503", restarts=2)
+    ill = status_of(ON_CPU, [])
+    vars(ill.units[0]).update(health="HTTP 503", restarts=2)
     draw_status(ill)
     row = table(capsys.readouterr().out)
     assert (row["RESTARTS"], row["HEALTH"]) == ("2", "HTTP 503")

@@ -43,9 +43,9 @@ WANTED = {
 def test_status_names_each_units_patches(capsys: pytest.CaptureFixture[str]) -> None:
     supervised = deployment()
     supervised.folder.write_state(supervised.state)
-    body = status("default")
-    assert {unit["name"]: unit["patches"] for unit in body["units"]} == WANTED
-    draw_status(body)
+    answer = status("default")
+    assert {unit.name: list(unit.patches) for unit in answer.units} == WANTED
+    draw_status(answer)
     assert "patches: compile-cache-name, end-engine, packed-kv\n" in capsys.readouterr().out
 
 
@@ -53,9 +53,9 @@ def test_status_names_each_units_patches(capsys: pytest.CaptureFixture[str]) -> 
 def test_without_patches_status_has_no_line_of_them(capsys: pytest.CaptureFixture[str]) -> None:
     supervised = deployment(versions={})
     supervised.folder.write_state(supervised.state)
-    body = status("default")
-    assert [unit["patches"] for unit in body["units"]] == [[], [], []]
-    draw_status(body)
+    answer = status("default")
+    assert [unit.patches for unit in answer.units] == [(), (), ()]
+    draw_status(answer)
     assert "patches" not in capsys.readouterr().out
 
 

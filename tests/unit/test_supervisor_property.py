@@ -22,6 +22,7 @@ from types import MappingProxyType, SimpleNamespace
 from typing import Any, get_args
 
 import pytest
+from dynamoctl.answers.cache import CacheProbe
 from dynamoctl.errors import DynamoctlError, InternalError, NotReadyError, PreflightError
 from dynamoctl.facts import Gpu
 from dynamoctl.host.gpus import GpuMemory
@@ -872,7 +873,7 @@ class World:
         await asyncio.sleep(_LATENCY_S)
         return self.transfers
 
-    async def prove_cache(self, plan: DeploymentPlan, chunks: float) -> cache_probe.Probe:
+    async def prove_cache(self, plan: DeploymentPlan, chunks: float) -> CacheProbe:
         for _ in range(2):
             done, why = await self.complete("", "")
             if not done:
@@ -880,7 +881,7 @@ class World:
             await asyncio.sleep(1.0)
         proof = self.life.proof
         hits = 768 if proof in ("good", "wrong") else 0
-        return cache_probe.Probe(900, hits, 0.1, 0.1, proof != "not cleared", proof != "wrong")
+        return CacheProbe(900, hits, 0.1, 0.1, proof != "not cleared", proof != "wrong")
 
     def store_answers(self, store: Any) -> tuple[bool, str]:
         number = store.addresses[0][1] - 6379

@@ -10,13 +10,14 @@ import time
 from typing import Any
 
 import pytest
+from dynamoctl.answers.envelope import Error
 from dynamoctl.cli import draw_watch, run
 from dynamoctl.cli.draw_watch import Closely, Overview, WatchDisplay, sparkline
 from dynamoctl.host.processes import identify
 from dynamoctl.monitoring.observe import Memory, Snapshot
 from dynamoctl.monitoring.rates import Change
 from dynamoctl.operations import watch
-from dynamoctl.operations.status import Look, _body
+from dynamoctl.operations.status import Look, _answer, _nothing
 from dynamoctl.operations.watch import HISTORY_S, Seen
 from dynamoctl.state import DeploymentState, UnitState
 from rich.console import Console
@@ -73,14 +74,10 @@ def look(
         },
     )
     answer = json.loads(json.dumps(dataclasses.asdict(seen))) if answers else None
-    return Look(_body(state, "ready", [], answer), state, answer)
+    return Look(_answer(state, "ready", [], answer), state, answer)
 
 
-NOTHING = Look(
-    {"name": "default", "units": [], "state": "stopped", "mode": None, "model": None, "load": None}
-    | {"endpoint": None, "cache": None, "transfers": None, "gpus": [], "remote": []}
-    | {"error": None, "warnings": []}
-)
+NOTHING = Look(_nothing("default"))
 
 
 @pytest.fixture
@@ -111,9 +108,9 @@ def watched(looks: list[Look | BaseException], *coming: Look) -> list[Seen]:
 
 
 def rates(seen: Seen) -> dict[str, Any]:
-    found = seen.as_json()["rates"]
-    assert isinstance(found, dict)
-    return found
+    found = seen.answer.rates
+    assert found is not None
+    return dataclasses.asdict(found)
 
 
 # ---- from look to look ----------------------------------------------------------------------
@@ -121,7 +118,7 @@ def rates(seen: Seen) -> dict[str, Any]:
 
 def test_rates_are_what_came_since_the_look_before(looks: list[Look | BaseException]) -> None:
     first, second = watched(looks, look(100, 10), look(102, 30, hits=50))
-    assert first.as_json()["rates"] is None
+    assert first.answer.rates is None
     assert rates(second) == {
         "interval_s": 2,
         "requests_per_s": 10,
@@ -164,7 +161,7 @@ def test_a_worker_that_was_restarted_has_counted_from_0(looks: list[Look | BaseE
 
 def test_another_start_begins_anew(looks: list[Look | BaseException]) -> None:
     seen = watched(looks, look(100, 10), look(102, 30), look(104, 50, start="second"), look(106, 52))
-    assert seen[2].as_json()["rates"] is None
+    assert seen[2].answer.rates is None
     assert (seen[1].recent, seen[2].recent) != ((), ())
     assert seen[2].recent == ()
 
@@ -293,18 +290,18 @@ def test_a_wide_terminal_shows_more_of_the_last_two_minutes(busy: Seen) -> None:
 def test_of_what_is_not_there_no_word_is_said() -> None:
     """Neither of a cache, nor of GPUs or transfers, nor of figures before there are any."""
     starting = look(0, answers=False)
-    for unit in starting.body["units"]:
-        unit.update(state="starting", phase="loading weights", gpus=[])
-    starting.body.update(state="starting", mode="agg")
-    lines = drawn(Closely(Seen(starting.body)), 80)
+    for unit in starting.shown.units:
+        vars(unit).update(state="starting", phase="loading weights", gpus=())
+    vars(starting.shown).update(state="starting", mode="agg")
+    lines = drawn(Closely(Seen(starting.shown)), 80)
     assert len(lines) == 5
     assert "GPU" not in lines[1]
     assert "starting: loading weights" in lines[2]
 
 
 def test_what_is_wrong_is_said(busy: Seen) -> None:
-    busy.body["units"][1].update(health="HTTP 503", restarts=2)
-    busy.body.update(error={"message": "it ended", "hint": "look\nagain"}, warnings=["no cache"])
+    vars(busy.shown.units[1]).update(health="HTTP 503", restarts=2)
+    vars(busy.shown).update(error=Error(4, "it ended", "look\nagain"), warnings=("no cache",))
     lines = drawn(Closely(busy), 120)
     assert lines[-4:] == ["error: it ended", "  look", "  again", "warning: no cache"]
     assert "HEALTH" in lines[1]
@@ -315,7 +312,7 @@ def test_what_is_wrong_is_said(busy: Seen) -> None:
 def test_several_deployments_have_a_line_each(
     looks: list[Look | BaseException], busy: Seen, width: int
 ) -> None:
-    gone = Seen({**NOTHING.body, "name": "gone"})
+    gone = Seen(_nothing("gone"))
     lines = drawn(Overview([busy, gone]), width)
     assert len(lines) == 3
     assert max(map(len, lines)) <= width

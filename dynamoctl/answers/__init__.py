@@ -1,0 +1,1 @@
+"""What each command answers with `--json`: plain dataclasses, one module per command, and their envelope."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dynamoctl import policies
 from dynamoctl.cli import run
 from dynamoctl.config.spec import DeploymentSpec, LMCacheSpec, load_spec
 from dynamoctl.config.template import toml
@@ -29,7 +30,7 @@ Machine = Callable[..., None]
 def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DYNAMOCTL_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(models, "here", lambda: [models.BUILTIN])
+    monkeypatch.setattr(models, "here", lambda: [policies.BUILTIN_MODEL])
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     for name in ("ENABLE_LMCACHE", "LMCACHE_CHUNK_SIZE", "LMCACHE_CONFIG_FILE"):

@@ -32,7 +32,7 @@ from dynamoctl import cli, errors
 from dynamoctl.bench.comparison import Figures
 from dynamoctl.bench.results import Counted, PassResult
 from dynamoctl.cli import doctor, down, export, init, logs, up
-from dynamoctl.config import json_schema, spec
+from dynamoctl.config import choices, json_schema, lmcache_spec, spec
 from dynamoctl.export import grafana
 from dynamoctl.host.processes import identify
 from dynamoctl.humanize import attributes
@@ -465,15 +465,15 @@ def _first_sentence(thing: Any) -> str:
 def configuration() -> str:
     """The keys of dynamoctl.toml from the models that check them."""
     intro = (
-        f"## Configuration\n\nThe keys of `{spec.CONFIG_NAME}`, each with the flag of `up` that wins over it."
-        " [config.md](config.md) has an example.\n"
+        f"## Configuration\n\nThe keys of `{choices.CONFIG_NAME}`, each with the flag of `up` that wins over"
+        " it. [config.md](config.md) has an example.\n"
     )
     return "\n".join(
         [
             intro,
             _model_table(spec.DeploymentSpec, ""),
             "### Table `[lmcache]`\n",
-            _model_table(spec.LMCacheSpec, "lmcache_"),
+            _model_table(lmcache_spec.LMCacheSpec, "lmcache_"),
         ]
     )
 

@@ -5,6 +5,10 @@ read them here. It is a leaf, which imports nothing of the package, so that `--h
 ends in `_S` is in seconds, one in `_GIB` in GiB.
 """
 
+from __future__ import annotations
+
+from typing import Final
+
 # ---- defaults of what a user may set (`config.spec`) -------------------------------------------------------
 
 BUILTIN_MODEL = "smollm2-135m-instruct"
@@ -12,7 +16,7 @@ BUILTIN_MODEL = "smollm2-135m-instruct"
 GPU_MODEL = "Qwen/Qwen3-0.6B"
 LOOPBACK = "127.0.0.1"
 HTTP_PORT = 8000
-ROUTER_MODE = "round-robin"
+ROUTER_MODE: Final = "round-robin"
 REPLICAS = 1
 # LMCache's own default (lmcache==0.5.3: lmcache/v1/config.py: chunk_size).
 CHUNK_TOKENS = 256

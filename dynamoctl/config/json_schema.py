@@ -13,7 +13,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from dynamoctl.config.spec import CONFIG_NAME, OWN_FIELDS, DeploymentSpec, LMCacheSpec
+from dynamoctl.config.choices import CONFIG_NAME
+from dynamoctl.config.lmcache_spec import LMCacheSpec
+from dynamoctl.config.spec import DeploymentSpec
+from dynamoctl.config.types import OWN_FIELDS
 from dynamoctl.humanize import attributes
 from dynamoctl.lmcache import environment
 

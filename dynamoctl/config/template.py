@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dynamoctl.config import json_schema
-from dynamoctl.config.spec import LMCacheSpec
+from dynamoctl.config.lmcache_spec import LMCacheSpec
 
 _WIDTH = 100
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)

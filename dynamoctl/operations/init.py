@@ -11,8 +11,10 @@ from typing import Any
 
 from dynamoctl import policies
 from dynamoctl.config import template
+from dynamoctl.config.choices import CONFIG_NAME
 from dynamoctl.config.json_schema import SCHEMA_NAME
-from dynamoctl.config.spec import CONFIG_NAME, DeploymentSpec, load
+from dynamoctl.config.load import load
+from dynamoctl.config.spec import DeploymentSpec
 from dynamoctl.errors import SpecError
 from dynamoctl.facts import Gpu, HostFacts, usable
 from dynamoctl.host import models

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from dynamoctl import policies
-from dynamoctl.config.spec import CONFIG_NAME, DeploymentSpec, load
+from dynamoctl.config.choices import CONFIG_NAME
+from dynamoctl.config.load import load
+from dynamoctl.config.spec import DeploymentSpec
 from dynamoctl.errors import DynamoctlError, PreflightError, SpecError
 from dynamoctl.export import cluster
 from dynamoctl.export.cluster import Cluster

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from dynamoctl import policies
-from dynamoctl.config.spec import DeploymentSpec, LMCacheSpec
+from dynamoctl.config.lmcache_spec import LMCacheSpec
+from dynamoctl.config.spec import DeploymentSpec
 from dynamoctl.errors import SpecError
 from dynamoctl.facts import HostFacts
 from dynamoctl.planner import tiers

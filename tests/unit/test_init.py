@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 from dynamoctl import policies
 from dynamoctl.cli import run
-from dynamoctl.config.spec import DeploymentSpec, LMCacheSpec, load_spec
+from dynamoctl.config.lmcache_spec import LMCacheSpec
+from dynamoctl.config.load import load_spec
+from dynamoctl.config.spec import DeploymentSpec
 from dynamoctl.config.template import toml
 from dynamoctl.errors import SpecError
 from dynamoctl.host import facts, models
@@ -265,7 +267,7 @@ def test_a_file_that_cannot_be_written(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--gpus", "zero"], "'zero' is no GPU"),
+        (["--gpus", "zero"], "--gpus: 'zero' is not a GPU"),
         (["agg", "--decode", "2"], "only `up disagg` has"),
         (["--lmcache-mode", "inproc"], "does not work on a CPU"),
         (["--model", "\udcff"], "unicode"),

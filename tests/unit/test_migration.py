@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from dynamoctl.config.spec import load_spec
+from dynamoctl.config.load import load_spec
 from dynamoctl.errors import SpecError
 from dynamoctl.planner import migration
 

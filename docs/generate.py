@@ -33,7 +33,7 @@ from dynamoctl.bench.comparison import Figures
 from dynamoctl.bench.results import Counted, PassResult
 from dynamoctl.cli import doctor, down, export, init, logs, up
 from dynamoctl.config import choices, json_schema, lmcache_spec, spec
-from dynamoctl.export import grafana
+from dynamoctl.export import grafana_panels
 from dynamoctl.host.processes import identify
 from dynamoctl.humanize import attributes
 from dynamoctl.lmcache import environment
@@ -371,13 +371,13 @@ def reliability() -> str:
 def observability() -> str:
     """docs/observability.md with what the dashboard shows, and of which metrics."""
     parts = []
-    for title, panels in grafana.ROWS:
+    for title, panels in grafana_panels.ROWS:
         rows = [(panel.title, panel.means, ", ".join(_metrics(panel))) for panel in panels]
         parts += [f"### {title}\n", _table(("panel", "what it says", "metrics"), rows)]
     return _with(OBSERVABILITY, "panels", "\n" + "\n".join(parts) + "\n")
 
 
-def _metrics(panel: grafana.Panel) -> list[str]:
+def _metrics(panel: grafana_panels.Panel) -> list[str]:
     names = (name for one in panel.queries for name in re.findall(r"([a-z_:0-9]+)\{", one.expr))
     return [f"`{name}`" for name in dict.fromkeys(names)]
 

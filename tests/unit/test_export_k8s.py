@@ -22,7 +22,7 @@ import yaml
 from dynamoctl import __version__
 from dynamoctl.cli import run
 from dynamoctl.errors import SpecError
-from dynamoctl.export import cluster, dgd_rules, kubernetes
+from dynamoctl.export import cluster, dgd_rules, kubernetes, pod_environment
 from dynamoctl.planner.plan import Unit
 
 from tests.unit.hosts import plan
@@ -134,8 +134,8 @@ def test_each_variable_of_the_planners_is_kept_or_dropped_on_purpose() -> None:
     units: list[Unit] = [unit for shape in shapes for unit in plan(2, **shape).units]
     units += plan(2, tp=2, lmcache=stores).units
     planned = {name for unit in units if unit.role != "cache" for name in unit.env} | {"HF_HUB_OFFLINE"}
-    assert planned == {*kubernetes.DROPPED, *kubernetes.KEPT}
-    assert not set(kubernetes.DROPPED) & set(kubernetes.KEPT)
+    assert planned == {*pod_environment.DROPPED, *pod_environment.KEPT}
+    assert not set(pod_environment.DROPPED) & set(pod_environment.KEPT)
 
 
 def test_the_users_environment_reaches_every_pod(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -12,8 +12,10 @@ from dynamoctl import policies
 from dynamoctl.config.json_schema import meanings
 from dynamoctl.config.lmcache_spec import LMCacheSpec
 from dynamoctl.config.spec import DeploymentSpec
+from dynamoctl.host import processes
 from dynamoctl.operations import down
 from dynamoctl.patches import engine_heartbeat
+from dynamoctl.processes import cleanup
 from dynamoctl.supervisor import lifecycle, registrations
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -126,15 +128,12 @@ def test_without_a_supervisor_down_gives_a_unit_the_same_time(
     monkeypatch.setattr(down, "members", lambda *_: [SimpleNamespace(pid=1)])
     monkeypatch.setattr(down, "is_running", lambda identity: True)
     monkeypatch.setattr(down, "members_of_each", lambda leaders: {})
-    monkeypatch.setattr(down.processes, "files_of", lambda pids: {})
-    for name, result in {
-        "own_files": {},
-        "kill_members": [],
-        "remove_files": {},
-        "remove_folders": [],
-    }.items():
-        monkeypatch.setattr(down.cleanup, name, lambda *_, result=result: result)
-    monkeypatch.setattr(down.cleanup, "terminate_and_wait", wait)
+    monkeypatch.setattr(processes, "files_of", lambda pids: {})
+    for name in ("own_files", "remove_files"):
+        monkeypatch.setattr(cleanup, name, lambda *_: {})
+    for name in ("kill_members", "remove_folders"):
+        monkeypatch.setattr(cleanup, name, lambda *_: [])
+    monkeypatch.setattr(cleanup, "terminate_and_wait", wait)
     units = [SimpleNamespace(name=role, role=role, identity=1, gpus=()) for role in ("frontend", "agg")]
     state: Any = SimpleNamespace(start_id="start", units=units, state="stopped")
     folder: Any = SimpleNamespace(

@@ -1,4 +1,4 @@
-"""The JSON schema of `dynamoctl.toml`, for editors; from the models of `spec`.
+"""The JSON schema of `dynamoctl.toml`, for editors; from the models of `spec` and `lmcache_spec`.
 
 It says which keys there are, their types, limits and choices. What one key says about another, and what needs
 the host, is left to `up`.
@@ -107,12 +107,12 @@ def _add_lmcaches_own(cache: dict[str, Any]) -> None:
         field = OWN_FIELDS.get(name)
         if field:
             # The same setting by its other name.
-            own[key] = {**cache[field], "description": f"LMCache's name of `{field}`."}
+            own[key] = {**cache[field], "description": f"LMCache's name for `{field}`."}
             own[key].pop("default", None)
             continue
         text = _TEXT.get(kind, _STRING)
         variables[name] = text
-        own[key] = {"description": f"LMCache's own setting {name}.", "anyOf": [*_TYPED[kind], text]}
+        own[key] = {"description": f"LMCache setting {name}.", "anyOf": [*_TYPED[kind], text]}
     for key, one in own.items():
         cache.setdefault(key, one)
     env = cache["env"]

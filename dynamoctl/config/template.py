@@ -53,7 +53,7 @@ def _keys(
         if path in values:
             lines.append(f"{key} = {toml(values[path])}")
         elif path in here:
-            lines.append(f"#{key} = {toml(here[path])}  # what is taken here")
+            lines.append(f"#{key} = {toml(here[path])}  # chosen on this host")
         elif "examples" in said:
             lines.append(f"#{key} = {toml(said['examples'][0])}  # an example")
         else:

@@ -85,6 +85,8 @@ def left_out(plan: DeploymentPlan) -> list[str]:
         found.append(f"host {plan.host}: the operator's frontend listens in its pod, behind a Service")
     if plan.port != policies.HTTP_PORT:
         found.append(f"port {plan.port}: the operator's frontend listens at 8000")
+    if plan.drain_s != policies.DRAIN_S:
+        found.append(f"drain {plan.drain_s:g} s: a pod has the grace period that the operator gives it")
     return found
 
 

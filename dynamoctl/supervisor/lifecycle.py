@@ -1,4 +1,4 @@
-"""The states of a unit, what may follow what, and how long things may take. Pure."""
+"""The states of a unit, what may follow what, and what `policies` means for it. Pure."""
 
 from __future__ import annotations
 

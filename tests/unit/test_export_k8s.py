@@ -19,7 +19,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from dynamoctl import __version__
+from dynamoctl import __version__, policies
 from dynamoctl.cli import run
 from dynamoctl.errors import SpecError
 from dynamoctl.export import cluster, dgd_rules, kubernetes, pod_environment
@@ -194,6 +194,13 @@ def test_a_placeholder_is_told_on_stderr(capsys: pytest.CaptureFixture[str]) -> 
     shown = capsys.readouterr()
     assert cluster.IMAGE in shown.out
     assert shown.err.startswith("left out: port 9000")
+
+
+def test_a_drain_time_of_ones_own_is_told_to_be_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["export", "k8s", "agg", "--no-lmcache", "--drain", "60"]) == 0
+    assert "left out: drain 60 s" in capsys.readouterr().err
+    assert run(["export", "k8s", "agg", "--no-lmcache", "--drain", f"{policies.DRAIN_S:g}"]) == 0
+    assert "left out" not in capsys.readouterr().err
 
 
 def test_json_and_a_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -20,24 +20,24 @@ ROUTER_MODE: Final = "round-robin"
 REPLICAS = 1
 # LMCache's own default (lmcache==0.5.3: lmcache/v1/config.py: chunk_size).
 CHUNK_TOKENS = 256
-# As Dynamo's LMCache integration sets it on GPUs, for each rank; a CPU also has to hold the model.
+# On GPUs as Dynamo's LMCache integration has it: 20 GiB of pinned CPU memory for each rank.
 CACHE_CPU_GIB = {"cuda": 20.0, "cpu": 1.0}
 # The largest part of the available memory that a default takes: in process, LMCache pins it at the start.
 CACHE_CPU_SHARE = 0.5
 # More than one, because workers can die while others are still on their way back. Not many more: a request
 # that itself kills its worker is moved as well, and kills one more worker each time.
 MIGRATION_LIMIT = 3
-# One deadline for the whole start: an 8B model that is downloaded, compiled and warmed up needs minutes.
+# One deadline for the whole start: download, loading, compilation and the first completion.
 START_TIMEOUT_S = 1800.0
-# Longer than a step of any engine that was measured, and than the compilation of a kernel at its first use.
+# An engine in the middle of a step may compute, or compile a kernel for the first time; a long prompt is many
+# steps.
 HANG_TIMEOUT_S = 180.0
 # Grace period for requests in flight when a worker is stopped.
 DRAIN_S = 5.0
 
 # ---- stop --------------------------------------------------------------------------------------------------
 
-# Groups of roles: the next group is stopped when the one before is gone. Workers before what they register
-# with; prefill before decode, which reads from it.
+# Groups of roles, in reverse order of their start: the next group is stopped when the one before is gone.
 STOP_ORDER = (("prefill",), ("decode", "agg"), ("cache",), ("frontend",))
 # From SIGTERM to the end of a unit that was ready, besides `drain_s`. Measured: 16 s for an idle worker with
 # LMCache on an H100, with its own 5 s of grace.
@@ -46,10 +46,11 @@ GRACE_READY_S = 25.0
 GRACE_LOADING_S = 5.0
 # What SIGKILL needs to take effect; a process in uninterruptible sleep takes longer and is named.
 KILL_PATIENCE_S = 15.0
-# What helpers (Python's resource trackers) need to remove the shared memory of what was killed, and to end.
+# What a unit's helpers (Python's resource trackers) need to remove the semaphores and shared memory of those
+# that have ended; they then end by themselves.
 TRACKER_PATIENCE_S = 3.0
-# How long `down` waits for a supervisor, besides twice `drain_s` (of prefill workers, then of the others): it
-# stops four groups of units, each with GRACE_READY_S, and SIGKILL mostly needs far less than KILL_PATIENCE_S.
+# How long `down` waits for a supervisor, besides `drain_s` of the prefill workers and that of the others: one
+# that stops its units group after group, each with its full grace, needs less.
 SUPERVISOR_PATIENCE_S = 180.0
 
 
@@ -81,7 +82,7 @@ QUIET_S = 30.0
 
 # One question to a unit. The loopback answers in milliseconds; a starved two-core host in seconds.
 PROBE_TIMEOUT_S = 10.0
-# The completion that proves a start: a CPU compiles kernels for its first request.
+# One completion, as the one that proves a start.
 COMPLETION_TIMEOUT_S = 120.0
 # What answers in milliseconds as long as it runs (a status server, a frontend, an idle engine): when it
 # counts as `unresponsive`, and when it is restarted. On a busy host a core was seen to stand still for 20 s:

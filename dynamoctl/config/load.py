@@ -1,6 +1,6 @@
 """Merge what the user asked for: flags over environment over `dynamoctl.toml` over the defaults.
 
-The one who asked is told what is wrong in the words that they used: a flag by its name, a key with its file.
+Errors use the user's own words: a flag by its name, a key of a file with the file.
 """
 
 from __future__ import annotations

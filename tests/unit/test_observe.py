@@ -397,7 +397,7 @@ def test_the_size_of_the_kv_cache_is_asked_where_each_worker_listens(monkeypatch
         return 'vllm:cache_config_info{num_gpu_blocks="10",block_size="16"} 1.0\n'
 
     monkeypatch.setattr(probes, "get_text", get_text)
-    etcd = {"discovery": "etcd", "etcd_endpoints": [ETCD]}
+    etcd: dict[str, Any] = {"discovery": "etcd", "etcd_endpoints": [ETCD]}
     made = plan(mode="disagg", engine="mocker", roles=["prefill"], prefill=2, advertise="10.0.0.1", **etcd)
     assert asyncio.run(observe.kv_cache_tokens(made)) == 2 * 160
     assert asked == [f"http://10.0.0.1:{unit.gate.port}/metrics" for unit in made.workers]

@@ -13,7 +13,7 @@ from typing import Any
 
 import typer.main
 from dynamoctl import cli, errors
-from dynamoctl.config import json_schema, spec
+from dynamoctl.config import choices, json_schema, lmcache_spec, spec
 from dynamoctl.lmcache import environment
 from dynamoctl.supervisor import lifecycle
 from page_parts import DOCS, NOTE, fenced, table
@@ -128,15 +128,15 @@ def _first_sentence(thing: Any) -> str:
 def configuration() -> str:
     """The keys of dynamoctl.toml from the models that check them."""
     intro = (
-        f"## Configuration\n\nThe keys of `{spec.CONFIG_NAME}`, each with the flag of `up` that wins over it."
-        " [config.md](config.md) has an example.\n"
+        f"## Configuration\n\nThe keys of `{choices.CONFIG_NAME}`, each with the flag of `up` that wins over"
+        " it. [config.md](config.md) has an example.\n"
     )
     return "\n".join(
         [
             intro,
             _model_table(spec.DeploymentSpec, ""),
             "### Table `[lmcache]`\n",
-            _model_table(spec.LMCacheSpec, "lmcache_"),
+            _model_table(lmcache_spec.LMCacheSpec, "lmcache_"),
         ]
     )
 

@@ -6,7 +6,7 @@ import json
 import re
 import runpy
 
-from dynamoctl.export import grafana
+from dynamoctl.export import grafana_panels
 from page_parts import DOCS, between, fenced, table, with_section
 
 CONFIG = DOCS / "config.md"
@@ -72,12 +72,12 @@ def reliability() -> str:
 def observability() -> str:
     """docs/observability.md with what the dashboard shows, and of which metrics."""
     parts = []
-    for title, panels in grafana.ROWS:
+    for title, panels in grafana_panels.ROWS:
         rows = [(panel.title, panel.means, ", ".join(_metrics(panel))) for panel in panels]
         parts += [f"### {title}\n", table(("panel", "what it says", "metrics"), rows)]
     return with_section(OBSERVABILITY, "panels", "\n" + "\n".join(parts) + "\n")
 
 
-def _metrics(panel: grafana.Panel) -> list[str]:
+def _metrics(panel: grafana_panels.Panel) -> list[str]:
     names = (name for one in panel.queries for name in re.findall(r"([a-z_:0-9]+)\{", one.expr))
     return [f"`{name}`" for name in dict.fromkeys(names)]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dynamoctl.config.spec import ROUTER_MODES
+from dynamoctl.config.choices import ROUTER_MODES
 from dynamoctl.errors import SpecError
 from dynamoctl.humanize import nearest
 

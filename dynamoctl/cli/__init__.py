@@ -161,7 +161,7 @@ def _or_help(argv: list[str]) -> list[str]:
     if argv == ["up"]:
         from pathlib import Path
 
-        from dynamoctl.config.spec import CONFIG_NAME
+        from dynamoctl.config.choices import CONFIG_NAME
 
         return argv if Path(CONFIG_NAME).exists() else ["up", "--help"]
     return argv or ["--help"]

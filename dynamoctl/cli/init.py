@@ -52,7 +52,7 @@ def command(
     if schema:
         _write_schema(output or STDOUT, force)
         return
-    from dynamoctl.config.spec import CONFIG_NAME
+    from dynamoctl.config.choices import CONFIG_NAME
 
     path = output or Path(CONFIG_NAME)
     made = draft(flags, path)

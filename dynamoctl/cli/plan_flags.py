@@ -1,4 +1,7 @@
-"""The flags that make a plan. Every command that plans takes them all: `up`, `doctor`, `init`."""
+"""The flags that make a plan. Every command that plans takes them all: `up`, `doctor`, `init`.
+
+Defaults are shown here and applied by `config`: both read `dynamoctl.policies`.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +10,31 @@ from collections.abc import Callable
 from functools import wraps
 from inspect import Parameter, signature
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any
 
 import typer
 from typer.models import OptionInfo
 
+from dynamoctl import policies
 from dynamoctl.cli import completers
 from dynamoctl.cli.options import show
+from dynamoctl.config.choices import (
+    CONFIG_NAME,
+    ROLES,
+    ROUTER_MODES,
+    Device,
+    Discovery,
+    Engine,
+    LMCacheMode,
+    Mode,
+    RouterMode,
+    StartOrder,
+)
 from dynamoctl.errors import SpecError
 
 Flags = dict[str, Any]
 
-# As `spec.RouterMode`, whose import is slow; a test holds them together.
-RouterMode = Literal[
-    "round-robin", "random", "power-of-two", "kv", "direct", "least-loaded", "device-aware-weighted"
-]
-
+_REPLICAS = str(policies.REPLICAS)
 _ENGINE = "Engine"
 _CACHE = "LMCache"
 _PLACE = "Workers"
@@ -31,19 +43,19 @@ _HOSTS = "Several hosts"
 
 def _flags(
     mode: Annotated[
-        Literal["agg", "disagg"] | None,
-        typer.Argument(help="agg: prefill and decode in one worker; disagg: in workers of their own."),
+        Mode | None,
+        typer.Argument(help="agg: prefill and decode in one worker; disagg: in separate workers."),
     ] = None,
     engine_args: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[-- VLLM ARGUMENTS]", help="Handed to every vLLM worker untouched."),
+        typer.Argument(metavar="[-- VLLM ARGUMENTS]", help="Passed unchanged to every vLLM worker."),
     ] = None,
     name: Annotated[
         str | None,
         typer.Option(
             "--name",
             "-n",
-            help="The deployment's name.",
+            help="Name of the deployment.",
             show_default="default",
             autocompletion=completers.deployments,
         ),
@@ -53,21 +65,21 @@ def _flags(
         typer.Option(
             "--model",
             "-m",
-            help="A folder, a hub id, or smollm2-135m-instruct, which is built in.",
-            show_default="Qwen/Qwen3-0.6B on GPUs, smollm2-135m-instruct on a CPU",
+            help=f"Folder, Hugging Face hub id, or {policies.BUILTIN_MODEL}, which is built in.",
+            show_default=f"{policies.GPU_MODEL} on GPUs, {policies.BUILTIN_MODEL} on a CPU",
             autocompletion=completers.models,
         ),
     ] = None,
     served_model_name: Annotated[
-        str | None, typer.Option(help="The name that clients use.", show_default="the model's own")
+        str | None, typer.Option(help="Model name that clients use.", show_default="the model's own")
     ] = None,
     config: Annotated[
         Path | None,
         typer.Option(
             "--config",
             "-c",
-            help="A TOML file; flags win over it.",
-            show_default="./dynamoctl.toml if there",
+            help="TOML file to read; flags override it.",
+            show_default=f"./{CONFIG_NAME} if it exists",
             autocompletion=completers.toml_files,
         ),
     ] = None,
@@ -76,34 +88,46 @@ def _flags(
         typer.Option(
             "--gpus",
             "-g",
-            help="Indices or UUIDs, as in 0,1; one named twice is shared.",
+            help="GPU indices or UUIDs, as in 0,1; name one twice to share it.",
             autocompletion=completers.gpus,
             rich_help_panel=_PLACE,
         ),
     ] = None,
     device: Annotated[
-        Literal["auto", "cuda", "cpu"] | None,
-        typer.Option(help="Where workers run.", show_default="GPUs if there", rich_help_panel=_PLACE),
+        Device | None,
+        typer.Option(
+            help="Device of the workers.", show_default="GPUs if there are any", rich_help_panel=_PLACE
+        ),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(help="Replicas (agg).", show_default="1", rich_help_panel=_PLACE)
+        int | None,
+        typer.Option(help="Number of workers (agg).", show_default=_REPLICAS, rich_help_panel=_PLACE),
     ] = None,
     decode: Annotated[
-        int | None, typer.Option(help="Decode replicas (disagg).", show_default="1", rich_help_panel=_PLACE)
+        int | None,
+        typer.Option(
+            help="Number of decode workers (disagg).", show_default=_REPLICAS, rich_help_panel=_PLACE
+        ),
     ] = None,
     prefill: Annotated[
-        int | None, typer.Option(help="Prefill replicas (disagg).", show_default="1", rich_help_panel=_PLACE)
+        int | None,
+        typer.Option(
+            help="Number of prefill workers (disagg).", show_default=_REPLICAS, rich_help_panel=_PLACE
+        ),
     ] = None,
     tp: Annotated[
         int | None,
         typer.Option(
-            "--tp", help="Tensor parallelism: GPUs of one worker.", show_default="1", rich_help_panel=_PLACE
+            "--tp",
+            help="Tensor parallelism: GPUs of each worker.",
+            show_default=_REPLICAS,
+            rich_help_panel=_PLACE,
         ),
     ] = None,
     start: Annotated[
-        Literal["ordered", "overlapped"] | None,
+        StartOrder | None,
         typer.Option(
-            help="Start prefill when decode is ready, or all together.",
+            help="Start prefill workers once decode is ready (ordered), or all workers together.",
             show_default="ordered",
             rich_help_panel=_PLACE,
         ),
@@ -112,42 +136,46 @@ def _flags(
         bool | None,
         typer.Option(
             "--lmcache/--no-lmcache",
-            help="Keep and reuse the KV cache.",
+            help="Keep and reuse the KV cache across requests.",
             show_default="on",
             rich_help_panel=_CACHE,
         ),
     ] = None,
     lmcache_mode: Annotated[
-        Literal["auto", "inproc", "mp"] | None,
+        LMCacheMode | None,
         typer.Option(
-            help="In the engine, or a server beside it.",
+            help="Run LMCache in the engine (inproc), or as a server beside it (mp).",
             show_default="inproc on GPUs, mp on a CPU",
             rich_help_panel=_CACHE,
         ),
     ] = None,
     lmcache_chunk_size: Annotated[
-        int | None, typer.Option(help="Tokens per chunk.", show_default="256", rich_help_panel=_CACHE)
+        int | None,
+        typer.Option(
+            help="Chunk size, in tokens.", show_default=str(policies.CHUNK_TOKENS), rich_help_panel=_CACHE
+        ),
     ] = None,
     lmcache_cpu_gb: Annotated[
         str | None,
         typer.Option(
             metavar="SIZE",
-            help="CPU memory, per rank (mp: per host): 20 (GiB), 20GiB, 20GB, or auto.",
-            show_default="20, on a CPU 1; in all at most half of what is free",
+            help="CPU memory per rank (mp: per host), in GiB: 20, 20GiB, 20GB or auto.",
+            show_default=f"{policies.CACHE_CPU_GIB['cuda']:g}, on a CPU {policies.CACHE_CPU_GIB['cpu']:g};"
+            f" in total at most {policies.CACHE_CPU_SHARE:.0%} of the available memory",
             rich_help_panel=_CACHE,
         ),
     ] = None,
     lmcache_disk: Annotated[
         str | None,
         typer.Option(
-            metavar="FOLDER", help="Keep it on a local disk too.", show_default="none", rich_help_panel=_CACHE
+            metavar="FOLDER", help="Folder of a disk tier.", show_default="none", rich_help_panel=_CACHE
         ),
     ] = None,
     lmcache_disk_gb: Annotated[
         str | None,
         typer.Option(
             metavar="SIZE",
-            help="What it may take there, per rank (mp: per host).",
+            help="Size of the disk tier per rank (mp: per host), in GiB: 100, 100GiB or 100GB.",
             show_default="none",
             rich_help_panel=_CACHE,
         ),
@@ -156,7 +184,7 @@ def _flags(
         str | None,
         typer.Option(
             metavar="URL",
-            help="Keep it in a store that others share, as in redis://host:6379.",
+            help="Remote store that others can share, as in redis://host:6379.",
             show_default="none",
             rich_help_panel=_CACHE,
         ),
@@ -165,15 +193,15 @@ def _flags(
         str | None,
         typer.Option(
             metavar="FOLDER",
-            help="Keep it on a disk that GPUs reach directly (GPUDirect Storage).",
+            help="Folder of a tier that GPUs access directly (GPUDirect Storage).",
             show_default="none",
             rich_help_panel=_CACHE,
         ),
     ] = None,
     engine: Annotated[
-        Literal["vllm", "mocker"] | None,
+        Engine | None,
         typer.Option(
-            help="mocker: Dynamo's own, no weights, made-up text.",
+            help="Engine of the workers; mocker: Dynamo's stand-in, without weights.",
             show_default="vllm",
             rich_help_panel=_ENGINE,
         ),
@@ -182,7 +210,7 @@ def _flags(
         str | None,
         typer.Option(
             metavar="ARGUMENTS",
-            help="More for decode workers alone, in one word: '--max-num-seqs 64'.",
+            help="Further arguments for decode workers, quoted: '--max-num-seqs 64'.",
             show_default="none",
             rich_help_panel=_ENGINE,
         ),
@@ -191,7 +219,7 @@ def _flags(
         str | None,
         typer.Option(
             metavar="ARGUMENTS",
-            help="More for prefill workers alone.",
+            help="Further arguments for prefill workers, quoted.",
             show_default="none",
             rich_help_panel=_ENGINE,
         ),
@@ -200,8 +228,8 @@ def _flags(
         RouterMode | None,
         typer.Option(
             metavar="MODE",  # the names would take the whole width
-            help=f"How the frontend picks a worker: {', '.join(get_args(RouterMode))}.",
-            show_default="round-robin",
+            help=f"Policy by which the frontend picks a worker: {', '.join(ROUTER_MODES)}.",
+            show_default=policies.ROUTER_MODE,
             rich_help_panel=_ENGINE,
         ),
     ] = None,
@@ -209,21 +237,23 @@ def _flags(
         int | None,
         typer.Option(
             metavar="N",
-            help="Moves of a request to another worker when its worker dies; 0: it fails.",
-            show_default="3 with two workers of a role or with etcd, else 0",
+            help="Maximum number of moves of a request whose worker dies; 0: it fails.",
+            show_default=f"{policies.MIGRATION_LIMIT} with two workers of a role or with etcd, else 0",
             rich_help_panel=_ENGINE,
         ),
     ] = None,
     host: Annotated[
-        str | None, typer.Option(help="Where the frontend listens.", show_default="127.0.0.1")
+        str | None,
+        typer.Option(help="Address at which the frontend listens.", show_default=policies.LOOPBACK),
     ] = None,
     port: Annotated[
-        int | None, typer.Option("--port", "-p", help="Its HTTP port.", show_default="8000")
+        int | None,
+        typer.Option("--port", "-p", help="HTTP port of the frontend.", show_default=str(policies.HTTP_PORT)),
     ] = None,
     discovery: Annotated[
-        Literal["file", "etcd"] | None,
+        Discovery | None,
         typer.Option(
-            help="Find each other in a folder of this host, or in an etcd that several share.",
+            help="Service discovery: in a folder of this host, or in an etcd that several share.",
             show_default="file",
             rich_help_panel=_HOSTS,
         ),
@@ -232,7 +262,7 @@ def _flags(
         str | None,
         typer.Option(
             metavar="URLS",
-            help="Where etcd answers, as in http://10.0.0.1:2379.",
+            help="Comma-separated URLs of etcd, as in http://10.0.0.1:2379.",
             show_default="$ETCD_ENDPOINTS",
             rich_help_panel=_HOSTS,
         ),
@@ -241,7 +271,8 @@ def _flags(
         str | None,
         typer.Option(
             metavar="ROLES",
-            help="What runs on this host: of frontend, decode, prefill (agg: frontend, agg).",
+            help="Comma-separated roles to run on this host: "
+            f"{', '.join(ROLES['disagg'])} (disagg) or {', '.join(ROLES['agg'])} (agg).",
             show_default="all",
             rich_help_panel=_HOSTS,
         ),
@@ -250,28 +281,35 @@ def _flags(
         str | None,
         typer.Option(
             metavar="ADDRESS",
-            help="This host's address, or interface, for the other hosts.",
+            help="Address or interface of this host for the other hosts.",
             show_default="the loopback",
             rich_help_panel=_HOSTS,
         ),
     ] = None,
     timeout: Annotated[
-        float | None, typer.Option(help="Seconds until it must be ready.", show_default="1800")
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="Deadline for the whole start, in seconds.",
+            show_default=f"{policies.START_TIMEOUT_S:g}",
+        ),
     ] = None,
     hang_timeout: Annotated[
         float | None,
         typer.Option(
             metavar="SECONDS",
-            help="How long one step of an engine may take before its worker is restarted as hung.",
-            show_default="180",
+            help="Limit for one step of an engine, in seconds; its worker is then restarted as hung.",
+            show_default=f"{policies.HANG_TIMEOUT_S:g}",
             rich_help_panel=_ENGINE,
         ),
     ] = None,
     drain: Annotated[
         float | None,
         typer.Option(
-            help="Seconds that requests in flight get when it is taken down, then an error.",
-            show_default="5",
+            metavar="SECONDS",
+            help="Grace period for in-flight requests at shutdown, in seconds; requests still running after"
+            " it fail.",
+            show_default=f"{policies.DRAIN_S:g}",
         ),
     ] = None,
 ) -> Flags:

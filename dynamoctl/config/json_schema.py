@@ -1,4 +1,4 @@
-"""The JSON schema of `dynamoctl.toml`, for editors; from the models of `spec`.
+"""The JSON schema of `dynamoctl.toml`, for editors; from the models of `spec` and `lmcache_spec`.
 
 It says which keys there are, their types, limits and choices. What one key says about another, and what needs
 the host, is left to `up`.
@@ -13,7 +13,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from dynamoctl.config.spec import CONFIG_NAME, OWN_FIELDS, DeploymentSpec, LMCacheSpec
+from dynamoctl.config.choices import CONFIG_NAME
+from dynamoctl.config.lmcache_spec import LMCacheSpec
+from dynamoctl.config.spec import DeploymentSpec
+from dynamoctl.config.types import OWN_FIELDS
 from dynamoctl.humanize import attributes
 from dynamoctl.lmcache import environment
 
@@ -104,12 +107,12 @@ def _add_lmcaches_own(cache: dict[str, Any]) -> None:
         field = OWN_FIELDS.get(name)
         if field:
             # The same setting by its other name.
-            own[key] = {**cache[field], "description": f"LMCache's name of `{field}`."}
+            own[key] = {**cache[field], "description": f"LMCache's name for `{field}`."}
             own[key].pop("default", None)
             continue
         text = _TEXT.get(kind, _STRING)
         variables[name] = text
-        own[key] = {"description": f"LMCache's own setting {name}.", "anyOf": [*_TYPED[kind], text]}
+        own[key] = {"description": f"LMCache setting {name}.", "anyOf": [*_TYPED[kind], text]}
     for key, one in own.items():
         cache.setdefault(key, one)
     env = cache["env"]

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dynamoctl.config import json_schema
-from dynamoctl.config.spec import LMCacheSpec
+from dynamoctl.config.lmcache_spec import LMCacheSpec
 
 _WIDTH = 100
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
@@ -53,7 +53,7 @@ def _keys(
         if path in values:
             lines.append(f"{key} = {toml(values[path])}")
         elif path in here:
-            lines.append(f"#{key} = {toml(here[path])}  # what is taken here")
+            lines.append(f"#{key} = {toml(here[path])}  # chosen on this host")
         elif "examples" in said:
             lines.append(f"#{key} = {toml(said['examples'][0])}  # an example")
         else:

@@ -1,29 +1,24 @@
 """A plan as a `DynamoGraphDeployment` (nvidia.com/v1beta1), the resource of Dynamo's Kubernetes operator.
 
 Each role is a component, and its units are the component's replicas. What the operator or the pod decides
-(ports, discovery, GPUs by index) is left out; `DROPPED` says what of a unit's environment, and why. LMCache's
-server (mp) is a resource of LMCache's own operator, beside it.
+(ports, discovery, GPUs by index) is left out; `pod_environment` says what of a unit's environment, and why.
+LMCache's server (mp) is a resource of LMCache's own operator, beside it.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
-from urllib.parse import quote
 
-from dynamoctl import __version__, patches
+from dynamoctl import patches, policies
 from dynamoctl.errors import SpecError
-from dynamoctl.export import dgd_rules
+from dynamoctl.export import dgd_rules, pod_environment
 from dynamoctl.export.cluster import Cluster
-from dynamoctl.humanize import count, one_line
-from dynamoctl.patches import compile_cache_name, end_engine, lmcache_server, packed_kv, wake_up
 from dynamoctl.planner import migration
 from dynamoctl.planner.arguments import argument
 from dynamoctl.planner.plan import DeploymentPlan, Role, Unit
-from dynamoctl.planner.secrets import redact
-from dynamoctl.tested_versions import INSTALLED
 
 Body = dict[str, Any]
 
@@ -39,58 +34,6 @@ TYPES: Mapping[Role, str] = {
     "decode": "decode",
     "prefill": "prefill",
 }
-
-_OPERATOR = "the operator has its own"
-_LOOPBACK = "it keeps traffic on the loopback; pods could not reach each other"
-_OWN_NETWORK = "a pod has its own network"
-_SUPERVISOR = "for dynamoctl's supervisor"
-# Of what the planner gives a unit: what no pod gets.
-DROPPED = {
-    "DYN_DISCOVERY_BACKEND": _OPERATOR,
-    "DYN_FILE_KV": _OPERATOR,
-    "DYN_REQUEST_PLANE": _OPERATOR,
-    "DYN_EVENT_PLANE": _OPERATOR,
-    "DYN_NAMESPACE": _OPERATOR,
-    "DYN_SYSTEM_PORT": _OPERATOR,
-    "DYN_TCP_RPC_HOST": _LOOPBACK,
-    "DYN_SYSTEM_HOST": _LOOPBACK,
-    "DYN_TCP_RESPONSE_STREAM_HOST": _LOOPBACK,
-    "GLOO_SOCKET_IFNAME": _LOOPBACK,
-    "NCCL_SOCKET_IFNAME": _LOOPBACK,
-    "UCX_NET_DEVICES": _LOOPBACK,
-    "VLLM_NIXL_SIDE_CHANNEL_HOST": "the pod's address, where Dynamo does not find it out",
-    "VLLM_NIXL_SIDE_CHANNEL_PORT": _OWN_NETWORK,
-    "VLLM_PORT": _OWN_NETWORK,
-    "CUDA_VISIBLE_DEVICES": "nvidia.com/gpu in the limits is their number",
-    "CUDA_DEVICE_ORDER": "nvidia.com/gpu in the limits is their number",
-    "DYN_GRACEFUL_SHUTDOWN_GRACE_PERIOD_SECS": "other pods stay when one leaves",
-    "DYN_RUNTIME_GRACEFUL_SHUTDOWN_TIMEOUT_SECS": "other pods stay when one leaves",
-    "SPT_NOENV": _SUPERVISOR,
-    "DYN_LOG": _SUPERVISOR,
-    "DYN_SKIP_SGLANG_LOG_FORMATTING": _SUPERVISOR,
-}
-# The rest of it, which pods get.
-KEPT = (
-    "HF_HUB_OFFLINE",
-    "PYTHONHASHSEED",
-    "PYTHONUNBUFFERED",
-    "LMCACHE_TRACK_USAGE",
-    "LMCACHE_DISABLE_BANNER",
-    "LMCACHE_CHUNK_SIZE",
-    "LMCACHE_LOCAL_CPU",
-    "LMCACHE_MAX_LOCAL_CPU_SIZE",
-    "LMCACHE_LOCAL_DISK",
-    "LMCACHE_MAX_LOCAL_DISK_SIZE",
-    "LMCACHE_REMOTE_URL",
-    "NCCL_NVLS_ENABLE",
-    "TORCH_SYMM_MEM_DISABLE_MULTICAST",
-    "NVSHMEM_DISABLE_NVLS",
-    compile_cache_name.PATCH.variable,
-    wake_up.PATCH.variable,
-    end_engine.PATCH.variable,
-    packed_kv.PATCH.variable,
-    lmcache_server.PATCH.variable,
-)
 
 # Where the KV router of another pod hears what a worker's cache holds. In a pod the port is free.
 _KV_EVENTS_ENDPOINT = "tcp://*:20080"
@@ -110,6 +53,7 @@ def manifest(plan: DeploymentPlan, cluster: Cluster, own: Mapping[str, str]) -> 
     Raises:
         SpecError: a rule of the operator's is broken.
     """
+    common = pod_environment.shared([units[0] for units in units_by_role(plan)], own)
     documents = [_cache_engine(plan, cluster)] if plan.lmcache == "mp" else []
     body = {
         "apiVersion": "nvidia.com/v1beta1",
@@ -117,8 +61,8 @@ def manifest(plan: DeploymentPlan, cluster: Cluster, own: Mapping[str, str]) -> 
         "metadata": _metadata(plan.name, cluster),
         "spec": {
             "backendFramework": "vllm",
-            "env": _variables(_shared(plan, own)),
-            "components": [_component(plan, cluster, own, units) for units in _roles(plan)],
+            "env": pod_environment.variables(common),
+            "components": [_component(plan, cluster, own, common, units) for units in units_by_role(plan)],
         },
     }
     broken = dgd_rules.broken(body)
@@ -126,16 +70,6 @@ def manifest(plan: DeploymentPlan, cluster: Cluster, own: Mapping[str, str]) -> 
         hint = "a name is given with --name" if "metadata.name" in broken[0] else "leave out what leads to it"
         raise SpecError(f"the operator would refuse this: {broken[0]}", "\n".join([*broken[1:], hint]))
     return [*documents, body]
-
-
-def render(documents: Sequence[Body], plan: DeploymentPlan, cluster: Cluster) -> str:
-    """The manifest as YAML, with what must be known above it."""
-    import yaml
-
-    head = "".join(f"# {one_line(line)}".rstrip() + "\n" for line in _head(plan, cluster))
-    return head + yaml.safe_dump_all(
-        documents, sort_keys=False, default_flow_style=False, width=math.inf, explicit_start=True
-    )
 
 
 def needs_plugin(plan: DeploymentPlan) -> bool:
@@ -146,22 +80,30 @@ def needs_plugin(plan: DeploymentPlan) -> bool:
 def left_out(plan: DeploymentPlan) -> list[str]:
     """What was asked for of a start on one machine, and has no place in a manifest."""
     found = []
-    if plan.host != "127.0.0.1":
+    if plan.host != policies.LOOPBACK:
         found.append(f"host {plan.host}: the operator's frontend listens in its pod, behind a Service")
-    if plan.port != 8000:
+    if plan.port != policies.HTTP_PORT:
         found.append(f"port {plan.port}: the operator's frontend listens at 8000")
+    if plan.drain_s != policies.DRAIN_S:
+        found.append(f"drain {plan.drain_s:g} s: a pod has the grace period that the operator gives it")
     return found
 
 
 # ---- components -----------------------------------------------------------------------------
 
 
-def _roles(plan: DeploymentPlan) -> list[list[Unit]]:
+def units_by_role(plan: DeploymentPlan) -> list[list[Unit]]:
     """The units of each component, the frontend first."""
     return [found for role in NAMES if (found := [unit for unit in plan.units if unit.role == role])]
 
 
-def _component(plan: DeploymentPlan, cluster: Cluster, own: Mapping[str, str], units: list[Unit]) -> Body:
+def _component(
+    plan: DeploymentPlan,
+    cluster: Cluster,
+    own: Mapping[str, str],
+    common: Mapping[str, str],
+    units: list[Unit],
+) -> Body:
     unit = units[0]  # the others differ in their ports alone
     body: Body = {"name": NAMES[unit.role], "type": TYPES[unit.role], "replicas": len(units)}
     if cluster.runtime_version is not None:
@@ -170,17 +112,17 @@ def _component(plan: DeploymentPlan, cluster: Cluster, own: Mapping[str, str], u
         # LMCache's server maps the engine's GPU memory by way of the node's /dev/shm, which a volume of the
         # pod's own would hide.
         body["sharedMemorySize"] = "0" if _asks_server(plan, unit) else cluster.shm
-    body["podTemplate"] = {"spec": _pod(plan, cluster, own, unit)}
+    body["podTemplate"] = {"spec": _pod(plan, cluster, unit, pod_environment.alone(unit, common, own))}
     return body
 
 
-def _pod(plan: DeploymentPlan, cluster: Cluster, own: Mapping[str, str], unit: Unit) -> Body:
+def _pod(plan: DeploymentPlan, cluster: Cluster, unit: Unit, own: Mapping[str, str]) -> Body:
     main: Body = {"name": "main", "image": cluster.image_for(needs_plugin(plan))}
     pod: Body = {"containers": [main]}
     volumes: list[tuple[Body, Body]] = []  # each with its mount
     if unit.is_worker:
         main |= _command(unit, _asks_server(plan, unit))
-    env = [*_variables(_own_environment(plan, unit, own)), *_pod_address(unit)]
+    env = [*pod_environment.variables(own), *_pod_address(unit)]
     if unit.role == "frontend":
         env.append({"name": "DYN_ROUTER_MODE", "value": argument(unit.argv, "--router-mode")})
         # The operator writes the frontend's command line.
@@ -277,34 +219,6 @@ def _volume(name: str, source: Body, path: str, **how: bool) -> tuple[Body, Body
     return {"name": name, **source}, {"name": name, "mountPath": path, **how}
 
 
-# ---- environment ----------------------------------------------------------------------------
-
-
-def _kept(unit: Unit, own: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in unit.env.items() if name in own or name not in DROPPED}
-
-
-def _shared(plan: DeploymentPlan, own: Mapping[str, str]) -> dict[str, str]:
-    """What all pods get alike."""
-    first, *others = [_kept(units[0], own) for units in _roles(plan)]
-    return {name: value for name, value in first.items() if all(one.get(name) == value for one in others)}
-
-
-def _own_environment(plan: DeploymentPlan, unit: Unit, own: Mapping[str, str]) -> dict[str, str]:
-    shared = _shared(plan, own)
-    return {name: value for name, value in _kept(unit, own).items() if shared.get(name) != value}
-
-
-def _variables(env: Mapping[str, str]) -> list[Body]:
-    hidden = next((name for name, value in env.items() if redact(value, name) != value), None)
-    if hidden:
-        raise SpecError(
-            f"env: {hidden} is a secret, and a manifest is no place for one",
-            "put it into a Secret of the cluster under this key, and name that: --secret NAME",
-        )
-    return [{"name": name, "value": value} for name, value in env.items()]
-
-
 # ---- LMCache's server -----------------------------------------------------------------------
 
 
@@ -347,63 +261,6 @@ def _cache_engine(plan: DeploymentPlan, cluster: Cluster) -> Body:
     }
 
 
-# ---- text -----------------------------------------------------------------------------------
-
-
 def _metadata(name: str, cluster: Cluster) -> Body:
     where = {"namespace": cluster.namespace} if cluster.namespace else {}
     return {"name": name, **where, "labels": {"app.kubernetes.io/managed-by": "dynamoctl"}}
-
-
-def _head(plan: DeploymentPlan, cluster: Cluster) -> list[str]:
-    """What stands above the manifest: what it is, what is to be filled in, how to apply it."""
-    at = f" -n {cluster.namespace}" if cluster.namespace else ""
-    workers = " + ".join(
-        count(len(units), NAMES[units[0].role].lower()) for units in _roles(plan) if units[0].is_worker
-    )
-    gpus = len(plan.workers[0].gpus)
-    return [
-        f"{plan.name}: {plan.mode}, {plan.model}; {workers}, {count(gpus, 'GPU')} each.",
-        f"Written by dynamoctl {__version__} (export k8s {plan.mode}); not applied to any cluster yet.",
-        "",
-        "Fill in, or see that it is there:",
-        *(line if line.startswith(" ") else f"- {line}" for line in _to_fill_in(plan, cluster)),
-        "",
-        "Check it against the cluster, apply it, look, ask (FILE is this file):",
-        "  kubectl apply --dry-run=server -f FILE      (or - for a pipe)",
-        "  kubectl apply -f FILE",
-        f"  kubectl get dgd {plan.name}{at}",
-        f"  kubectl port-forward svc/{plan.name}-frontend 8000{at}",
-        f"  curl -s http://127.0.0.1:8000/v1/models/{quote(plan.model)}/ready",
-        "",
-        "The set of components cannot change: from agg to disagg or back, first",
-        f"  kubectl delete dgd {plan.name}{at}",
-    ]
-
-
-def _to_fill_in(plan: DeploymentPlan, cluster: Cluster) -> list[str]:
-    operators = "Dynamo's operator" + (" and LMCache's" if plan.lmcache == "mp" else "")
-    stack = f"Dynamo {INSTALLED['ai-dynamo']}, vLLM {INSTALLED['vllm']}, NIXL {INSTALLED['nixl']}"
-    lmcache = f", LMCache {INSTALLED['lmcache']}" if plan.lmcache else ""
-    plugin = " and dynamoctl's vLLM plugin (without it answers are wrong)" if needs_plugin(plan) else ""
-    image = cluster.image_for(needs_plugin(plan))
-    placeholder = ", a placeholder" if needs_plugin(plan) and cluster.image is None else ""
-    found = [
-        f"{operators} in the cluster",
-        f"the image{placeholder}: {image}",
-        f"  with {stack}{lmcache}{plugin}",
-    ]
-    for name in cluster.secrets:
-        found.append(f"the Secret {name}; its keys become variables of every pod, as HF_TOKEN")
-    if not cluster.secrets:
-        found.append("for a gated model a Secret with HF_TOKEN: export again with --secret NAME")
-    if cluster.pvc is not None:
-        holds = plan.model_path if plan.model_path.startswith("/") else f"{cluster.mount} (HF_HOME)"
-        found.append(f"the volume claim {cluster.pvc}, mounted at {cluster.mount} in every pod: {holds}")
-    if plan.lmcache == "inproc":
-        pinned = plan.lmcache_cpu_gib / len([unit for unit in plan.workers if unit.role != "decode"])
-        found.append(f"host memory: LMCache pins {pinned:g} GiB in each pod that caches")
-    if plan.lmcache == "mp":
-        found.append("the LMCacheEngine's spec.image: the same version of LMCache as in the workers' image")
-        found.append("the namespace must allow hostIPC (pod security level `privileged`)")
-    return found

@@ -5,16 +5,14 @@ No secret is written into what they get: its variable is named, and has to be se
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
+from dynamoctl import policies
 from dynamoctl.errors import SpecError
-from dynamoctl.planner.plan import DeploymentPlan, Role, Unit
+from dynamoctl.planner.plan import DeploymentPlan, Unit
 from dynamoctl.planner.secrets import redact
 
-# Stopped in this order, each when the one before is gone: as `down` does.
-STOP_ORDER: tuple[Role, ...] = ("prefill", "decode", "agg", "cache", "frontend")
-# What a unit that was ready needs to end beside the requests in flight, seconds; `down` grants it as well.
-GRACE_S = 25.0
 # Each in a folder that the runner makes anew.
 _FOLDERS = ("DYN_FILE_KV",)
 
@@ -59,11 +57,19 @@ def _written(unit: Unit) -> Mapping[str, str]:
     }
 
 
-def ports(plan: DeploymentPlan) -> tuple[int, ...]:
-    """Every port that somebody else may not have taken."""
-    return tuple(sorted({port for unit in plan.units for port in unit.ports.values()}))
+def ports(plan: DeploymentPlan) -> dict[str, tuple[int, ...]]:
+    """Every port that somebody else may not have taken, by the address at which it must be free.
+
+    That is the loopback, but for a unit whose gate is asked at another address. IPv6 has no brackets.
+    """
+    found: dict[str, set[int]] = {}
+    for unit in plan.units:
+        for port in unit.ports.values():
+            host = unit.gate.host if port == unit.gate.port else policies.LOOPBACK
+            found.setdefault(host.strip("[]"), set()).add(port)
+    return {host: tuple(sorted(numbers)) for host, numbers in sorted(found.items())}
 
 
 def patience_s(plan: DeploymentPlan) -> int:
-    """What each unit gets to end, seconds."""
-    return round(plan.drain_s + GRACE_S)
+    """What each unit gets to end, whole seconds."""
+    return math.ceil(policies.stop_grace_s(plan.drain_s))

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from urllib.parse import quote
 
-from dynamoctl import __version__
+from dynamoctl import __version__, policies
 from dynamoctl.export import local
 from dynamoctl.humanize import one_line
 from dynamoctl.planner.plan import DeploymentPlan, Gate, Unit
@@ -21,6 +21,9 @@ from dynamoctl.planner.printed import wrap
 
 # A socket's path has no more than 107 bytes, and LMCache in process has names of 80: the folder's is short.
 _FOLDER = "mktemp -d /tmp/dctl-XXXXXXXX"
+
+# How often the script looks whether the helpers of a unit have ended, seconds: `sleep 0.2` below.
+_HELPERS_INTERVAL_S = 0.2
 
 _SIGNALS = {"INT": 2, "TERM": 15, "HUP": 1}
 
@@ -51,7 +54,7 @@ all_live() {
   done
 }
 
-get() { curl --silent --globoff --noproxy '*' --max-time 10 "$@"; }
+get() { curl --silent --globoff --noproxy '*' --max-time %(probe)s "$@"; }
 is_200() { get --fail --output /dev/null "$1"; }
 says() { get "$1" | grep -E "$2" >/dev/null; }
 
@@ -76,7 +79,7 @@ end() { # UNITS...: one SIGTERM each, time to end, and SIGKILL for what is left 
   for unit in "$@"; do
     [[ -v pids[$unit] ]] || continue
     while lives "$unit" && ((SECONDS < until)); do sleep 0.2; done
-    for _ in {1..15}; do # its helpers end by themselves, and remove what it shared
+    for _ in {1..%(helpers)s}; do # its helpers end by themselves, and remove what it shared
       kill -0 -- "-${pids[$unit]}" 2>/dev/null || break
       sleep 0.2
     done
@@ -112,7 +115,7 @@ def _lines(plan: DeploymentPlan) -> Iterator[str]:
     yield "set -euo pipefail"
     yield ""
     yield from _settings(plan)
-    yield from _FUNCTIONS.replace("%(end)s", "\n".join(_ends(plan))).splitlines()
+    yield from _functions(plan).splitlines()
     yield from ("", "# ---- before anything is started", "")
     yield from _checks(plan, secrets)
     yield from ("", "# ---- what every process gets", "")
@@ -129,6 +132,18 @@ def _lines(plan: DeploymentPlan) -> Iterator[str]:
     yield "  sleep 1 &"
     yield "  wait $!  # unlike a sleep in the foreground, it ends at a signal"
     yield "done"
+
+
+def _functions(plan: DeploymentPlan) -> str:
+    values = {
+        "end": "\n".join(_ends(plan)),
+        "helpers": str(round(policies.TRACKER_PATIENCE_S / _HELPERS_INTERVAL_S)),
+        "probe": f"{policies.PROBE_TIMEOUT_S:g}",
+    }
+    text = _FUNCTIONS
+    for name, value in values.items():
+        text = text.replace(f"%({name})s", value)
+    return text
 
 
 def _head(plan: DeploymentPlan, secrets: tuple[str, ...]) -> Iterator[str]:
@@ -163,9 +178,13 @@ def _checks(plan: DeploymentPlan, secrets: Iterable[str]) -> Iterator[str]:
     if plan.model_path.startswith("/"):
         there = shlex.quote(f"{plan.model_path}/config.json")
         yield f"[[ -f {there} ]] || fail {shlex.quote(f'there is no model in {plan.model_path}')}"
-    yield from _wrapped("for port in", [str(port) for port in local.ports(plan)], "; do")
-    yield '  if (: <>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then fail "port $port is taken"; fi'
-    yield "done"
+    for host, ports in local.ports(plan).items():
+        test = f'if (: <>{_socket(host)}) 2>/dev/null; then fail "port $port is taken"; fi'
+        if len(ports) == 1:  # shellcheck wants no loop over one
+            yield from (f"port={ports[0]}", test)
+        else:
+            yield from _wrapped("for port in", [str(port) for port in ports], "; do")
+            yield from (f"  {test}", "done")
     yield 'ulimit -Sn "$(ulimit -Hn)"  # vLLM asks for 65535 open files'
     yield "umask 077"
     yield 'mkdir -p "$logs"'
@@ -175,6 +194,15 @@ def _checks(plan: DeploymentPlan, secrets: Iterable[str]) -> Iterator[str]:
     yield f"folder=$({_FOLDER})"
     yield "trap stop EXIT"
     yield from (f"trap 'exit {128 + number}' {name}" for name, number in _SIGNALS.items())
+
+
+def _socket(host: str) -> str:
+    """bash's name of the socket at `$port` of a host, as a shell word."""
+    return (
+        f'"/dev/tcp/{host}/$port"'
+        if host == shlex.quote(host)
+        else f'{shlex.quote(f"/dev/tcp/{host}/")}"$port"'
+    )
 
 
 def _environment(plan: DeploymentPlan) -> Iterator[str]:
@@ -209,7 +237,8 @@ def _proof(plan: DeploymentPlan) -> Iterator[str]:
     """Gates are not enough: the frontend lists the model as complete, and a completion comes back."""
     body = {"model": plan.model, "prompt": "The capital of France is", "max_tokens": 4, "temperature": 0}
     yield f"""await "$model" says "$endpoint/v1/models/{quote(plan.model)}/ready" '"ready": *true'"""
-    yield "await 'a completion' get --fail --output /dev/null --max-time 120 \\"
+    limit = f"--max-time {policies.COMPLETION_TIMEOUT_S:g}"
+    yield f"await 'a completion' get --fail --output /dev/null {limit} \\"
     yield "  --header 'Content-Type: application/json' \\"
     yield f"  --data {shlex.quote(json.dumps(body))} \\"
     yield '  "$endpoint/v1/completions"'
@@ -222,15 +251,15 @@ def _await(unit: Unit) -> str:
 
 def gate_test(gate: Gate) -> str:
     """A gate as one of the script's tests."""
-    url = f"http://127.0.0.1:{gate.port}{gate.path}"
+    url = shlex.quote(f"{gate.origin}{gate.path}")
     if gate.kind == "http":
         return f"is_200 {url}"
     return f"""says {url} '"generate": *"ready"'"""
 
 
 def _ends(plan: DeploymentPlan) -> Iterator[str]:
-    for role in local.STOP_ORDER:
-        names = [unit.name for unit in plan.units if unit.role == role]
+    for roles in policies.STOP_ORDER:
+        names = [unit.name for unit in plan.units if unit.role in roles]
         if names:
             yield from _wrapped("  end", names, "")
 

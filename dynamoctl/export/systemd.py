@@ -7,19 +7,18 @@ service of its own makes anew at each start.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from dynamoctl import __version__
+from dynamoctl import __version__, policies
 from dynamoctl.errors import SpecError
 from dynamoctl.export import local
 from dynamoctl.humanize import one_line
 from dynamoctl.planner.plan import DeploymentPlan, Gate, Unit
 
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-# As the supervisor: three restarts in ten minutes.
-_RESTARTS, _RESTARTS_WITHIN_S, _RESTART_PAUSE_S = 3, 600, 5
 
 
 @dataclass(frozen=True)
@@ -152,8 +151,8 @@ def _service(plan: DeploymentPlan, unit: Unit, manager: Manager, has_secrets: bo
         f"After={stem}-store.service",
         # Not Requires=: with it, systemd would restart a worker when it restarts the frontend.
         *(f"{key}={name}" for name in (*network, *before) for key in ("Wants", "After")),
-        f"StartLimitIntervalSec={_RESTARTS_WITHIN_S}",
-        f"StartLimitBurst={_RESTARTS + 1}",
+        f"StartLimitIntervalSec={policies.RESTART_WINDOW_S:g}",
+        f"StartLimitBurst={policies.RESTART_LIMIT + 1}",
         "",
         "[Service]",
         "Type=exec",
@@ -171,11 +170,11 @@ def _service(plan: DeploymentPlan, unit: Unit, manager: Manager, has_secrets: bo
         "# One SIGTERM to the first process. Its helpers end by themselves, and remove what it shared;",
         "# what is left of the unit after that gets SIGKILL.",
         "KillMode=mixed",
-        "ExecStopPost=/bin/sleep 3",
+        f"ExecStopPost=/bin/sleep {policies.TRACKER_PATIENCE_S:g}",
         f"TimeoutStopSec={local.patience_s(plan)}",
         "# Any end that nobody asked for is a failure, exit code 0 too.",
         "Restart=always",
-        f"RestartSec={_RESTART_PAUSE_S}",
+        f"RestartSec={policies.BACKOFF_FIRST_S:g}",
         "LimitNOFILE=65535",
     ]
 
@@ -203,15 +202,16 @@ def _environment(plan: DeploymentPlan, unit: Unit) -> Iterator[str]:
 
 def _gate(gate: Gate) -> str:
     """A shell's line that ends when the unit is ready, or has ended."""
-    url = f"http://127.0.0.1:{gate.port}{gate.path}"
-    ask = "curl --silent --noproxy localhost,127.0.0.1 --max-time 10"
+    # No proxy of the user's: what is asked is on this machine. In the list, IPv6 has no brackets.
+    direct = ",".join(dict.fromkeys(("localhost", policies.LOOPBACK, gate.host.strip("[]"))))
+    ask = f"curl --silent --noproxy {shlex.quote(direct)} --max-time {policies.PROBE_TIMEOUT_S:g}"
+    url = shlex.quote(f"{gate.origin}{gate.path}")
     if gate.kind == "http":
         test = f"{ask} --fail --output /dev/null {url}"
     else:
         test = f'{ask} {url} | grep -q "\\"generate\\": *\\"ready\\""'
-    # $$ is a $ for the shell.
-    script = f"until {test}; do kill -0 $$MAINPID || exit 1; sleep 1; done"
-    return f"/bin/sh -c {_quoted(script)}"
+    script = f"until {test}; do kill -0 $MAINPID || exit 1; sleep 1; done"
+    return f"/bin/sh -c {_word(script)}"
 
 
 def _command(argv: tuple[str, ...]) -> str:
@@ -222,7 +222,7 @@ def _command(argv: tuple[str, ...]) -> str:
         if word.startswith("--") and current:
             lines.append(" ".join(current))
             current = []
-        current.append(_quoted(_escaped(word).replace("$", "$$")))
+        current.append(_word(word))
     lines.append(" ".join(current))
     return " \\\n  ".join(lines)
 
@@ -233,6 +233,11 @@ def _command(argv: tuple[str, ...]) -> str:
 def _escaped(text: str) -> str:
     """A text whose % is no specifier."""
     return text.replace("%", "%%")
+
+
+def _word(text: str) -> str:
+    """One word of a command line, literally: $$ is a $."""
+    return _quoted(_escaped(text).replace("$", "$$"))
 
 
 def _quoted(text: str) -> str:

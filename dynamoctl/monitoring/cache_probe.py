@@ -18,9 +18,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dynamoctl import policies
 from dynamoctl.answers.cache import CacheProbe
 from dynamoctl.errors import NotReadyError
-from dynamoctl.monitoring import loopback_http, observe, probes
+from dynamoctl.monitoring import loopback_http, observe
 from dynamoctl.monitoring.loopback_http import NoAnswerError
 from dynamoctl.planner.connectors import SERVER_HEARTBEAT_S
 from dynamoctl.planner.plan import DeploymentPlan
@@ -152,7 +153,7 @@ async def _ask(plan: DeploymentPlan, prompt: str) -> _Answer:
     tokens: list[tuple[str, float]] = []
     try:
         async with loopback_http.stream(
-            "POST", f"{plan.endpoint}/v1/completions", request, probes.COMPLETION_TIMEOUT_S
+            "POST", f"{plan.endpoint}/v1/completions", request, policies.COMPLETION_TIMEOUT_S
         ) as answer:
             if answer.status != 200:
                 text = "\n".join([line async for line in answer.lines()])[:200]

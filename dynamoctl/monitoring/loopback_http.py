@@ -16,8 +16,9 @@ from urllib.parse import quote, urlsplit
 
 import h11
 
-# The loopback answers in milliseconds; a starved two-core host in seconds.
-TIMEOUT_S = 10.0
+from dynamoctl import policies
+
+TIMEOUT_S = policies.PROBE_TIMEOUT_S
 _PIECE = 65536
 # What stands for itself in a path and a query (RFC 3986), and what is quoted already.
 _KEPT = "%/?:@!$&'()*+,;=~"

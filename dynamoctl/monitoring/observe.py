@@ -216,9 +216,7 @@ async def transfers(plan: DeploymentPlan) -> int:
 async def kv_cache_tokens(plan: DeploymentPlan) -> int:
     """How many tokens' KV cache fit on the devices of the workers that compute prompts; 0 where none says."""
     asked = [unit for unit in plan.workers if unit.role in ("agg", "prefill")]
-    texts = await asyncio.gather(
-        *(probes.get_text(f"http://127.0.0.1:{unit.gate.port}/metrics") for unit in asked)
-    )
+    texts = await asyncio.gather(*(probes.get_text(f"{unit.gate.origin}/metrics") for unit in asked))
     return sum(_cache_size(one.labels) for text in texts for one in _samples(text, (_CACHE_CONFIG,)))
 
 

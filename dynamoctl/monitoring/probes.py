@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from dynamoctl import policies
 from dynamoctl.lmcache.remote_stores import Store
 from dynamoctl.monitoring import loopback_http
 from dynamoctl.monitoring.loopback_http import NoAnswerError
 from dynamoctl.planner.plan import Gate
 
-COMPLETION_TIMEOUT_S = 120.0
 # How what `gate_is_open` says begins if the unit has answered, and is not ready.
 ANSWERS = ("HTTP", "generate:", "no endpoint generate")
 STORE_TIMEOUT_S = 3.0
@@ -76,7 +76,9 @@ async def complete(endpoint: str, model: str) -> tuple[bool, str]:
     """Ask for a few tokens: (whether they came, why not)."""
     request = {"model": model, "prompt": "The capital of France is", "max_tokens": 4, "temperature": 0}
     try:
-        answer = await loopback_http.ask("POST", f"{endpoint}/v1/completions", request, COMPLETION_TIMEOUT_S)
+        answer = await loopback_http.ask(
+            "POST", f"{endpoint}/v1/completions", request, policies.COMPLETION_TIMEOUT_S
+        )
     except NoAnswerError as error:
         return False, f"no answer to a completion ({error})"
     if answer.status != 200:

@@ -10,8 +10,8 @@ from typing import Any
 
 import httpx2
 
+from dynamoctl import policies
 from dynamoctl.errors import DynamoctlError, NotReadyError
-from dynamoctl.monitoring import probes
 from dynamoctl.operations.serving import require_frontend, serving
 
 
@@ -87,7 +87,7 @@ class Conversation:
         url = f"{self.endpoint}/v1/chat/completions"
         try:
             with (
-                httpx2.Client(trust_env=False, timeout=probes.COMPLETION_TIMEOUT_S) as http,
+                httpx2.Client(trust_env=False, timeout=policies.COMPLETION_TIMEOUT_S) as http,
                 http.stream("POST", url, json=body) as answer,
             ):
                 if answer.status_code != 200:

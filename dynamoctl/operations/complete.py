@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from dynamoctl import policies
 from dynamoctl.facts import usable
 from dynamoctl.host import facts, gpus, models
 
@@ -27,7 +28,8 @@ def gpu_lists(typed: str) -> Words:
 def model_names() -> Words:
     """The models that are here without a download; folders are for the shell itself."""
     return [
-        (name, "built in" if name == models.BUILTIN else "in the hub's local cache") for name in models.here()
+        (name, "built in" if name == policies.BUILTIN_MODEL else "in the hub's local cache")
+        for name in models.here()
     ]
 
 

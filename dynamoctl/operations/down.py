@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from dynamoctl import policies
 from dynamoctl.errors import DynamoctlError, LeftoverError
 from dynamoctl.host import gpus, ports, processes
 from dynamoctl.host.processes import Identity, is_running, members, members_of_each
@@ -15,9 +16,6 @@ from dynamoctl.processes import cleanup, process_control
 from dynamoctl.state import DeploymentState, Folder
 
 _POLL_S = 0.2
-# A supervisor that stops its units one after another, each with its full grace, needs less, but for what
-# requests in flight get.
-_SUPERVISOR_PATIENCE_S = 180.0
 # It writes its first state when it has been imported, and a deleted one again after two seconds.
 _FIRST_STATE_PATIENCE_S = 30.0
 # The driver takes a dead process's memory back a moment later.
@@ -59,7 +57,7 @@ def down(name: str, on_state: Callable[[DeploymentState], None]) -> Down:
     listeners = ports.listeners(_ports(state)) if was_running else set()
     if state.supervisor is not None and state.supervisor_lives:
         process_control.send(state.supervisor, signal.SIGTERM)
-        deadline = time.monotonic() + _SUPERVISOR_PATIENCE_S + _drain_s(folder)
+        deadline = time.monotonic() + policies.SUPERVISOR_PATIENCE_S + 2 * _drain_s(folder)
         while is_running(state.supervisor):
             on_state(_latest(folder, state))
             if time.monotonic() > deadline:
@@ -113,10 +111,10 @@ def _start_id(folder: Folder) -> str:
 
 
 def _drain_s(folder: Folder) -> float:
-    """Seconds for requests in flight: first of the prefill workers, then of the others."""
+    """What the requests in flight of each unit get, seconds; the default if the plan does not tell."""
     with contextlib.suppress(DynamoctlError, KeyError, TypeError, ValueError):
-        return 2 * float((folder.read_plan() or {})["plan"]["drain_s"])
-    return 0.0
+        return float((folder.read_plan() or {})["plan"]["drain_s"])
+    return policies.DRAIN_S
 
 
 def _about_to_start(folder: Folder) -> DeploymentState | None:
@@ -152,12 +150,12 @@ def _sweep(
     left: list[str] = []
     folder.remove_targets()
     if members(f"{state.start_id}/"):
-        for unit in (u for roles in cleanup.STOP_ORDER for u in state.units if u.role in roles):
+        for unit in (u for roles in policies.STOP_ORDER for u in state.units if u.role in roles):
             if unit.identity is not None and is_running(unit.identity):
                 shared |= processes.files_of(
                     one.pid for one in members(f"{state.start_id}/{unit.name}", unit.identity)
                 )
-                cleanup.terminate_and_wait(unit.identity, grace_s=30.0)
+                cleanup.terminate_and_wait(unit.identity, grace_s=policies.stop_grace_s(_drain_s(folder)))
         left += cleanup.describe(cleanup.kill_members(f"{state.start_id}/", None, shared))
     leaders = {f"{state.start_id}/{unit.name}": unit.identity for unit in state.units}
     for mark, alive in members_of_each(leaders).items():

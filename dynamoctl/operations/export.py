@@ -57,7 +57,7 @@ def k8s(flags: Mapping[str, Any], config: Path | None, where: Cluster) -> Export
     Raises:
         SpecError: it makes no deployment, none in a cluster, or a secret would stand in it.
     """
-    from dynamoctl.export import kubernetes
+    from dynamoctl.export import kubernetes, manifest_text
     from dynamoctl.operations.planning import plan_for_cluster
 
     planned = plan_for_cluster(flags, config, where)
@@ -68,7 +68,7 @@ def k8s(flags: Mapping[str, Any], config: Path | None, where: Cluster) -> Export
             "the image is a placeholder: LMCache in process needs one with dynamoctl's vLLM plugin;"
             " name it with --image, or take --lmcache-mode mp or --no-lmcache"
         )
-    return Exported(kubernetes.render(documents, planned.plan, where), tuple(notes))
+    return Exported(manifest_text.render(documents, planned.plan, where), tuple(notes))
 
 
 def shell(flags: Mapping[str, Any], config: Path | None) -> Exported:

@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dynamoctl import policies
 from dynamoctl.config import template
+from dynamoctl.config.choices import CONFIG_NAME
 from dynamoctl.config.json_schema import SCHEMA_NAME
-from dynamoctl.config.spec import CONFIG_NAME, DeploymentSpec, load
+from dynamoctl.config.load import load
+from dynamoctl.config.spec import DeploymentSpec
 from dynamoctl.errors import SpecError
 from dynamoctl.facts import Gpu, HostFacts, usable
 from dynamoctl.host import models
@@ -165,7 +168,7 @@ def _values(asked: Mapping[str, Any], spec: DeploymentSpec, planned: planning.Pl
     if spec.gpus:
         found["gpus"] = [int(gpu) if gpu.isdigit() else gpu for gpu in spec.gpus]
     model = planned.model
-    return {**found, "mode": spec.mode, "model": models.BUILTIN if model.builtin else model.path}
+    return {**found, "mode": spec.mode, "model": policies.BUILTIN_MODEL if model.builtin else model.path}
 
 
 def _taken_here(planned: planning.Planned) -> dict[str, float]:

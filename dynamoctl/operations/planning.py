@@ -8,7 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dynamoctl.config.spec import CONFIG_NAME, DeploymentSpec, load
+from dynamoctl import policies
+from dynamoctl.config.choices import CONFIG_NAME
+from dynamoctl.config.load import load
+from dynamoctl.config.spec import DeploymentSpec
 from dynamoctl.errors import DynamoctlError, PreflightError, SpecError
 from dynamoctl.export import cluster
 from dynamoctl.export.cluster import Cluster
@@ -67,7 +70,7 @@ def plan_for_cluster(flags: Mapping[str, Any], config: Path | None, where: Clust
     """
     spec, sources = load(flags, os.environ, find_config(config))
     spec = cluster.require_portable(spec)
-    model = cluster.model(spec, where, models.GPU_DEFAULT)
+    model = cluster.model(spec, where, policies.GPU_MODEL)
     spec = spec.model_copy(update={"model": model.path})
     seen = cluster.host(spec)
     return Planned(spec, seen, model, make_plan(spec, seen, model, sources), sources)

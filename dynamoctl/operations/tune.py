@@ -12,7 +12,8 @@ from typing import Any
 from dynamoctl.answers.bench import TuneAnswer, TuneVariantResult, VariantResult
 from dynamoctl.bench import comparison, toml_edit, variants
 from dynamoctl.bench.workloads import Workload
-from dynamoctl.config.spec import CONFIG_NAME, load_spec
+from dynamoctl.config.choices import CONFIG_NAME
+from dynamoctl.config.load import load_spec
 from dynamoctl.errors import DynamoctlError, SpecError
 from dynamoctl.operations.bench import Forget
 from dynamoctl.operations.compare import Compared, Outcome, Watching, compare

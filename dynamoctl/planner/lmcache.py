@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dynamoctl.config.spec import DeploymentSpec, LMCacheSpec
+from dynamoctl import policies
+from dynamoctl.config.lmcache_spec import LMCacheSpec
+from dynamoctl.config.spec import DeploymentSpec
 from dynamoctl.errors import SpecError
 from dynamoctl.facts import HostFacts
 from dynamoctl.planner import tiers
@@ -12,10 +14,6 @@ from dynamoctl.planner.connectors import CacheMode, Device
 from dynamoctl.planner.plan import Setting
 from dynamoctl.planner.secrets import redact
 
-# As the LMCache integration of Dynamo has it: 20 GiB of pinned CPU memory for each rank.
-DEFAULT_CPU_GB = {"cuda": 20.0, "cpu": 1.0}
-# The most that a default takes of the memory that is available.
-DEFAULT_SHARE = 0.5
 # What `auto` leaves to the rest of the host: the engines, the frontend, the page cache.
 RESERVE_GIB = 4.0
 RESERVE_SHARE = 0.15
@@ -67,8 +65,8 @@ def cpu_gb(spec: DeploymentSpec, facts: HostFacts, device: Device, cache: CacheM
         if device == "cpu":
             reserve = max(reserve, CPU_WORKER_GIB * spec.replicas)
         return max(1.0, (facts.memory_available_gib - reserve) // holders(spec, cache))
-    room = facts.memory_available_gib * DEFAULT_SHARE // holders(spec, cache)
-    return max(1.0, min(DEFAULT_CPU_GB[device], room))
+    room = facts.memory_available_gib * policies.CACHE_CPU_SHARE // holders(spec, cache)
+    return max(1.0, min(policies.CACHE_CPU_GIB[device], room))
 
 
 def total_cpu_gib(spec: DeploymentSpec, gib: float, cache: CacheMode | None) -> float:

@@ -18,6 +18,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dynamoctl import policies
+
 if TYPE_CHECKING:
     # Not for the supervisor, which reads plans and no specs: pydantic is large.
     from dynamoctl.config.spec import DeploymentSpec
@@ -26,10 +28,6 @@ if TYPE_CHECKING:
 FLAG = "--migration-limit"
 VARIABLE = "DYN_MIGRATION_LIMIT"
 
-# More than one, because workers can die while others are still on their way back. Not many more: a request
-# that itself kills its worker is moved as well, and kills one more worker each time.
-AUTOMATIC = 3
-
 
 def arguments(spec: DeploymentSpec) -> tuple[str, ...]:
     """What the frontend gets; nothing if no second worker can take over a request."""
@@ -37,7 +35,7 @@ def arguments(spec: DeploymentSpec) -> tuple[str, ...]:
         return (FLAG, str(spec.migration_limit))
     if VARIABLE in spec.env:
         return ()  # the user's own setting, which an argument would override
-    return (FLAG, str(AUTOMATIC)) if _may_have_two_of_a_role(spec) else ()
+    return (FLAG, str(policies.MIGRATION_LIMIT)) if _may_have_two_of_a_role(spec) else ()
 
 
 def is_on(frontend: Unit) -> bool:

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from dynamoctl import policies
+
 SCHEMA = "dynamoctl/plan/v1"
 
 Role = Literal["frontend", "cache", "agg", "decode", "prefill"]
@@ -151,7 +153,7 @@ class DeploymentPlan:
     discovery: Literal["file", "etcd"] = "file"
     etcd_endpoints: tuple[str, ...] = ()
     address: str = "127.0.0.1"
-    hang_timeout_s: float = 180.0
+    hang_timeout_s: float = policies.HANG_TIMEOUT_S
     elsewhere: tuple[Role, ...] = ()
 
     @property

@@ -14,7 +14,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from dynamoctl.config.spec import LMCacheSpec
+from dynamoctl.config.lmcache_spec import LMCacheSpec
 from dynamoctl.errors import SpecError
 from dynamoctl.lmcache import remote_stores
 from dynamoctl.lmcache.remote_stores import Store

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from dynamoctl import policies
 from dynamoctl.errors import DynamoctlError
 from dynamoctl.host.files import Files, files_from_json, is_there
 from dynamoctl.host.processes import (
@@ -29,16 +30,9 @@ from dynamoctl.processes import cache_server
 from dynamoctl.processes.process_control import reap, send
 from dynamoctl.state import DeploymentState, Folder
 
-# What SIGKILL needs to take effect; a process in uninterruptible sleep takes longer and is named.
-KILL_PATIENCE_S = 15.0
-# What a resource tracker needs to remove the semaphores of those that were killed; it then ends by itself.
-TRACKER_PATIENCE_S = 3.0
 # A process that has just been forked may be about to become a resource tracker: its command line does not say
 # so yet, and on a busy machine that takes a while.
 _NEW_S = 0.5
-
-# Units go in this order, each group of roles when the one before is gone.
-STOP_ORDER = (("prefill",), ("decode", "agg"), ("cache",), ("frontend",))
 
 
 def kill_members(mark: str, leader: Identity | None, found: Files) -> list[Identity]:
@@ -58,11 +52,11 @@ def kill_members(mark: str, leader: Identity | None, found: Files) -> list[Ident
             return []
         found |= files_of(one.pid for one in left)
         passed = time.monotonic() - began
-        if passed > KILL_PATIENCE_S:
+        if passed > policies.KILL_PATIENCE_S:
             return left
         trackers = [one for one in left if is_resource_tracker(one.pid)]
         for one in left:
-            if one in trackers and passed < TRACKER_PATIENCE_S:
+            if one in trackers and passed < policies.TRACKER_PATIENCE_S:
                 continue
             if passed < _NEW_S and age_s(one) < _NEW_S:
                 continue

@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 
+from dynamoctl import policies
 from dynamoctl.errors import NotReadyError
 from dynamoctl.host import gpus, processes
 from dynamoctl.host.processes import Identity, is_running
@@ -31,13 +32,9 @@ from dynamoctl.supervisor.journal import say
 
 # The driver frees what was not mapped within 4 s of the end of a process (one H200).
 _DRIVER_S = 8.0
-# How long memory is waited for that nobody can be made to let go.
-_PATIENCE_S = 600.0
 _INTERVAL_S = 1.0
 # What CUDA counts otherwise than NVML does.
 _SLACK_MIB = 1024
-# For how long a worker must have had no request before it is restarted for another's sake alone.
-_QUIET_S = 30.0
 
 _WAITING = "waiting for "
 
@@ -129,7 +126,7 @@ async def until_free(deployment: Deployment, member: Member) -> None:
                 with suppress(OSError):  # no descriptors left: the next round tries again
                     await _restart_holder(deployment, holder, member)
         _show(deployment, member, what, is_first=now == began)
-        if now - since > _PATIENCE_S:
+        if now - since > policies.GPU_MEMORY_PATIENCE_S:
             raise _given_up(member, what)
         await asyncio.sleep(_INTERVAL_S)
     if member.state.phase.startswith(_WAITING):
@@ -207,7 +204,7 @@ async def _next_holder(deployment: Deployment, member: Member, left: Sequence[_H
 
 async def _is_quiet(deployment: Deployment, member: Member) -> bool:
     """Whether a worker has no request, and gets none for a while."""
-    until = time.monotonic() + _QUIET_S
+    until = time.monotonic() + policies.QUIET_S
     while True:
         gauges = (await observe.snapshot(deployment.plan)).gauges.get(member.unit.name, {})
         requests = gauges.get("requests_running", 0.0) + gauges.get("requests_waiting", 0.0)
@@ -223,12 +220,13 @@ async def _restart_holder(deployment: Deployment, holder: Member, member: Member
     why = f"restarting, to free the GPU memory of {member.unit.name}'s last process"
     say(f"{holder.unit.name} is {why}", "WARN")
     holder.state.phase = why
-    await deployment.renew(holder, deployment.plan.drain_s + lifecycle.GRACE_READY_S)
+    await deployment.renew(holder, policies.stop_grace_s(deployment.plan.drain_s))
 
 
 def _given_up(member: Member, what: str) -> NotReadyError:
+    patience = duration(policies.GPU_MEMORY_PATIENCE_S)
     return NotReadyError(
-        f"{member.unit.name} cannot start: it has waited {duration(_PATIENCE_S)} for {what}",
+        f"{member.unit.name} cannot start: it has waited {patience} for {what}",
         "end who holds it (nvidia-smi lists processes), or take the deployment down and up again, or give the"
         " unit less: -- --gpu-memory-utilization",
     )

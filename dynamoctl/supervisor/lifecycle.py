@@ -1,4 +1,4 @@
-"""The states of a unit, what may follow what, and how long things may take. Pure."""
+"""The states of a unit, what may follow what, and what `policies` means for it. Pure."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from dynamoctl import policies
 from dynamoctl.errors import InternalError
 from dynamoctl.state import UnitStateName
 
@@ -54,25 +55,18 @@ def follow(state: State, event: Event) -> State:
         raise InternalError(f"a unit that is {state} cannot meet the event {event}") from None
 
 
-# Restarts: at once where the unit had served for minutes, else after 5 s, doubling to 60 s, each 20 % longer
-# or shorter by chance so that units that fell together do not get up together; three within ten minutes, then
-# no more.
-RESTART_LIMIT = 3
-RESTART_WINDOW_S = 600.0
-_SERVED_FOR_MINUTES_S = 120.0
-
-
 def backoff_s(restarts: int, chance: float, served_s: float = 0.0) -> float:
-    """Seconds to wait before the next restart.
+    """Seconds to wait before the next restart; none for the first of a unit that had served for minutes.
 
     Args:
         restarts: how many there were in this deployment.
         chance: in [0, 1).
         served_s: for how long it had been ready when it ended.
     """
-    if not restarts and served_s >= _SERVED_FOR_MINUTES_S:
+    if not restarts and served_s >= policies.SERVED_WELL_S:
         return 0.0
-    return min(5.0 * 2.0**restarts, 60.0) * (0.8 + 0.4 * chance)
+    pause_s = min(policies.BACKOFF_FIRST_S * 2.0**restarts, policies.BACKOFF_LONGEST_S)
+    return pause_s * (1 + policies.BACKOFF_JITTER * (2 * chance - 1))
 
 
 def may_restart(times: list[float], now: float, tries: int = 0) -> bool:
@@ -81,7 +75,8 @@ def may_restart(times: list[float], now: float, tries: int = 0) -> bool:
     Args:
         tries: restarts since it was ready the last time. Where each takes long, few are in the window.
     """
-    return tries < RESTART_LIMIT and sum(1 for time in times if now - time < RESTART_WINDOW_S) < RESTART_LIMIT
+    recent = sum(1 for time in times if now - time < policies.RESTART_WINDOW_S)
+    return tries < policies.RESTART_LIMIT and recent < policies.RESTART_LIMIT
 
 
 @dataclass(frozen=True)
@@ -97,16 +92,15 @@ class Patience:
     hung_s: float
 
 
-# What answers in milliseconds as long as it runs: a status server, a frontend, an engine without requests. On
-# a busy host a core was seen to stand still for 20 s: nothing is restarted for that.
-PROMPT = Patience(10.0, 45.0)
+# What answers in milliseconds as long as it runs: a status server, a frontend, an engine without requests.
+PROMPT = Patience(policies.PROMPT_SILENT_S, policies.PROMPT_HUNG_S)
 
 
 def busy(hang_timeout_s: float) -> Patience:
     """The patience with an engine in the middle of a step, which may compute, or compile a kernel for the
     first time. A long prompt is many steps.
     """
-    return Patience(hang_timeout_s / 3, hang_timeout_s)
+    return Patience(hang_timeout_s * policies.BUSY_SILENT_SHARE, hang_timeout_s)
 
 
 def silent_for(
@@ -129,6 +123,3 @@ WATCH_INTERVAL_S = 5.0
 # Dynamo removes a registration that nobody has touched for 10 s, and its process takes the supervisor's touch
 # back every 3.3 s: for half of this, on average, it would not last where both are starved.
 KEEP_INTERVAL_S = 1.0
-# How long a worker may take from SIGTERM to its end, besides the time that requests have to drain.
-# Measured: 16 s for a worker with LMCache on an H100, idle, with its own 5 s of grace.
-GRACE_READY_S = 25.0

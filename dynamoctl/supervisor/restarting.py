@@ -7,15 +7,13 @@ import random
 import time
 from collections.abc import Callable
 
+from dynamoctl import policies
 from dynamoctl.errors import NotReadyError
 from dynamoctl.humanize import duration
 from dynamoctl.planner.connectors import SERVER_HEARTBEAT_S
 from dynamoctl.supervisor import etcd_watch, failures, gpu_memory, lifecycle, starting
 from dynamoctl.supervisor.deployment import Deployment, Member
 from dynamoctl.supervisor.journal import say
-
-# Starts that ended for want of GPU memory, one after the other, before they count as failures.
-_STARVED_LIMIT = 3
 
 
 async def keep_alive(deployment: Deployment, member: Member) -> None:
@@ -37,7 +35,7 @@ async def keep_alive(deployment: Deployment, member: Member) -> None:
             if await etcd_watch.until_it_answers(deployment, member):
                 is_failure = False  # without its lease in etcd it ends by itself
             is_starved = is_failure and is_restart and _lacked_gpu_memory(member)
-            if is_starved and starved < _STARVED_LIMIT:
+            if is_starved and starved < policies.STARVED_LIMIT:
                 starved += 1
                 is_failure = False  # it was up with this plan: who has its memory now is waited for below
             if is_failure and not lifecycle.may_restart(member.restarts, time.monotonic(), tries):
@@ -77,7 +75,7 @@ def _pause(deployment: Deployment, member: Member, backs_off: bool, served_s: fl
     wait = 0.0
     if backs_off:
         now = time.monotonic()
-        recent = sum(now - then < lifecycle.RESTART_WINDOW_S for then in member.restarts)
+        recent = sum(now - then < policies.RESTART_WINDOW_S for then in member.restarts)
         wait = lifecycle.backoff_s(recent, random.random(), served_s)  # noqa: S311  (jitter)
     if member.unit.role == "cache":
         # Away for so long that every worker misses it: else they would not register again.
@@ -123,10 +121,10 @@ async def _restart(deployment: Deployment, member: Member) -> NotReadyError | No
 
 
 def _too_often(member: Member, error: NotReadyError, tries: int) -> NotReadyError:
-    window = f" within {duration(lifecycle.RESTART_WINDOW_S)}"
+    window = f" within {duration(policies.RESTART_WINDOW_S)}"
     return NotReadyError(
-        f"{member.unit.name} ended {lifecycle.RESTART_LIMIT + 1} times"
-        f"{window if tries < lifecycle.RESTART_LIMIT else ''}; the last time: {error.message}",
+        f"{member.unit.name} ended {policies.RESTART_LIMIT + 1} times"
+        f"{window if tries < policies.RESTART_LIMIT else ''}; the last time: {error.message}",
         error.hint,
     )
 

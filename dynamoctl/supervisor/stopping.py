@@ -8,15 +8,13 @@ import os
 import signal
 import time
 
+from dynamoctl import policies
 from dynamoctl.host.processes import Identity, children, files_of, identify, members
 from dynamoctl.humanize import duration
 from dynamoctl.processes import cache_server, cleanup, process_control
 from dynamoctl.supervisor import lifecycle
 from dynamoctl.supervisor.deployment import Deployment, Member, within
 from dynamoctl.supervisor.journal import say
-
-# A worker that is loading does not hear SIGTERM until it has loaded; it serves nobody yet.
-_GRACE_LOADING_S = 5.0
 
 
 async def take_all_down(deployment: Deployment) -> list[str]:
@@ -35,7 +33,7 @@ async def take_down(deployment: Deployment) -> list[str]:
     left: list[str] = []
     folder = deployment.folder
     folder.remove_targets()  # first: what goes now is not what an alert is for
-    for roles in cleanup.STOP_ORDER:
+    for roles in policies.STOP_ORDER:
         going = [m for m in deployment.members if m.unit.role in roles]
         for names in await asyncio.gather(*(_stop(deployment, m) for m in going)):
             left += names
@@ -62,7 +60,7 @@ async def _stop(deployment: Deployment, member: Member) -> list[str]:
     if leader is None:
         return []
     deployment.save()
-    grace = deployment.plan.drain_s + lifecycle.GRACE_READY_S if was_ready else _GRACE_LOADING_S
+    grace = policies.stop_grace_s(deployment.plan.drain_s) if was_ready else policies.GRACE_LOADING_S
     deployment.files |= await asyncio.to_thread(deployment.files_now, [member])
     began = time.monotonic()
     if process_control.send(leader, signal.SIGTERM):

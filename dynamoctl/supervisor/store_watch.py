@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from dynamoctl import policies
 from dynamoctl.lmcache import remote_stores
 from dynamoctl.monitoring import probes
 from dynamoctl.planner.connectors import SERVER_HEARTBEAT_S
@@ -41,7 +42,7 @@ async def _renew_cache_server(deployment: Deployment) -> None:
             continue
         await _until_back(deployment, member)  # one that is starting may have started without the store
         if member.state.state == "ready":
-            await deployment.renew(member, lifecycle.GRACE_READY_S)
+            await deployment.renew(member, policies.GRACE_READY_S)
             await _until_back(deployment, member)
             # Until then the workers have not seen it, and keep nothing.
             await asyncio.sleep(3 * SERVER_HEARTBEAT_S)

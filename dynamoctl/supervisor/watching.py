@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
+from dynamoctl import policies
 from dynamoctl.host.processes import memory_changed_ns, traces_of_files
 from dynamoctl.logs import files
 from dynamoctl.monitoring import probes
@@ -21,10 +22,6 @@ _FILES_INTERVAL_S = 60.0
 _MAKING_FILES = ("pending", "starting", "backoff")
 # How often it is asked then whether there is new shared memory.
 _GLANCE_S = 0.05
-# How long the frontend may not list a model whose workers are all registered.
-_UNLISTED_S = 20.0
-# How long a worker that is ready may be missing in the store. It registers as its gate opens.
-_UNREGISTERED_S = 20.0
 
 
 async def surely(watch: Callable[[Deployment], Awaitable[None]], deployment: Deployment) -> None:
@@ -120,7 +117,7 @@ async def watch_registrations(deployment: Deployment) -> None:
         now = time.monotonic()
         missing = {name: missing.get(name, now) for name in unseen}
         for name, since in missing.items():
-            if now - since > _UNREGISTERED_S and unseen[name].state.state == "ready":
+            if now - since > policies.UNREGISTERED_S and unseen[name].state.state == "ready":
                 deployment.end_to_restart(unseen[name], "its registration was lost")
 
 
@@ -163,7 +160,7 @@ async def watch_lists(deployment: Deployment) -> None:
             since = None
         elif since is None:
             since = time.monotonic()
-        elif time.monotonic() - since > _UNLISTED_S:
+        elif time.monotonic() - since > policies.UNLISTED_S:
             since = None
             deployment.end_to_restart(frontend, f"not listing {deployment.plan.model}")
 

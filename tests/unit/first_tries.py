@@ -53,7 +53,7 @@ TRIES = (
     Try("a number that is none", "up agg --workers two", 2, ("--workers", "'two'")),
     Try("a port that cannot be", "up agg --port 99999", 2, ("port:", "65535", "99999")),
     Try("no time at all", "up agg --timeout 0", 2, ("timeout", "greater than 0")),
-    Try("a size that is none", "up agg --lmcache-cpu-gb lots", 2, ("'lots' is no size", "20GiB")),
+    Try("a size that is none", "up agg --lmcache-cpu-gb lots", 2, ("'lots' is not a size", "20GiB")),
     Try(
         "more memory than there is",
         f"up agg {CPU} --lmcache-cpu-gb 99999",

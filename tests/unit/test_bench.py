@@ -23,7 +23,7 @@ from dynamoctl.bench import comparison, plots, results, toml_edit, variants, wor
 from dynamoctl.bench.results import Answered, Measured
 from dynamoctl.bench.workloads import BLOCK, MultiTurn, Random, Request, Reuse, SharedPrefix, Workload
 from dynamoctl.cli import bench as commands
-from dynamoctl.config.spec import load_spec
+from dynamoctl.config.load import load_spec
 from dynamoctl.errors import DynamoctlError, NotReadyError, PreflightError, SpecError
 from dynamoctl.operations import bench as operation
 from dynamoctl.operations import compare as comparing

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
+import typer.main
 from dynamoctl.cli import COMMANDS, app, plan_flags, run
-from dynamoctl.config.spec import ROUTER_MODES
+from dynamoctl.config.choices import ROUTER_MODES
+from dynamoctl.config.load import flag_of
+from dynamoctl.config.spec import DeploymentSpec
 
 from tests.unit.fresh import last_line
 
@@ -84,8 +88,8 @@ def test_a_plan_for_named_gpus_needs_no_gpu(capsys: pytest.CaptureFixture[str]) 
 
 
 BAD = [
-    (["agg", "--gpus", "zero"], {}, 2, "'zero' is no GPU"),
-    (["agg", "--gpus", "0,,1"], {}, 2, "is no GPU"),
+    (["agg", "--gpus", "zero"], {}, 2, "--gpus: 'zero' is not a GPU"),
+    (["agg", "--gpus", "0,,1"], {}, 2, "is not a GPU"),
     (["agg", "--gpus", "0,1"], {}, 2, "add --workers 2 or --tp 2"),
     (["agg", "--model", "/no/such/folder", "--device", "cpu"], {}, 3, "no model folder /no/such/folder"),
     (["agg", "--config", "missing.toml"], {}, 2, "no config file missing.toml"),
@@ -173,13 +177,34 @@ def test_help_shows_defaults_and_choices_as_they_are_typed(
     for command in ("up", "doctor", "init"):
         assert run([command, "--help"]) == 0
         shown = capsys.readouterr().out
-        assert "Its HTTP port. [default: 8000]" in shown
+        assert "HTTP port of the frontend. [default: 8000]" in shown
         assert "[default: (" not in shown
         assert all(mode in shown for mode in ROUTER_MODES)
 
 
-def test_the_router_modes_of_the_flag_are_those_of_the_spec() -> None:
-    assert get_args(plan_flags.RouterMode) == ROUTER_MODES
+def test_the_defaults_that_flags_show_are_those_of_the_spec() -> None:
+    """Where a default is one number or word; `config` applies it."""
+    command: Any = typer.main.get_command(app())
+    shown = {
+        flag: re.sub(r".*\[dim\]\\\[default: (.*)\]\[/dim\]$", r"\1", parameter.help or "")
+        for parameter in command.commands["up"].params
+        for flag in parameter.opts
+    }
+    defaults = DeploymentSpec().model_dump()
+    defaults |= {f"lmcache.{key}": value for key, value in defaults.pop("lmcache").items()}
+    for field in (
+        "name", "workers", "decode", "prefill", "tp", "start", "engine", "router_mode", "host", "port",
+        "discovery", "timeout_s", "hang_timeout_s", "drain_s", "lmcache.chunk_size",
+    ):  # fmt: skip
+        value = defaults[field]
+        assert shown[flag_of(field)] == (f"{value:g}" if isinstance(value, float) else str(value)), field
+
+
+def test_errors_name_flags_that_there_are() -> None:
+    command: Any = typer.main.get_command(app())
+    flags = {flag for parameter in command.commands["up"].params for flag in parameter.opts}
+    fields = set(plan_flags._flags()) - {"config", "mode", "engine_args"}
+    assert {flag_of(field) for field in fields} <= flags
 
 
 @pytest.mark.parametrize("words", [["--help"], ["-h"], []])

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from dynamoctl import policies
 from dynamoctl.cli import run
 from dynamoctl.errors import DynamoctlError
 from dynamoctl.host import gpus, models
@@ -120,11 +121,11 @@ def test_models_that_are_here(ask: Ask, tmp_path: Path, monkeypatch: pytest.Monk
         snapshot.mkdir(parents=True)
         for one in ("config.json", file):
             (snapshot / one).write_text("{}", encoding="utf-8")
-    converted = tmp_path / "cache" / "models" / models.BUILTIN
+    converted = tmp_path / "cache" / "models" / policies.BUILTIN_MODEL
     converted.mkdir(parents=True)
     for one in ("config.json", "model.safetensors"):
         (converted / one).touch()
-    assert ask("dynamoctl up -m ") == [models.BUILTIN, "Qwen/Qwen3-0.6B"]
+    assert ask("dynamoctl up -m ") == [policies.BUILTIN_MODEL, "Qwen/Qwen3-0.6B"]
     assert ask("dynamoctl up -m Q") == ["Qwen/Qwen3-0.6B"]
     assert ask("dynamoctl up -m ./") == []  # folders are for the shell
 

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from dynamoctl.cli import run
 from dynamoctl.config.json_schema import meanings, schema
-from dynamoctl.config.spec import DeploymentSpec, LMCacheSpec, load_spec
+from dynamoctl.config.lmcache_spec import LMCacheSpec
+from dynamoctl.config.load import load_spec
+from dynamoctl.config.spec import DeploymentSpec
 from dynamoctl.errors import SpecError
 from dynamoctl.lmcache import environment
 from hypothesis import given

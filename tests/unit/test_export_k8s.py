@@ -19,10 +19,10 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from dynamoctl import __version__
+from dynamoctl import __version__, policies
 from dynamoctl.cli import run
 from dynamoctl.errors import SpecError
-from dynamoctl.export import cluster, dgd_rules, kubernetes
+from dynamoctl.export import cluster, dgd_rules, kubernetes, pod_environment
 from dynamoctl.planner.plan import Unit
 
 from tests.unit.hosts import plan
@@ -134,8 +134,8 @@ def test_each_variable_of_the_planners_is_kept_or_dropped_on_purpose() -> None:
     units: list[Unit] = [unit for shape in shapes for unit in plan(2, **shape).units]
     units += plan(2, tp=2, lmcache=stores).units
     planned = {name for unit in units if unit.role != "cache" for name in unit.env} | {"HF_HUB_OFFLINE"}
-    assert planned == {*kubernetes.DROPPED, *kubernetes.KEPT}
-    assert not set(kubernetes.DROPPED) & set(kubernetes.KEPT)
+    assert planned == {*pod_environment.DROPPED, *pod_environment.KEPT}
+    assert not set(pod_environment.DROPPED) & set(pod_environment.KEPT)
 
 
 def test_the_users_environment_reaches_every_pod(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -194,6 +194,13 @@ def test_a_placeholder_is_told_on_stderr(capsys: pytest.CaptureFixture[str]) -> 
     shown = capsys.readouterr()
     assert cluster.IMAGE in shown.out
     assert shown.err.startswith("left out: port 9000")
+
+
+def test_a_drain_time_of_ones_own_is_told_to_be_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["export", "k8s", "agg", "--no-lmcache", "--drain", "60"]) == 0
+    assert "left out: drain 60 s" in capsys.readouterr().err
+    assert run(["export", "k8s", "agg", "--no-lmcache", "--drain", f"{policies.DRAIN_S:g}"]) == 0
+    assert "left out" not in capsys.readouterr().err
 
 
 def test_json_and_a_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import json
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -18,14 +19,16 @@ import pytest
 from dynamoctl import __version__
 from dynamoctl.cli import run
 from dynamoctl.errors import SpecError
-from dynamoctl.export import shell
+from dynamoctl.export import local, shell
 from dynamoctl.planner.plan import DeploymentPlan, Unit
 
-from tests.unit.hosts import FOLDER_MODEL, plan
+from tests.unit.hosts import ETCD, FOLDER_MODEL, HUB_MODEL, plan
 from tests.unit.test_plan_golden import GOLDEN, hold
 
 # What would do harm if it were not quoted, or not kept out of a comment.
 HOSTILE = replace(FOLDER_MODEL, served_name="m\ntouch hacked #[1]")
+
+ETCD_FIELDS: dict[str, Any] = {"discovery": "etcd", "etcd_endpoints": [ETCD]}
 
 SHAPES: dict[str, tuple[int, dict[str, Any]]] = {
     "agg-cpu": (0, {}),
@@ -66,6 +69,49 @@ def test_shellcheck_has_nothing_to_say(shape: str) -> None:
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.stdout + done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("host", "gate", "there"),
+    [
+        ("192.0.2.5", "http://192.0.2.5:8000/health", '"/dev/tcp/192.0.2.5/$port"'),
+        ("::", "'http://[::1]:8000/health'", '"/dev/tcp/::1/$port"'),
+        ("0.0.0.0", "http://127.0.0.1:8000/health", '"/dev/tcp/127.0.0.1/$port"'),
+    ],
+)
+def test_a_gate_is_asked_where_its_unit_listens(host: str, gate: str, there: str) -> None:
+    asked = plan(host=host)
+    script = shell.script(asked)
+    assert f"\nawait frontend is_200 {gate}\n" in script
+    assert f"\nawait worker-0 is_200 http://127.0.0.1:{asked.unit('worker-0').gate.port}/health\n" in script
+    assert f"if (: <>{there}) " in script
+
+
+def test_a_gate_of_an_advertised_unit_is_asked_at_its_address() -> None:
+    asked = plan(mode="disagg", engine="mocker", roles=["prefill"], advertise="10.0.0.1", **ETCD_FIELDS)
+    gate = asked.unit("prefill-0").gate
+    assert gate.host == "10.0.0.1"
+    script = shell.script(asked)
+    assert f"\nawait prefill-0 says http://10.0.0.1:{gate.port}/health " in script
+    assert local.ports(asked) == {"10.0.0.1": (gate.port,)}
+    assert f'port={gate.port}\nif (: <>"/dev/tcp/10.0.0.1/$port")' in script
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_port_that_is_taken_is_seen_at_its_address(host: str, tmp_path: Path) -> None:
+    try:
+        listener = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError:
+        pytest.skip(f"no {host} here")
+    with listener:
+        port = listener.getsockname()[1]
+        script = shell.script(plan(host=host, port=port, model_facts=HUB_MODEL))
+        script = re.sub(r"^python=.*$", "python=/bin/true", script, flags=re.M)
+        done = subprocess.run(
+            ["bash"], input=script, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        )
+    assert f"port {port} is taken" in done.stderr
+    assert done.returncode == 1
 
 
 def steps(script: str) -> list[str]:

@@ -10,12 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from dynamoctl import __version__
+from dynamoctl import __version__, policies
 from dynamoctl.cli import run
 from dynamoctl.errors import SpecError
 from dynamoctl.export import local, systemd
 from dynamoctl.planner.plan import DeploymentPlan
-from dynamoctl.processes import cleanup
 
 from tests.unit.hosts import FOLDER_MODEL, plan
 from tests.unit.test_plan_golden import GOLDEN, hold
@@ -148,9 +147,37 @@ def test_the_machines_manager_runs_it_as_somebody() -> None:
         systemd.Manager("user", "llm")
 
 
-def test_they_stop_as_down_stops_them() -> None:
-    flat = [role for group in cleanup.STOP_ORDER for role in group]
-    assert list(local.STOP_ORDER) == flat
+def test_they_restart_and_stop_as_the_supervisor_does() -> None:
+    text = made(plan(drain_s=7.5))["dynamoctl-default-worker-0.service"]
+    assert values(text, "TimeoutStopSec") == ["33"]  # whole seconds, and not less than the supervisor gives
+    assert values(text, "StartLimitBurst") == [str(policies.RESTART_LIMIT + 1)]
+    assert values(text, "StartLimitIntervalSec") == [f"{policies.RESTART_WINDOW_S:g}"]
+    assert values(text, "RestartSec") == [f"{policies.BACKOFF_FIRST_S:g}"]
+    assert values(text, "ExecStopPost") == [f"/bin/sleep {policies.TRACKER_PATIENCE_S:g}"]
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "direct"),
+    [
+        ("192.0.2.5", "http://192.0.2.5:8000/health", "localhost,127.0.0.1,192.0.2.5"),
+        ("::", "'http://[::1]:8000/health'", "localhost,127.0.0.1,::1"),
+        ("2001:db8::5", "'http://[2001:db8::5]:8000/health'", "localhost,127.0.0.1,2001:db8::5"),
+        ("0.0.0.0", "http://127.0.0.1:8000/health", "localhost,127.0.0.1"),
+    ],
+)
+def test_a_gate_is_asked_where_its_unit_listens(host: str, origin: str, direct: str) -> None:
+    files = made(plan(host=host))
+    (asks,) = values(files["dynamoctl-default-frontend.service"], "ExecStartPost")
+    assert f"--noproxy {direct} " in asks
+    assert f"/dev/null {origin}; do" in asks
+    (asks,) = values(files["dynamoctl-default-worker-0.service"], "ExecStartPost")
+    assert " http://127.0.0.1:" in asks
+
+
+def test_a_gate_runs_nothing_that_a_user_names() -> None:
+    (asks,) = values(made(plan(host="$(false)%n"))["dynamoctl-default-frontend.service"], "ExecStartPost")
+    assert "'http://$$(false)%%n:8000/health'" in asks
+    assert "kill -0 $$MAINPID" in asks
 
 
 def test_the_command(

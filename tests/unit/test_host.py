@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from dynamoctl import policies
 from dynamoctl.errors import PreflightError
 from dynamoctl.host import facts, gpus, models, processes
 
@@ -115,7 +116,7 @@ def test_the_built_in_models_size_is_known_before_it_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DYNAMOCTL_CACHE", str(tmp_path))
-    model = models.locate(models.BUILTIN)
+    model = models.locate(policies.BUILTIN_MODEL)
     assert (model.folder, model.weights_gib) == (None, 0.26)
 
 

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import pytest
-from dynamoctl.config.spec import load_spec
+from dynamoctl.config.load import load_spec
 from dynamoctl.errors import PreflightError, SpecError
 from dynamoctl.planner.plan import DeploymentPlan
 from dynamoctl.planner.printed import render
@@ -32,19 +32,19 @@ def values(made: DeploymentPlan, variable: str) -> set[str | None]:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"discovery": "etcd"}, "etcd_endpoints: where etcd answers is not said"),
-        ({"etcd_endpoints": ETCD}, "etcd_endpoints: etcd is named, but discovery is a folder"),
-        ({"advertise": "eth0"}, "advertise: others are to reach it, but discovery is a folder"),
-        ({"roles": "prefill", "mode": "disagg"}, "roles: frontend and decode on another host"),
+        ({"discovery": "etcd"}, "etcd_endpoints: no endpoint given: add --etcd-endpoints"),
+        ({"etcd_endpoints": ETCD}, "--etcd-endpoints: discovery in a folder of this host needs none"),
+        ({"advertise": "eth0"}, "--advertise: discovery in a folder of this host needs none"),
+        ({"roles": "prefill", "mode": "disagg"}, "--roles: frontend and decode on another host"),
         ({**ETCD_HERE, "roles": "agg"}, "advertise: other hosts must reach this one"),
-        ({"roles": "decode"}, "roles: `up agg` has no decode: it has frontend, agg"),
-        ({"roles": "agg", "mode": "disagg"}, "roles: `up disagg` has no agg: it has frontend"),
-        ({"roles": "router"}, "roles: 'router' is no role: there are frontend, agg, decode, prefill"),
-        ({"roles": " "}, "roles: no role is named"),
-        ({"discovery": "etcd", "etcd_endpoints": "10.0.0.1:2379"}, "etcd_endpoints: '10.0.0.1:2379' is"),
-        ({"discovery": "etcd", "etcd_endpoints": "http://10.0.0.1"}, "etcd_endpoints: 'http://10.0.0.1'"),
-        ({"discovery": "etcd", "etcd_endpoints": "http://me:pw@a:2379"}, "etcd_endpoints: a URL of etcd's"),
-        ({"discovery": "zookeeper"}, "discovery: 'zookeeper' is not one of"),
+        ({"roles": "decode"}, "--roles: `up agg` has no decode: choose from frontend, agg"),
+        ({"roles": "agg", "mode": "disagg"}, "--roles: `up disagg` has no agg: choose from frontend"),
+        ({"roles": "router"}, "--roles: 'router' is not a role: choose from frontend, agg, decode, prefill"),
+        ({"roles": " "}, "--roles: no role given"),
+        ({"discovery": "etcd", "etcd_endpoints": "10.0.0.1:2379"}, "--etcd-endpoints: '10.0.0.1:2379' is"),
+        ({"discovery": "etcd", "etcd_endpoints": "http://10.0.0.1"}, "--etcd-endpoints: 'http://10.0.0.1'"),
+        ({"discovery": "etcd", "etcd_endpoints": "http://me:pw@a:2379"}, "--etcd-endpoints: an etcd URL"),
+        ({"discovery": "zookeeper"}, "--discovery: 'zookeeper' is not one of"),
     ],
 )  # fmt: skip
 def test_what_makes_no_deployment(flags: dict[str, Any], message: str) -> None:

@@ -93,3 +93,12 @@ import dynamoctl.supervisor.run
 print(sorted({"httpx2", "anyio", "prometheus_client", "importlib.metadata"} & sys.modules.keys()))
 """
     assert last_line(script) == "[]"
+
+
+def test_flags_are_there_without_what_checks_them() -> None:
+    script = """
+import sys
+import dynamoctl.cli.plan_flags
+print(sorted({"pydantic", "dynamoctl.config.types", "dynamoctl.config.spec"} & sys.modules.keys()))
+"""
+    assert last_line(script) == "[]"

@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dynamoctl import policies
 from dynamoctl.cli import run
-from dynamoctl.config.spec import DeploymentSpec, LMCacheSpec, load_spec
+from dynamoctl.config.lmcache_spec import LMCacheSpec
+from dynamoctl.config.load import load_spec
+from dynamoctl.config.spec import DeploymentSpec
 from dynamoctl.config.template import toml
 from dynamoctl.errors import SpecError
 from dynamoctl.host import facts, models
@@ -29,7 +32,7 @@ Machine = Callable[..., None]
 def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DYNAMOCTL_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(models, "here", lambda: [models.BUILTIN])
+    monkeypatch.setattr(models, "here", lambda: [policies.BUILTIN_MODEL])
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     for name in ("ENABLE_LMCACHE", "LMCACHE_CHUNK_SIZE", "LMCACHE_CONFIG_FILE"):
@@ -264,7 +267,7 @@ def test_a_file_that_cannot_be_written(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--gpus", "zero"], "'zero' is no GPU"),
+        (["--gpus", "zero"], "--gpus: 'zero' is not a GPU"),
         (["agg", "--decode", "2"], "only `up disagg` has"),
         (["--lmcache-mode", "inproc"], "does not work on a CPU"),
         (["--model", "\udcff"], "unicode"),

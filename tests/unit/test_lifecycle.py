@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import get_args
 
 import pytest
+from dynamoctl import policies
 from dynamoctl.config.spec import DeploymentSpec
 from dynamoctl.errors import InternalError
 from dynamoctl.supervisor.lifecycle import (
     PROMPT,
-    RESTART_LIMIT,
-    RESTART_WINDOW_S,
     TABLE,
     Event,
     State,
@@ -85,15 +84,15 @@ def test_backoff_is_a_fifth_longer_or_shorter_by_chance(restarts: int, chance: f
 
 
 def test_so_many_restarts_and_no_more() -> None:
-    times = [100.0 + i for i in range(RESTART_LIMIT)]
+    times = [100.0 + i for i in range(policies.RESTART_LIMIT)]
     assert may_restart(times[:-1], now=200.0)
     assert not may_restart(times, now=200.0)
 
 
 def test_restarts_of_long_ago_do_not_count() -> None:
-    times = [100.0] * RESTART_LIMIT
-    assert not may_restart(times, now=100.0 + RESTART_WINDOW_S - 1)
-    assert may_restart(times, now=100.0 + RESTART_WINDOW_S)
+    times = [100.0] * policies.RESTART_LIMIT
+    assert not may_restart(times, now=100.0 + policies.RESTART_WINDOW_S - 1)
+    assert may_restart(times, now=100.0 + policies.RESTART_WINDOW_S)
 
 
 @pytest.mark.parametrize(

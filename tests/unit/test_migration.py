@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from dynamoctl.config.spec import load_spec
+from dynamoctl.config.load import load_spec
 from dynamoctl.errors import SpecError
 from dynamoctl.planner import migration
 
@@ -66,5 +66,5 @@ def test_whether_requests_are_moved(fields: dict[str, Any], expected: bool) -> N
 
 @pytest.mark.parametrize("wrong", [-1, 101, True, 1.5, "3"])
 def test_a_limit_is_a_small_number(wrong: object) -> None:
-    with pytest.raises(SpecError, match="migration_limit: "):
+    with pytest.raises(SpecError, match="--migration-limit: "):
         load_spec({"migration_limit": wrong}, {})

@@ -16,13 +16,13 @@ from dynamoctl.cli.draw import draw_status
 from dynamoctl.facts import Gpu
 from dynamoctl.host import gpus, processes
 from dynamoctl.host.processes import Identity, boot_id, identify
-from dynamoctl.monitoring import observe
+from dynamoctl.monitoring import observe, probes
 from dynamoctl.monitoring.observe import Memory, Snapshot
 from dynamoctl.operations.status import _answer
 from dynamoctl.planner.plan import DeploymentPlan
 from dynamoctl.state import DeploymentState, UnitState
 
-from tests.unit.hosts import plan, uuid
+from tests.unit.hosts import ETCD, plan, uuid
 from tests.unit.served import served
 
 # ---- KV transfers ---------------------------------------------------------------------------
@@ -387,3 +387,20 @@ def test_what_is_not_as_it_should_be_has_a_column(capsys: pytest.CaptureFixture[
     draw_status(ill)
     row = table(capsys.readouterr().out)
     assert (row["RESTARTS"], row["HEALTH"]) == ("2", "HTTP 503")
+
+
+# ---- the size of the KV cache ---------------------------------------------------------------
+
+
+def test_the_size_of_the_kv_cache_is_asked_where_each_worker_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    async def get_text(url: str) -> str:
+        asked.append(url)
+        return 'vllm:cache_config_info{num_gpu_blocks="10",block_size="16"} 1.0\n'
+
+    monkeypatch.setattr(probes, "get_text", get_text)
+    etcd: dict[str, Any] = {"discovery": "etcd", "etcd_endpoints": [ETCD]}
+    made = plan(mode="disagg", engine="mocker", roles=["prefill"], prefill=2, advertise="10.0.0.1", **etcd)
+    assert asyncio.run(observe.kv_cache_tokens(made)) == 2 * 160
+    assert asked == [f"http://10.0.0.1:{unit.gate.port}/metrics" for unit in made.workers]

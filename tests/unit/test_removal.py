@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from dynamoctl import policies
 from dynamoctl.host.files import Files
 from dynamoctl.host.processes import MARK, files_of, identify, is_resource_tracker, members
 from dynamoctl.processes import cleanup
@@ -68,7 +69,7 @@ def test_a_killed_units_resource_tracker_may_remove_what_nobody_has_mapped(
 ) -> None:
     process, mark, file = unit
     assert file.exists()
-    monkeypatch.setattr(cleanup, "TRACKER_PATIENCE_S", 60)  # this machine may be busy
+    monkeypatch.setattr(policies, "TRACKER_PATIENCE_S", 60)  # this machine may be busy
     found: Files = {}
     assert cleanup.kill_members(mark, identify(process.pid), found) == []
     assert set(found) <= {str(file)}  # a tracker that is late has it mapped, as its parent had
@@ -86,7 +87,7 @@ def test_a_tracker_that_does_not_end_is_killed_too(
         time.sleep(0.05)
     (tracker,) = trackers
     os.kill(tracker.pid, signal.SIGSTOP)
-    monkeypatch.setattr(cleanup, "TRACKER_PATIENCE_S", 0.2)
+    monkeypatch.setattr(policies, "TRACKER_PATIENCE_S", 0.2)
     began = time.monotonic()
     assert cleanup.kill_members(mark, identify(process.pid), {}) == []
     assert time.monotonic() - began >= 0.2

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any, get_args
 
 import pytest
-from dynamoctl.config.spec import RouterMode
+from dynamoctl.config.choices import RouterMode
 from dynamoctl.errors import SpecError
 from dynamoctl.planner import make_plan
 from dynamoctl.planner.plan import DeploymentPlan, Unit

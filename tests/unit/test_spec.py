@@ -9,7 +9,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from dynamoctl.config.spec import ROUTER_MODES, DeploymentSpec, load_spec, switch
+from dynamoctl.config.choices import ROUTER_MODES
+from dynamoctl.config.load import flag_of, load_spec, switch
+from dynamoctl.config.spec import DeploymentSpec
 from dynamoctl.errors import SpecError
 from hypothesis import given
 from hypothesis import strategies as st
@@ -167,22 +169,22 @@ WRONG_IN_THE_FILE = [
     ("model = 1", "model: input should be a valid string, not 1"),
     ("model = ''", "model: string should have at least 1 character, not ''"),
     ("host = ''", "host: string should have at least 1 character, not ''"),
-    ("engine_args = '--a'", "engine_args: a list is wanted, not '--a'"),
-    ("gpus = 1.5", "gpus: a list is wanted, not 1.5"),
+    ("engine_args = '--a'", "engine_args: must be a list, not '--a'"),
+    ("gpus = 1.5", "gpus: must be a list, not 1.5"),
     ("mode = 'both'", "mode: 'both' is not one of 'agg' or 'disagg'"),
     ("device = 'gpu'", "device: 'gpu' is not one of 'auto', 'cuda' or 'cpu'"),
-    ("env = 1", "env: a table is wanted, as in [env], not 1"),
-    ("lmcache = 1", "lmcache: a table is wanted, as in [lmcache], not 1"),
-    ("lmcache = false", "lmcache: a table is wanted, as in [lmcache], not False"),
-    ("[lmcache]\nenv = 1", "lmcache.env: a table is wanted, as in [lmcache.env], not 1"),
+    ("env = 1", "env: must be a table, as in [env], not 1"),
+    ("lmcache = 1", "lmcache: must be a table, as in [lmcache], not 1"),
+    ("lmcache = false", "lmcache: must be a table, as in [lmcache], not False"),
+    ("[lmcache]\nenv = 1", "lmcache.env: must be a table, as in [lmcache.env], not 1"),
     ("[lmcache]\nenabled = 1", "lmcache.enabled: input should be a valid boolean, not 1"),
     (
         "[lmcache]\nchunk_size = 0",
         "lmcache.chunk_size: input should be greater than or equal to 1, not 0",
     ),
     ("[lmcache]\nmode = 'x'", "lmcache.mode: 'x' is not one of 'auto', 'inproc' or 'mp'"),
-    ("engine_args = ['a\\u0000']", "engine_args.0: a NUL character cannot be handed to a process"),
-    ("[env]\n'A=B' = '1'", "env: 'A=B' cannot be the name of an environment variable"),
+    ("engine_args = ['a\\u0000']", "engine_args.0: a NUL character cannot be passed to a process"),
+    ("[env]\n'A=B' = '1'", "env: 'A=B' is not a valid name of an environment variable"),
 ]
 
 
@@ -202,18 +204,21 @@ def test_how_to_turn_lmcache_off_in_the_file(toml: Toml) -> None:
 def test_a_flag_does_not_hide_that_lmcache_is_no_table(toml: Toml, flags: dict[str, Any]) -> None:
     config = toml("lmcache = 1")
     error = refusal(flags, {"ENABLE_LMCACHE": "1", "LMCACHE_LOCAL_CPU": "True"}, config)
-    assert error.message == f"lmcache: a table is wanted, as in [lmcache], not 1 (in {config})"
+    assert error.message == f"lmcache: must be a table, as in [lmcache], not 1 (in {config})"
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"port": 0}, "port: input should be greater than or equal to 1, not 0"),
-        ({"router_mode": "best"}, "router_mode: 'best' is not one of {}"),
-        ({"gpus": "foo"}, "gpus: 'foo' is no GPU: give indices or UUIDs with commas between them, as in 0,1"),
+        ({"port": 0}, "--port: input should be greater than or equal to 1, not 0"),
+        ({"router_mode": "best"}, "--router-mode: 'best' is not one of {}"),
+        (
+            {"gpus": "foo"},
+            "--gpus: 'foo' is not a GPU index or UUID: separate several with commas, as in 0,1",
+        ),
         (
             {"lmcache.chunk_size": -1},
-            "lmcache.chunk_size: input should be greater than or equal to 1, not -1",
+            "--lmcache-chunk-size: input should be greater than or equal to 1, not -1",
         ),
     ],
 )
@@ -221,6 +226,18 @@ def test_a_wrong_flag_is_not_blamed_on_the_file(toml: Toml, flags: dict[str, Any
     config = toml("port = 9000\ngpus = [0]\n[lmcache]\nchunk_size = 128")
     routers = ", ".join(f"'{mode}'" for mode in ROUTER_MODES[:-1]) + f" or '{ROUTER_MODES[-1]}'"
     assert refusal(flags, {}, config).message == message.format(routers)
+
+
+def test_a_wrong_item_of_a_flag_is_named_by_the_flag() -> None:
+    assert refusal({"decode_args": ("a\0",)}).message.startswith("--decode-args: a NUL character")
+    assert refusal({"engine_args": ("a\0",)}).message.startswith("the arguments after --: a NUL character")
+
+
+def test_a_count_that_the_file_makes_wrong_is_named_with_the_file(toml: Toml) -> None:
+    config = toml("gpus = [0, 1, 2]")
+    error = refusal({"workers": 2}, config=config)
+    assert error.message.startswith("gpus: 3 named, but 2 workers with tensor parallelism 1 take 2")
+    assert error.message.endswith(f"(in {config})")
 
 
 def test_a_wrong_variable_is_not_blamed_on_the_file(toml: Toml) -> None:
@@ -245,7 +262,7 @@ def test_lmcaches_settings_in_the_file_are_checked_like_those_in_the_environment
 
 def test_other_variables_do_not_belong_to_lmcache(toml: Toml) -> None:
     error = refusal(config=toml("[lmcache.env]\nHF_HOME = '/data'"))
-    assert "HF_HOME is no setting of LMCache's: put it into [env]" in error.message
+    assert "HF_HOME is not an LMCache setting: put it into [env]" in error.message
 
 
 # ---- names, modes, GPUs -----------------------------------------------------------------------
@@ -258,7 +275,7 @@ def test_names(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "-a", "a-", "A", "a_b", "a.b", "a/b", "..", "é", "a\n", "x" * 33])
 def test_names_that_would_not_fit_everywhere(name: str) -> None:
-    assert refusal({"name": name}).message.startswith("name: a name has 1 to 32 lower-case letters")
+    assert refusal({"name": name}).message.startswith("--name: a name has 1 to 32 lower-case letters")
 
 
 @pytest.mark.parametrize(
@@ -266,12 +283,12 @@ def test_names_that_would_not_fit_everywhere(name: str) -> None:
 )
 def test_agg_has_no_decode_and_prefill_workers(flags: dict[str, Any]) -> None:
     field = next(iter(flags))
-    message = f"{field}: only `up disagg` has prefill and decode workers"
+    message = f"{flag_of(field)}: only `up disagg` has prefill and decode workers"
     assert refusal({"mode": "agg", **flags}).message == message
 
 
 def test_disagg_has_no_plain_workers() -> None:
-    assert refusal({"mode": "disagg", "workers": 2}).message.startswith("workers: `up disagg` has decode")
+    assert refusal({"mode": "disagg", "workers": 2}).message.startswith("--workers: `up disagg` has decode")
 
 
 @pytest.mark.parametrize("mode", ROUTER_MODES)
@@ -297,18 +314,18 @@ def test_ways_to_name_a_gpu(given: object, gpus: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("nonsense", ["foo", "0,,1", "-1", "0,", "1.5", "0 1", "GPU", "1000", "\u0663", "²"])
 def test_what_names_no_gpu(nonsense: str) -> None:
     message = refusal({"gpus": nonsense}).message
-    assert message.startswith("gpus: '")
-    assert "is no GPU: give indices or UUIDs" in message
+    assert message.startswith("--gpus: '")
+    assert "is not a GPU index or UUID" in message
 
 
 @pytest.mark.parametrize("nothing", ["", "  "])
 def test_naming_no_gpu_at_all(nothing: str) -> None:
-    message = "gpus: no GPU is named: give indices or UUIDs, as in 0,1, or leave it out"
+    message = "--gpus: no GPU given: give indices or UUIDs, as in 0,1, or leave it out"
     assert refusal({"gpus": nothing}).message == message
 
 
 def test_a_truth_names_no_gpu() -> None:
-    assert refusal({"gpus": True}).message == "gpus: true and false name no GPU"
+    assert refusal({"gpus": True}).message == "--gpus: true is not a GPU index or UUID"
 
 
 @pytest.mark.parametrize(
@@ -316,22 +333,22 @@ def test_a_truth_names_no_gpu() -> None:
     [
         (
             {"gpus": "0,1"},
-            "gpus: 2 named, but 1 worker with tensor parallelism 1 take 1:"
+            "--gpus: 2 named, but 1 worker with tensor parallelism 1 takes 1:"
             " name 1, or add --workers 2 or --tp 2",
         ),
         (
             {"gpus": "0", "mode": "disagg"},
-            "gpus: 1 named, but 1 decode + 1 prefill with tensor parallelism 1 take 2:"
+            "--gpus: 1 named, but 1 decode + 1 prefill with tensor parallelism 1 take 2:"
             " name more, or one twice to share it (as in --gpus 0,0)",
         ),
         (
             {"gpus": "0,1,2", "mode": "disagg"},
-            "gpus: 3 named, but 1 decode + 1 prefill with tensor parallelism 1 take 2:"
+            "--gpus: 3 named, but 1 decode + 1 prefill with tensor parallelism 1 take 2:"
             " name fewer, or ask for more workers",
         ),
         (
             {"gpus": "0", "workers": 2},
-            "gpus: 1 named, but 2 workers with tensor parallelism 1 take 2:"
+            "--gpus: 1 named, but 2 workers with tensor parallelism 1 take 2:"
             " name more, or one twice to share it (as in --gpus 0,0)",
         ),
     ],
@@ -341,7 +358,7 @@ def test_a_count_of_gpus_that_does_not_fit_says_what_would(flags: dict[str, Any]
 
 
 def test_named_gpus_and_the_cpu_exclude_each_other() -> None:
-    message = "device: GPUs are named, so the device cannot be the CPU"
+    message = "--device: GPUs are named, so the device cannot be the CPU"
     assert refusal({"gpus": "0", "device": "cpu"}).message == message
 
 

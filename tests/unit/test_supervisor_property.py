@@ -22,6 +22,7 @@ from types import MappingProxyType, SimpleNamespace
 from typing import Any, get_args
 
 import pytest
+from dynamoctl import policies
 from dynamoctl.answers.cache import CacheProbe
 from dynamoctl.errors import DynamoctlError, InternalError, NotReadyError, PreflightError
 from dynamoctl.facts import Gpu
@@ -31,7 +32,7 @@ from dynamoctl.monitoring import cache_probe, observe, probes
 from dynamoctl.patches import engine_heartbeat
 from dynamoctl.patches.engine_heartbeat import Heartbeat
 from dynamoctl.planner.plan import DeploymentPlan, Gate, Role, Tier, Unit
-from dynamoctl.processes import cleanup, process_control
+from dynamoctl.processes import process_control
 from dynamoctl.state import DeploymentState
 from dynamoctl.supervisor import (
     control,
@@ -117,9 +118,9 @@ def test_no_more_restarts_than_allowed_in_any_window(pauses: list[float]) -> Non
             times.append(now)
         else:
             # Not for nothing: as many as are allowed are in the window.
-            assert now - times[-lifecycle.RESTART_LIMIT] < lifecycle.RESTART_WINDOW_S
-    for first, later in zip(times, times[lifecycle.RESTART_LIMIT :], strict=False):
-        assert later - first >= lifecycle.RESTART_WINDOW_S
+            assert now - times[-policies.RESTART_LIMIT] < policies.RESTART_WINDOW_S
+    for first, later in zip(times, times[policies.RESTART_LIMIT :], strict=False):
+        assert later - first >= policies.RESTART_WINDOW_S
 
 
 @settings(repeatable, max_examples=500)
@@ -366,7 +367,7 @@ _HOUR_S = 3600.0
 # Less of it is enough where all is well for so long, or where nothing has changed for longer than anything
 # that the supervisor may be waiting for.
 _CALM_S = 30.0
-_STANDSTILL_S = lifecycle.RESTART_WINDOW_S + 100.0
+_STANDSTILL_S = policies.RESTART_WINDOW_S + 100.0
 # Dynamo drops the registration of a dead process after so long.
 _LEASE_S = 10.0
 _REGISTERS_AFTER_S = 1.0
@@ -635,8 +636,8 @@ class World:
         is_starved = bool(unit.gpus) and before is not None and before.start.how == "no memory"
         if self.starts[name] and not (is_starved or (before is not None and before.to_be_renewed)):
             self.restarts[name].append(now)
-            recent = [time for time in self.restarts[name] if now - time < lifecycle.RESTART_WINDOW_S]
-            if len(recent) > lifecycle.RESTART_LIMIT:
+            recent = [time for time in self.restarts[name] if now - time < policies.RESTART_WINDOW_S]
+            if len(recent) > policies.RESTART_LIMIT:
                 self.breaks("restarts", f"{name} is restarted for the {len(recent)}th time in the window")
         if before is not None:
             before.to_be_renewed = False
@@ -657,8 +658,8 @@ class World:
         beat = self.loop.now - one.beaten if self.plan.unit(one.unit).is_worker else 0.0
         is_hung = silent > PROMPT.hung_s or beat > self._patience(one).hung_s
         unlisted = self.loop.now - one.listed
-        is_blind = self.plan.unit(one.unit).role == "frontend" and unlisted > watching._UNLISTED_S
-        is_unseen = one.start.how == "unseen" and self.loop.now - one.up > watching._UNREGISTERED_S
+        is_blind = self.plan.unit(one.unit).role == "frontend" and unlisted > policies.UNLISTED_S
+        is_unseen = one.start.how == "unseen" and self.loop.now - one.up > policies.UNREGISTERED_S
         if not (is_hung or is_blind or is_unseen or one.to_be_renewed):
             self.breaks("killed", f"{one.unit} answered {silent:.1f} s ago, listed {unlisted:.1f} s ago")
 
@@ -679,7 +680,7 @@ class World:
             if self.error is None:
                 self.breaks("quiet", "failed, and no error is said")
             if self.was_up and not any(
-                state == "failed" and (self.starts[unit] > lifecycle.RESTART_LIMIT or self._is_without(unit))
+                state == "failed" and (self.starts[unit] > policies.RESTART_LIMIT or self._is_without(unit))
                 for unit, state in self.units.items()
             ):
                 self.breaks("quiet", f"failed without a reason: {self.units}")
@@ -1156,7 +1157,6 @@ def install(world: World, patch: pytest.MonkeyPatch) -> None:
             how_it_ended=process_control.how_it_ended,
         ),
         "cleanup": SimpleNamespace(
-            STOP_ORDER=cleanup.STOP_ORDER,
             kill_members=world.kill_members,
             remove_folders=world.remove_folders,
             remove_files=lambda files: {},
@@ -1525,11 +1525,11 @@ def test_the_only_decode_worker_serves_on_beside_the_other_prefill_worker_until_
 
 def test_starts_that_end_for_want_of_memory_do_not_count_as_failures() -> None:
     """Somebody took it between the look and the start: three times, and each of the limit's after that."""
-    starved = (0.0, Next("worker-0", Start("no memory"), 3 + lifecycle.RESTART_LIMIT - 1))
+    starved = (0.0, Next("worker-0", Start("no memory"), 3 + policies.RESTART_LIMIT - 1))
     world = live(Life("agg on a GPU", (starved, (0.0, Die(("worker-0",))))))
     assert world.broken == []
     assert world.failure is None
-    assert world.starts["worker-0"] == 2 + 3 + lifecycle.RESTART_LIMIT - 1
+    assert world.starts["worker-0"] == 2 + 3 + policies.RESTART_LIMIT - 1
 
 
 # ---- can the rules be broken? -------------------------------------------------------------
@@ -1581,7 +1581,7 @@ WRONG: dict[str, tuple[str, Life, Callable[[pytest.MonkeyPatch], object]]] = {
     "stops in the order of the start": (
         "order",
         Life("disagg"),
-        lambda patch: patch.setattr(_there(stopping, "cleanup"), "STOP_ORDER", cleanup.STOP_ORDER[::-1]),
+        _set(policies, "STOP_ORDER", policies.STOP_ORDER[::-1]),
     ),
     "starts without waiting": (
         "gates",

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from dynamoctl.checks import tiers
-from dynamoctl.config.spec import load
+from dynamoctl.config.load import load
 from dynamoctl.errors import DynamoctlError
 from dynamoctl.monitoring import probes
 from dynamoctl.planner import make_plan
@@ -58,11 +58,11 @@ ERRORS: dict[str, tuple[Asked, str]] = {
     "a misspelt key of its own": (toml("save_decode_cash = true"), "key 'lmcache.save_decode_cash'"),
     "a misspelt key in its file": (yaml("max_local_cpu_sise: 5"), "no setting max_local_cpu_sise"),
     "two names of one setting": (toml('cpu_gb = 1\nmax_local_cpu_size = "2"'), "are the same setting"),
-    "a variable that is not LMCache's": (toml('[lmcache.env]\nREDIS_URL = "x"'), "no setting of LMCache's"),
-    "a field's variable in its table": (toml('[lmcache.env]\nLMCACHE_CHUNK_SIZE = "9"'), "a key of its own"),
+    "a variable that is not LMCache's": (toml('[lmcache.env]\nREDIS_URL = "x"'), "not an LMCache setting"),
+    "a field's variable in its table": (toml('[lmcache.env]\nLMCACHE_CHUNK_SIZE = "9"'), "has its own key"),
     # values
     "a chunk of no tokens": (env(CHUNK_SIZE="0"), "LMCACHE_CHUNK_SIZE=0"),
-    "a chunk below no tokens": (flag(chunk_size=-256), "lmcache.chunk_size"),
+    "a chunk below no tokens": (flag(chunk_size=-256), "--lmcache-chunk-size"),
     "a chunk that is a fraction": (env(CHUNK_SIZE="25.6"), "LMCACHE_CHUNK_SIZE=25.6"),
     "a chunk that is a word": (toml('chunk_size = "many"'), "lmcache.chunk_size"),
     "a chunk that is no whole block": (flag(chunk_size=200), "not a multiple of 128"),
@@ -76,21 +76,21 @@ ERRORS: dict[str, tuple[Asked, str]] = {
     "a way of copying that is wrong (layers)": (env(gpus=1, USE_LAYERWISE="True"), "LMCACHE_USE_LAYERWISE"),
     "a way of copying that is wrong (blend)": (env(gpus=1, ENABLE_BLENDING="1"), "LMCACHE_ENABLE_BLENDING"),
     "a way of copying that ends the engine": (env(gpus=1, USE_GPU_CONNECTOR_V3="true"), "CONNECTOR_V3"),
-    "a mode that is none": (flag(mode="server"), "lmcache.mode: 'server'"),
+    "a mode that is none": (flag(mode="server"), "--lmcache-mode: 'server'"),
     "in process on a CPU": (flag(mode="inproc"), "does not work on a CPU"),
     "neither on nor off": (Asked(environ={"ENABLE_LMCACHE": "perhaps"}), "ENABLE_LMCACHE=perhaps"),
     # sizes
-    "a size in words": (flag(cpu_gb="much"), "'much' is no size"),
-    "a size of an unknown unit": (flag(cpu_gb="20XB"), "'20XB' is no size"),
-    "a size of nothing": (flag(cpu_gb="0"), "0 GiB is no size"),
-    "a size below nothing": (toml("cpu_gb = -4"), "-4 GiB is no size"),
+    "a size in words": (flag(cpu_gb="much"), "'much' is not a size"),
+    "a size of an unknown unit": (flag(cpu_gb="20XB"), "'20XB' is not a size"),
+    "a size of nothing": (flag(cpu_gb="0"), "0 GiB is not a valid size"),
+    "a size below nothing": (toml("cpu_gb = -4"), "-4 GiB is not a valid size"),
     "a size that is true": (toml("cpu_gb = true"), "lmcache.cpu_gb"),
     "a variable's size in words": (env(MAX_LOCAL_CPU_SIZE="much"), "LMCACHE_MAX_LOCAL_CPU_SIZE=much"),
-    "a disk of no size": (flag(disk="/cache"), "lmcache.disk_gb: how much"),
-    "a disk of size zero": (flag(disk="/cache", disk_gb="0"), "0 GiB is no size"),
-    "a size and no disk": (flag(disk_gb="10"), "lmcache.disk: a size is given"),
-    "a variable's disk of no size": (env(LOCAL_DISK="file:///cache/"), "lmcache.disk_gb: how much"),
-    "a disk that is automatic": (flag(disk="/cache", disk_gb="auto"), "lmcache.disk_gb"),
+    "a disk of no size": (flag(disk="/cache"), "lmcache.disk_gb: the disk tier has no size"),
+    "a disk of size zero": (flag(disk="/cache", disk_gb="0"), "0 GiB is not a valid size"),
+    "a size and no disk": (flag(disk_gb="10"), "lmcache.disk: the disk tier has a size but no folder"),
+    "a variable's disk of no size": (env(LOCAL_DISK="file:///cache/"), "lmcache.disk_gb: the disk tier"),
+    "a disk that is automatic": (flag(disk="/cache", disk_gb="auto"), "--lmcache-disk-gb"),
     # stores
     "a store without a scheme": (flag(remote="127.0.0.1:6379"), "no store that LMCache knows"),
     "a store of an unknown scheme": (flag(remote="etcd://h:1"), "no store that LMCache knows"),

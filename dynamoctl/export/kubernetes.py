@@ -1,8 +1,8 @@
 """A plan as a `DynamoGraphDeployment` (nvidia.com/v1beta1), the resource of Dynamo's Kubernetes operator.
 
 Each role is a component, and its units are the component's replicas. What the operator or the pod decides
-(ports, discovery, GPUs by index) is left out; `DROPPED` says what of a unit's environment, and why. LMCache's
-server (mp) is a resource of LMCache's own operator, beside it.
+(ports, discovery, GPUs by index) is left out: each rule of `planner.rules` says what becomes of it in a pod
+(`in_pod`). LMCache's server (mp) is a resource of LMCache's own operator, beside it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from dynamoctl.patches import plugin
 from dynamoctl.planner import migration
 from dynamoctl.planner.arguments import argument
 from dynamoctl.planner.plan import DeploymentPlan, Role, Unit
+from dynamoctl.planner.rules import RULES
 from dynamoctl.planner.secrets import redact
 from dynamoctl.tested_versions import INSTALLED
 
@@ -40,57 +41,8 @@ TYPES: Mapping[Role, str] = {
     "prefill": "prefill",
 }
 
-_OPERATOR = "the operator has its own"
-_LOOPBACK = "it keeps traffic on the loopback; pods could not reach each other"
-_OWN_NETWORK = "a pod has its own network"
-_SUPERVISOR = "for dynamoctl's supervisor"
-# Of what the planner gives a unit: what no pod gets.
-DROPPED = {
-    "DYN_DISCOVERY_BACKEND": _OPERATOR,
-    "DYN_FILE_KV": _OPERATOR,
-    "DYN_REQUEST_PLANE": _OPERATOR,
-    "DYN_EVENT_PLANE": _OPERATOR,
-    "DYN_NAMESPACE": _OPERATOR,
-    "DYN_SYSTEM_PORT": _OPERATOR,
-    "DYN_TCP_RPC_HOST": _LOOPBACK,
-    "DYN_SYSTEM_HOST": _LOOPBACK,
-    "DYN_TCP_RESPONSE_STREAM_HOST": _LOOPBACK,
-    "GLOO_SOCKET_IFNAME": _LOOPBACK,
-    "NCCL_SOCKET_IFNAME": _LOOPBACK,
-    "UCX_NET_DEVICES": _LOOPBACK,
-    "VLLM_NIXL_SIDE_CHANNEL_HOST": "the pod's address, where Dynamo does not find it out",
-    "VLLM_NIXL_SIDE_CHANNEL_PORT": _OWN_NETWORK,
-    "VLLM_PORT": _OWN_NETWORK,
-    "CUDA_VISIBLE_DEVICES": "nvidia.com/gpu in the limits is their number",
-    "CUDA_DEVICE_ORDER": "nvidia.com/gpu in the limits is their number",
-    "DYN_GRACEFUL_SHUTDOWN_GRACE_PERIOD_SECS": "other pods stay when one leaves",
-    "DYN_RUNTIME_GRACEFUL_SHUTDOWN_TIMEOUT_SECS": "other pods stay when one leaves",
-    "SPT_NOENV": _SUPERVISOR,
-    "DYN_LOG": _SUPERVISOR,
-    "DYN_SKIP_SGLANG_LOG_FORMATTING": _SUPERVISOR,
-}
-# The rest of it, which pods get.
-KEPT = (
-    "HF_HUB_OFFLINE",
-    "PYTHONHASHSEED",
-    "PYTHONUNBUFFERED",
-    "LMCACHE_TRACK_USAGE",
-    "LMCACHE_DISABLE_BANNER",
-    "LMCACHE_CHUNK_SIZE",
-    "LMCACHE_LOCAL_CPU",
-    "LMCACHE_MAX_LOCAL_CPU_SIZE",
-    "LMCACHE_LOCAL_DISK",
-    "LMCACHE_MAX_LOCAL_DISK_SIZE",
-    "LMCACHE_REMOTE_URL",
-    "NCCL_NVLS_ENABLE",
-    "TORCH_SYMM_MEM_DISABLE_MULTICAST",
-    "NVSHMEM_DISABLE_NVLS",
-    plugin.SHARE_COMPILE_CACHE,
-    plugin.WAKE_UP,
-    plugin.END_ENGINE,
-    plugin.PACKED_KV,
-    plugin.LMCACHE_SERVER,
-)
+# Of what the planner gives a unit: what no pod gets as it is. The reasons stand with the rules.
+DROPPED = frozenset(rule.sets for rule in RULES if rule.in_pod.action != "kept")
 
 # Where the KV router of another pod hears what a worker's cache holds. In a pod the port is free.
 _KV_EVENTS_ENDPOINT = "tcp://*:20080"

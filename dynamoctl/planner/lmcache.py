@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dynamoctl.config.spec import DeploymentSpec, LMCacheSpec
 from dynamoctl.errors import SpecError
 from dynamoctl.facts import HostFacts
-from dynamoctl.planner import tiers
 from dynamoctl.planner.connectors import CacheMode, Device
 from dynamoctl.planner.plan import Setting
 from dynamoctl.planner.secrets import redact
@@ -76,17 +75,6 @@ def total_cpu_gib(spec: DeploymentSpec, gib: float, cache: CacheMode | None) -> 
     return 0.0 if cache is None else gib * holders(spec, cache)
 
 
-def environment(spec: LMCacheSpec, gib: float) -> dict[str, str]:
-    """What LMCache reads inside a worker (in process). The user's own settings win."""
-    return {
-        "LMCACHE_CHUNK_SIZE": str(spec.chunk_size),
-        "LMCACHE_LOCAL_CPU": "True",
-        "LMCACHE_MAX_LOCAL_CPU_SIZE": f"{gib:g}",
-        **tiers.environment(spec),
-        **spec.env,
-    }
-
-
 def settings(spec: LMCacheSpec, gib: float, sources: Mapping[str, str]) -> tuple[Setting, ...]:
     """What LMCache is told, each with where that is from, in the TOML's names and LMCache's."""
     values = {
@@ -142,7 +130,7 @@ def check_ways_of_copying(spec: LMCacheSpec, cache: CacheMode | None) -> None:
             )
 
 
-def _eviction_policy(spec: LMCacheSpec) -> str:
+def eviction_policy(spec: LMCacheSpec) -> str:
     """The server's policy out of the setting that LMCache has for use in process.
 
     Raises:
@@ -156,17 +144,3 @@ def _eviction_policy(spec: LMCacheSpec) -> str:
         f"LMCACHE_CACHE_POLICY={asked}: LMCache's server knows {', '.join(SERVER_POLICIES)}",
         "unset it, or take --lmcache-mode inproc on GPUs",
     )
-
-
-def server_arguments(spec: LMCacheSpec, gib: float, port: int, http_port: int) -> tuple[str, ...]:
-    """The command line of the cache server, without the interpreter."""
-    return (
-        "--host", "127.0.0.1",
-        "--port", str(port),
-        "--http-host", "127.0.0.1",
-        "--http-port", str(http_port),
-        "--chunk-size", str(spec.chunk_size),
-        "--l1-size-gb", f"{gib:g}",
-        "--eviction-policy", _eviction_policy(spec),
-        *tiers.server_arguments(spec),
-    )  # fmt: skip

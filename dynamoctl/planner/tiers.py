@@ -22,8 +22,7 @@ from dynamoctl.planner.connectors import CacheMode, Device
 from dynamoctl.planner.plan import Tier
 from dynamoctl.planner.secrets import is_secret_name
 
-# MiB of GPU memory that GPUDirect Storage reads and writes through: LMCache's own examples have 8 GiB, which
-# a small GPU cannot spare. LMCache has no default and ends without one.
+# Rule `lmcache-gds-buffer`.
 GDS_BUFFER_MIB = "2048"
 
 
@@ -68,17 +67,9 @@ def of(spec: LMCacheSpec, cache: CacheMode | None, device: Device, holders: int)
     return tuple(found)
 
 
-def environment(spec: LMCacheSpec) -> dict[str, str]:
-    """What LMCache reads in the engine's process."""
-    env: dict[str, str] = {}
-    if spec.disk:
-        env["LMCACHE_LOCAL_DISK"] = ",".join(f"file://{one.rstrip('/')}/" for one in spec.disk.split(","))
-        env["LMCACHE_MAX_LOCAL_DISK_SIZE"] = f"{spec.disk_gb:g}"
-    if spec.remote:
-        env["LMCACHE_REMOTE_URL"] = spec.remote
-    if spec.gds:
-        env |= {"LMCACHE_GDS_PATH": spec.gds, "LMCACHE_GDS_BUFFER_SIZE": GDS_BUFFER_MIB}
-    return env
+def disk_urls(spec: LMCacheSpec) -> str:
+    """The directories of the disk tier, as LMCache takes them in process."""
+    return ",".join(f"file://{directory.rstrip('/')}/" for directory in (spec.disk or "").split(","))
 
 
 def server_arguments(spec: LMCacheSpec) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import manpage
+import rule_table
 import typer.main
 from dynamoctl import cli, errors
 from dynamoctl.bench.comparison import Figures
@@ -54,6 +55,7 @@ CONFIG = DOCS / "config.md"
 RELIABILITY = DOCS / "reliability.md"
 OBSERVABILITY = DOCS / "observability.md"
 FIRST_TRIES = DOCS / "first-tries.md"
+RULES = DOCS / "rules.md"
 TRIES = DOCS.parent / "tests" / "unit" / "first_tries.py"
 SCHEMA = DOCS.parent / "dynamoctl" / json_schema.SCHEMA_NAME
 MAN_PAGE = DOCS / "dynamoctl.1"
@@ -299,6 +301,7 @@ def main() -> int:
         RELIABILITY: reliability(),
         OBSERVABILITY: observability(),
         FIRST_TRIES: first_tries(),
+        RULES: rule_table.page(),
         SCHEMA: json_schema.text(),
         MAN_PAGE: manpage.page(_table_rows(exit_codes()), _table_rows(ENVIRONMENT)),
     }
@@ -690,7 +693,7 @@ def _json_type(annotation: str) -> str:
         r"'(\w+)'": r'`"\1"`',
         r'(?<!`)"(\w+)"(?!`)': r'`"\1"`',
         r"Mapping\[str, (\w+)\]": "object",
-        r"tuple\[Unit, \.\.\.\]": "list of objects",
+        r"tuple\[(Unit|Tier|Setting|Reason), \.\.\.\]": "list of objects",
         r"tuple\[int \| str, \.\.\.\]": "list of integers or strings",
         r"tuple\[str, \.\.\.\]": "list of strings",
         r"\b(Gate|Spread|Counted)\b": "object",

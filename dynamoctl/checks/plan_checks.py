@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from importlib import metadata, util
 from pathlib import Path
 
-from dynamoctl.checks import tiers
+from dynamoctl.checks import overrides, tiers
 from dynamoctl.checks.tiers import Finding
 from dynamoctl.errors import PreflightError
 from dynamoctl.facts import HostFacts, ModelFacts
@@ -437,4 +437,5 @@ CHECKS: dict[str, Check] = {
     "NATS": _nats,
     "model": _model,
     "tiers": lambda plan, _facts, _model: tiers.check(plan),
+    "overrides": lambda plan, _facts, _model: overrides.check(plan),
 }

@@ -31,7 +31,7 @@ def command(
     from dynamoctl.operations.planning import plan_for_here
 
     if why and not dry_run:
-        raise SpecError("--why: it prints the reasons of a plan, without a start", "add --dry-run")
+        raise SpecError("--why explains a plan that is only printed", "add --dry-run")
     planned = plan_for_here(flags, config)
     if dry_run:
         _print_plan(planned.plan, json, why)

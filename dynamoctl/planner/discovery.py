@@ -1,7 +1,8 @@
-"""How a deployment's processes find each other, and at which addresses of this host they listen.
+"""The address of this host at which a deployment's processes listen.
 
-On one host: a folder, and the loopback. Over several hosts: an etcd that runs already, and the address that
-the user wants to be reached at. Each rule stands with its reason; what was seen is of Dynamo 1.4.2.
+On one host it is the loopback. Over several hosts it is the address that the user advertises. What each
+process is told: `planner.rules.discovery` and `planner.rules.nixl`. What is said of Dynamo here was seen with
+ai-dynamo==1.4.2.
 """
 
 from __future__ import annotations
@@ -33,6 +34,10 @@ LOOPBACK = Address()
 
 def address(spec: DeploymentSpec, facts: HostFacts) -> Address:
     """The address that `--advertise` names, or the loopback.
+
+    Dynamo can be given the name of an interface, and then takes the interface's last address; an IPv6 address
+    makes it fail. If the advertised address is another one, Dynamo uses that of the default route (seen with
+    ai-dynamo==1.4.2; DYN_TCP_RESPONSE_STREAM_HOST in ai-dynamo-runtime==1.4.2:dynamo/_core.abi3.so).
 
     Raises:
         PreflightError: this host does not have it, or its frontend could not take answers there.

@@ -20,7 +20,7 @@ def has_own_size(user_arguments: tuple[str, ...]) -> bool:
 def kv_cache_bytes(unit: UnitContext) -> int:
     """The size of the KV cache of a worker that shares a GPU and starts together with the others.
 
-    The worker's share of the smallest of its GPUs, without the weights of a rank and without what the engine
+    In bytes: the worker's share of the smallest of its GPUs, less the weights of a rank and what the engine
     needs besides. Rule `size-instead-of-measurement`.
 
     Raises:

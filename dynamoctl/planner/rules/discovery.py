@@ -89,7 +89,7 @@ DISCOVERY = (
         value=lambda unit: unit.plan.at.host,
         why="Event channels carry the advertised address. Dynamo reads this variable from 1.5 on.",
         without="Event channels carry the address of the default route; Dynamo 1.4 always does this.",
-        source="read with ai-dynamo==1.5; not in ai-dynamo-runtime==1.4.2",
+        source="ai-dynamo 1.5 and newer; ai-dynamo-runtime==1.4.2 does not read it",
         tested=("ai-dynamo",),
         when=Condition("with --advertise", lambda unit: unit.plan.at != LOOPBACK),
         in_pod=_OTHER_HOSTS,

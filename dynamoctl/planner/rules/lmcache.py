@@ -12,6 +12,7 @@ _CACHING: tuple[Role, ...] = ("agg", "prefill")
 _SERVER: tuple[Role, ...] = ("cache",)
 _CONFIG = "lmcache==0.5.3:lmcache/v1/config.py"
 _SERVER_CONFIG = "lmcache==0.5.3:lmcache/v1/multiprocess/config.py"
+_SERVER_MEMORY = "lmcache==0.5.3:lmcache/v1/distributed/config.py"
 _CONNECTOR = "lmcache==0.5.3:lmcache/integration/vllm/vllm_multi_process_adapter.py"
 _OPERATOR_RUNS = InPod("changed", "LMCache's operator runs the server: the LMCacheEngine has the setting")
 _NO_DISK_FOR_GPUS = InPod("dropped", "a manifest gives no pod a disk that its GPUs reach directly")
@@ -202,8 +203,8 @@ SERVER = (
         sets="--l1-size-gb",
         value=lambda unit: f"{unit.plan.gib:g}",
         why="GiB of CPU memory for the whole host: --lmcache-cpu-gb, or a default that fits the host.",
-        without="The size depends on LMCache's default.",
-        source=f"{_SERVER_CONFIG}:l1",
+        without="The server exits: the flag is required.",
+        source=f"{_SERVER_MEMORY}:--l1-size-gb",
         tested=("lmcache",),
         roles=_SERVER,
         in_pod=_OPERATOR_RUNS,
@@ -214,8 +215,8 @@ SERVER = (
         value=lambda unit: lmcache.eviction_policy(unit.spec.lmcache),
         why="The server must have a policy: LMCACHE_CACHE_POLICY, which the server itself does not read, or"
         " LRU.",
-        without="The user's LMCACHE_CACHE_POLICY has no effect.",
-        source=f"{_SERVER_CONFIG}:eviction",
+        without="The server exits: the flag is required.",
+        source=f"{_SERVER_MEMORY}:--eviction-policy",
         tested=("lmcache",),
         roles=_SERVER,
         in_pod=_OPERATOR_RUNS,

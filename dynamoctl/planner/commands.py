@@ -75,15 +75,18 @@ def worker(context: PlanContext, place: Placement, after: tuple[str, ...]) -> Un
 def _vllm(context: PlanContext, place: Placement, after: tuple[str, ...]) -> Unit:
     spec, model = context.spec, context.model
     unit = _vllm_context(context, place)
-    engine, profile = apply(worker_rules.WORKER, unit), apply((*cpu.CPU, *gpu.GPU), unit)
-    # Before and after the variables of patches.
-    first, side_channel = apply(common.COMMON, unit), apply(nixl.SIDE_CHANNEL, unit)
-    transfer, cache = apply(nixl.TRANSFER, unit), apply((*lmcache.ENGINE, *lmcache.CLIENT), unit)
+    # Group by group: the variables of patches come between them.
+    shared = apply(common.COMMON, unit)
+    engine = apply(worker_rules.WORKER, unit)
+    side_channel = apply(nixl.SIDE_CHANNEL, unit)
+    transfer = apply(nixl.TRANSFER, unit)
+    cache = apply((*lmcache.ENGINE, *lmcache.CLIENT), unit)
+    profile = apply((*cpu.CPU, *gpu.GPU), unit)
     inherited = apply(common.UNSET, unit)
     caches_here = context.cache == "inproc" and place.role != "decode"
     own_lmcache = spec.lmcache.env if caches_here else {}
     env = {
-        **environment((*first, *engine)),
+        **environment((*shared, *engine)),
         **_engine_patches(unit),
         **environment(side_channel),
         **_transfer_environment(unit, transfer),
@@ -112,7 +115,7 @@ def _vllm(context: PlanContext, place: Placement, after: tuple[str, ...]) -> Uni
         after=after,
         gate=Gate("http", unit.ports["system"], "/health"),
         why=(
-            *first, *engine, *side_channel, *transfer, *cache, *profile, *inherited,
+            *shared, *engine, *side_channel, *transfer, *cache, *profile, *inherited,
             *from_user({**own_lmcache, **spec.env}),
         ),
     )  # fmt: skip
@@ -138,6 +141,7 @@ def _vllm_context(context: PlanContext, place: Placement) -> UnitContext:
 
 
 def _engine_patches(unit: UnitContext) -> dict[str, str]:
+    """What switches on the patches for an engine's processes."""
     context, versions = unit.plan, unit.plan.facts.versions
     env = _wake_up_environment(context.device, unit.spec.tp, versions)
     if unit.role == "prefill" and versions.get("ai-dynamo", "").startswith("1.4."):
@@ -146,6 +150,7 @@ def _engine_patches(unit: UnitContext) -> dict[str, str]:
 
 
 def _transfer_environment(unit: UnitContext, transfer: tuple[Reason, ...]) -> dict[str, str]:
+    """What the rules for transfers set, among what patches need for NIXL and for the cache server."""
     context, versions = unit.plan, unit.plan.facts.versions
     env: dict[str, str] = {}
     if "nixl" in unit.ports:

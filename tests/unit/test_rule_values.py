@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dynamoctl.checks import overrides
+from dynamoctl.checks import overrides, plan_checks
 from dynamoctl.cli import run
 from dynamoctl.planner.plan import DeploymentPlan, Unit
 from dynamoctl.planner.printed import render
@@ -17,7 +17,7 @@ from dynamoctl.planner.rules import BY_NAME, RULES
 from dynamoctl.planner.rules.rule import Rule
 from dynamoctl.tested_versions import INSTALLED
 
-from tests.unit.hosts import FOLDER_MODEL, plan
+from tests.unit.hosts import FOLDER_MODEL, host, plan
 from tests.unit.test_plan_golden import CASES, GOLDEN, hold
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -198,6 +198,12 @@ def test_a_variable_that_breaks_a_rule_is_a_warning_that_says_what_happens() -> 
     assert finding.level == "warning"
     assert finding.what == "[env] sets PYTHONHASHSEED to 'random'; the rule one-hash-seed sets it to '0'"
     assert finding.mend.endswith(BY_NAME["one-hash-seed"].without)
+
+
+def test_up_and_doctor_look_for_such_variables() -> None:
+    made = plan(env={"PYTHONHASHSEED": "random"})
+    (finding,) = plan_checks.CHECKS["overrides"](made, host(), FOLDER_MODEL)
+    assert "one-hash-seed" in finding.what
 
 
 def test_a_variable_that_a_rule_takes_away_is_a_warning_if_env_sets_it() -> None:

@@ -30,10 +30,12 @@ import json_page
 import manpage
 import patch_table
 import reference
+import rule_table
 import sections
 from dynamoctl.config import json_schema
 from page_parts import DOCS, table_rows, with_section
 
+RULES = DOCS / "rules.md"
 VERSIONS = DOCS / "versions.md"
 
 
@@ -42,6 +44,7 @@ def pages() -> dict[Path, str]:
     return {
         reference.REFERENCE: reference.page(),
         json_page.PAGE: json_page.page(),
+        RULES: rule_table.page(),
         **json_page.schemas(),
         sections.CONFIG: sections.config(),
         sections.RELIABILITY: sections.reliability(),

@@ -23,6 +23,8 @@ SCHEMAS = DOCS / "schemas"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 SAYS_ERROR_TOO = (doctor.DoctorAnswer, bench.BenchAnswer, bench.CompareAnswer, bench.TuneAnswer)
 
+# Keys that an answer has only if they are asked for.
+OPTIONAL = ((plan.Unit, "why"),)
 # What the plan's own docstrings leave to its readers.
 PLAN_WORDS = {
     "DeploymentPlan": {
@@ -312,7 +314,7 @@ def _described(kind: type, made: dict[str, Any]) -> dict[str, Any]:
         "description": _summary(kind),
         "type": "object",
         "properties": {name: {"description": said[name], **_bare(one)} for name, one in keys.items()},
-        "required": list(keys),
+        "required": [name for name in keys if (kind, name) not in OPTIONAL],
     }
 
 

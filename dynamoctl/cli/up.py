@@ -9,6 +9,7 @@ import typer
 
 from dynamoctl.cli.options import Json
 from dynamoctl.cli.plan_flags import Flags, takes_plan
+from dynamoctl.errors import SpecError
 
 
 @takes_plan
@@ -16,6 +17,9 @@ def command(
     flags: Flags,
     config: Path | None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and start nothing.")] = False,
+    why: Annotated[
+        bool, typer.Option("--why", help="With --dry-run: print the rule behind each variable and flag.")
+    ] = False,
     keep: Annotated[bool, typer.Option("--keep", help="If it fails, leave what was started.")] = False,
     json: Json = False,
 ) -> None:
@@ -26,9 +30,11 @@ def command(
     """
     from dynamoctl.operations.planning import plan_for_here
 
+    if why and not dry_run:
+        raise SpecError("--why explains a plan that is only printed", "add --dry-run")
     planned = plan_for_here(flags, config)
     if dry_run:
-        _print_plan(planned.plan, json)
+        _print_plan(planned.plan, json, why)
         return
 
     from dynamoctl.cli.draw import UpDisplay
@@ -39,7 +45,7 @@ def command(
     _print_result(planned, result, json)
 
 
-def _print_plan(plan: Any, as_json: bool) -> None:
+def _print_plan(plan: Any, as_json: bool, why: bool) -> None:
     from dynamoctl.answers.envelope import envelope
     from dynamoctl.cli.output import emit_json
     from dynamoctl.planner.plan import SCHEMA
@@ -47,9 +53,9 @@ def _print_plan(plan: Any, as_json: bool) -> None:
     from dynamoctl.planner.secrets import redact
 
     if as_json:
-        emit_json(envelope(SCHEMA, redact(plan.as_json())))
+        emit_json(envelope(SCHEMA, redact(plan.as_json(why))))
     else:
-        print(redact(render(plan)))
+        print(redact(render(plan, why)))
 
 
 def _print_result(planned: Any, result: Any, as_json: bool) -> None:

@@ -17,6 +17,7 @@ from dynamoctl.export import dgd_rules
 from dynamoctl.facts import Gpu, HostFacts, ModelFacts
 from dynamoctl.lmcache import remote_stores
 from dynamoctl.planner.arguments import argument
+from dynamoctl.planner.rules import RULES
 from dynamoctl.planner.secrets import HIDDEN, is_secret_name, redact
 from dynamoctl.tested_versions import INSTALLED
 
@@ -25,11 +26,11 @@ IMAGE = f"nvcr.io/nvidia/ai-dynamo/vllm-runtime:{INSTALLED['ai-dynamo']}"
 # So there the user's own is wanted. Nothing answers below `.example` (RFC 6761): pods wait, and say why.
 PLACEHOLDER = f"registry.example/dynamo-vllm-lmcache-dynamoctl:{INSTALLED['ai-dynamo']}"
 
-# An environment of a unit whose values the operator decides (or the pod, which has a network and GPUs alone).
+# The environment that the operator or the pod decides: what the rules reserve, and what no rule of ours sets.
+_RESERVED = frozenset(rule.sets for rule in RULES if rule.in_pod.reserved)
 _OPERATORS = re.compile(
-    r"DYN_(NAMESPACE|COMPONENT|PARENT_DGD_K8S_\w+|SYSTEM_\w+|HTTP_PORT|DISCOVERY_BACKEND|FILE_KV"
-    r"|NAMESPACE_PREFIX|HEALTH_CHECK_ENABLED|REQUEST_PLANE|EVENT_PLANE)|DYNAMO_PORT|POD_(NAME|NAMESPACE|UID)"
-    r"|NATS_SERVER|ETCD_ENDPOINTS|CUDA_VISIBLE_DEVICES|VLLM_NIXL_SIDE_CHANNEL_(HOST|PORT)|VLLM_PORT"
+    r"DYN_(COMPONENT|PARENT_DGD_K8S_\w+|SYSTEM_\w+|HTTP_PORT|NAMESPACE_PREFIX|HEALTH_CHECK_ENABLED)"
+    r"|DYNAMO_PORT|POD_(NAME|NAMESPACE|UID)|NATS_SERVER"
 )
 # More GPUs for one worker than --tp says: a pod would not have them.
 _WIDER = ("--pipeline-parallel-size", "-pp", "--data-parallel-size", "-dp")
@@ -291,7 +292,7 @@ def _check_store(store: remote_stores.Store, server: bool) -> None:
 
 def _check_environment(env: Mapping[str, str]) -> None:
     for name, value in env.items():
-        if _OPERATORS.fullmatch(name):
+        if name in _RESERVED or _OPERATORS.fullmatch(name):
             raise SpecError(
                 f"env: {name} is the operator's to set, or follows from the pod",
                 "take it out of [env] for an export",

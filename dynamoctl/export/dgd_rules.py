@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dynamoctl.planner.arguments import argument
+from dynamoctl.planner.rules import BY_NAME
 from dynamoctl.planner.secrets import redact
 
 _TYPES = ("frontend", "worker", "prefill", "decode", "planner", "epp")
@@ -94,7 +95,7 @@ def _of_main(kind: str, main: Mapping[str, Any]) -> Iterator[str]:
     for variable in main.get("env", ()):
         name, value = variable["name"], variable.get("value", "")
         if name == "DYN_CONNECTOR":
-            yield "DYN_CONNECTOR: dynamo.vllm ends where it is set"
+            yield f"DYN_CONNECTOR: {BY_NAME['no-connector-variable'].without}"
         if redact(value, name) != value:
             yield f"env {name}: a secret stands in the manifest"
     if kind not in ("worker", "prefill", "decode"):
@@ -123,4 +124,4 @@ def _of_main(kind: str, main: Mapping[str, Any]) -> Iterator[str]:
     if transfer is not None:
         wrapped = json.loads(transfer).get("kv_connector") == "MultiConnector" and "Nixl" in transfer
     if wrapped and "VLLM_NIXL_SIDE_CHANNEL_HOST" not in named:
-        yield "VLLM_NIXL_SIDE_CHANNEL_HOST: Dynamo does not find it out for NIXL inside MultiConnector"
+        yield f"VLLM_NIXL_SIDE_CHANNEL_HOST: {BY_NAME['side-channel-address'].why}"

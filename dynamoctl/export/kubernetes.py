@@ -1,8 +1,8 @@
 """A plan as a `DynamoGraphDeployment` (nvidia.com/v1beta1), the resource of Dynamo's Kubernetes operator.
 
 Each role is a component, and its units are the component's replicas. What the operator or the pod decides
-(ports, discovery, GPUs by index) is left out; `pod_environment` says what of a unit's environment, and why.
-LMCache's server (mp) is a resource of LMCache's own operator, beside it.
+(ports, discovery, GPUs by index) is left out: each rule of `planner.rules` says what becomes of it in a pod
+(`in_pod`). LMCache's server (mp) is a resource of LMCache's own operator, beside it.
 """
 
 from __future__ import annotations

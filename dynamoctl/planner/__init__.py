@@ -30,29 +30,18 @@ def make_plan(
         PreflightError: a named GPU is not visible, the address to advertise is not this host's, or it has
             no ports left.
     """
-    from dynamoctl.planner import commands, discovery, kv_cache, lmcache, tiers, topology
+    from dynamoctl.planner import commands, kv_cache, lmcache, tiers, topology
+    from dynamoctl.planner.context import PlanContext
     from dynamoctl.planner.plan import DeploymentPlan
 
-    device = topology.device(spec, facts)
-    # LMCache is with those who compute prompts.
-    caches = spec.engine == "vllm" and bool({"agg", "prefill"} & set(spec.here))
-    cache = lmcache.mode(spec.lmcache, device) if caches else None
-    lmcache.check_chunk_size(spec, device, cache)
-    lmcache.check_ways_of_copying(spec.lmcache, cache)
-    kv_cache.check_heads(spec, model)
-    gib = lmcache.cpu_gb(spec, facts, device, cache) if cache else 0.0
-    ports = topology.Ports(facts.free_ports, taken=spec.port)
-    store = f"{facts.home}/store"
-    at = discovery.address(spec, facts)
+    context = PlanContext.derive(spec, facts, model)
+    cache, gib, device = context.cache, context.gib, context.device
 
     first: list[Unit] = []
     if "frontend" in spec.here:
-        first.append(commands.frontend(spec, facts, model, store, at))
-    cache_port = None
+        first.append(commands.frontend(context))
     if cache == "mp":
-        server = commands.cache_server(spec, facts, model, store, at, gib, ports)
-        cache_port = server.ports["zmq"]
-        first.append(server)
+        first.append(commands.cache_server(context))
 
     workers: list[Unit] = []
     places = topology.place(spec, facts)
@@ -60,11 +49,7 @@ def make_plan(
         after: tuple[str, ...] = ()
         if spec.start == "ordered":
             after = (*(unit.name for unit in first), *earlier)
-        workers.append(
-            commands.worker(
-                spec, facts, model, store, at, device, cache, gib, cache_port, place, ports, after
-            )
-        )
+        workers.append(commands.worker(context, place, after))
     return DeploymentPlan(
         name=spec.name,
         mode=spec.mode,
@@ -75,7 +60,7 @@ def make_plan(
         host=spec.host,
         port=spec.port,
         home=facts.home,
-        store=store,
+        store=context.store,
         timeout_s=spec.timeout_s,
         drain_s=spec.drain_s,
         hang_timeout_s=spec.hang_timeout_s,
@@ -87,6 +72,6 @@ def make_plan(
         units=(*first, *workers),
         discovery=spec.discovery,
         etcd_endpoints=spec.etcd_endpoints,
-        address=at.host,
+        address=context.at.host,
         elsewhere=spec.elsewhere,
     )

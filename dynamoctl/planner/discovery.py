@@ -1,7 +1,8 @@
-"""How a deployment's processes find each other, and at which addresses of this host they listen.
+"""The address of this host at which a deployment's processes listen.
 
-On one host: a folder, and the loopback. Over several hosts: an etcd that runs already, and the address that
-the user wants to be reached at. Each rule stands with its reason; what was seen is of Dynamo 1.4.2.
+On one host it is the loopback. Over several hosts it is the address that the user advertises. What each
+process is told: `planner.rules.discovery` and `planner.rules.nixl`. What is said of Dynamo here was seen with
+ai-dynamo==1.4.2.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from dataclasses import dataclass
 from dynamoctl.config.spec import DeploymentSpec
 from dynamoctl.errors import PreflightError
 from dynamoctl.facts import HostFacts
-from dynamoctl.planner.connectors import Device
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,10 @@ LOOPBACK = Address()
 
 def address(spec: DeploymentSpec, facts: HostFacts) -> Address:
     """The address that `--advertise` names, or the loopback.
+
+    Dynamo can be given the name of an interface, and then takes the interface's last address; an IPv6 address
+    makes it fail. If the advertised address is another one, Dynamo uses that of the default route (seen with
+    ai-dynamo==1.4.2; DYN_TCP_RESPONSE_STREAM_HOST in ai-dynamo-runtime==1.4.2:dynamo/_core.abi3.so).
 
     Raises:
         PreflightError: this host does not have it, or its frontend could not take answers there.
@@ -62,54 +66,6 @@ def address(spec: DeploymentSpec, facts: HostFacts) -> Address:
         )
     card = one.name.partition(":")[0]
     return Address(host, one.name if by_name else None, (*one.rdma, card))
-
-
-def environment(spec: DeploymentSpec, at: Address, store: str) -> dict[str, str]:
-    """What every unit gets.
-
-    Args:
-        store: the folder of file discovery.
-    """
-    if spec.discovery == "etcd":
-        # No folder can be watched from another host: Dynamo watches for changes that this kernel makes.
-        found = {"DYN_DISCOVERY_BACKEND": "etcd", "ETCD_ENDPOINTS": ",".join(spec.etcd_endpoints)}
-    else:
-        # A folder of the deployment's own: no etcd, and no second deployment in the same store.
-        found = {"DYN_DISCOVERY_BACKEND": "file", "DYN_FILE_KV": store}
-    if at.interface:
-        # Where the frontend listens for what workers answer: an interface, since an address is "not found".
-        # Otherwise Dynamo takes the address of the way out.
-        found["DYN_TCP_RESPONSE_STREAM_HOST"] = at.interface
-    if at != LOOPBACK:
-        # Read from Dynamo 1.5 on. Before, event channels carry the address that the kernel would use for
-        # the way out, whatever is said here.
-        found["DYN_EVENT_PLANE_HOST"] = at.host
-    return {
-        **found,
-        # No NATS.
-        "DYN_REQUEST_PLANE": "tcp",
-        "DYN_EVENT_PLANE": "zmq",
-        # Where workers listen for requests; it is what they register.
-        "DYN_TCP_RPC_HOST": at.host,
-        # Status and metrics are for this host alone: a GET there can put an engine to sleep.
-        "DYN_SYSTEM_HOST": LOOPBACK.host,
-    }
-
-
-def transfer_environment(spec: DeploymentSpec, at: Address, device: Device) -> dict[str, str]:
-    """Where NIXL's handshake and its transport listen.
-
-    The side channel's host is set because Dynamo finds it out for a plain NixlConnector only, not for one
-    inside MultiConnector, and then takes the address of the way out.
-
-    UCX listens on every interface, and lets a peer read and write what it has been told of. On one host the
-    blocks go by CUDA IPC or shared memory, and the network device is for the handshake.
-    """
-    found = {"VLLM_NIXL_SIDE_CHANNEL_HOST": at.host, "UCX_NET_DEVICES": ",".join(at.devices)}
-    if between_hosts(spec) and device == "cpu":
-        # Two containers on one machine share /dev/shm at times, and not the rest that shared memory takes.
-        found["UCX_TLS"] = "tcp"
-    return found
 
 
 def between_hosts(spec: DeploymentSpec) -> bool:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dynamoctl.errors import SpecError
-from dynamoctl.facts import HostFacts, ModelFacts
 from dynamoctl.planner.arguments import argument, utilization
-from dynamoctl.planner.topology import Placement
+from dynamoctl.planner.context import UnitContext
 
 _GIB = 1024**3
 # Beside weights and KV cache: CUDA's context, activations of a full batch, graphs, NIXL's buffers.
@@ -13,30 +12,23 @@ _OVERHEAD_GIB = 4.0
 _LEAST_GIB = 0.25
 
 
-def utilization_arguments(place: Placement) -> tuple[str, ...]:
-    """A sharer's part of the GPU, as vLLM takes it."""
-    if place.memory_share is None:
-        return ()
-    return ("--gpu-memory-utilization", f"{place.memory_share:g}")
+def has_own_size(user_arguments: tuple[str, ...]) -> bool:
+    """Whether the user says the size of the KV cache."""
+    return argument(user_arguments, "--kv-cache-memory-bytes") is not None
 
 
-def kv_cache_arguments(
-    place: Placement, facts: HostFacts, model: ModelFacts, tp: int, user: tuple[str, ...]
-) -> tuple[str, ...]:
-    """The KV cache's size in bytes, for sharers that start together.
+def kv_cache_bytes(unit: UnitContext) -> int:
+    """The size of the KV cache of a worker that shares a GPU and starts together with the others.
 
-    vLLM finds the size by a measurement of free memory; two that measure at once on one GPU take
-    each other's memory for their own. With a size given it does not measure.
-
-    Args:
-        user: the user's own arguments for this worker, which win.
+    In bytes: the worker's share of the smallest of its GPUs, less the weights of a rank and what the engine
+    needs besides. Rule `size-instead-of-measurement`.
 
     Raises:
         SpecError: the size of the weights or of the GPU is unknown, or too little is left beside them.
     """
-    if place.memory_share is None or argument(user, "--kv-cache-memory-bytes") is not None:
-        return ()
-    sizes = [gpu.memory_mib / 1024 for gpu in facts.gpus if any(map(gpu.is_named, place.gpus))]
+    place, model, tp, user = unit.worker, unit.plan.model, unit.spec.tp, unit.user_arguments
+    assert place.memory_share is not None
+    sizes = [gpu.memory_mib / 1024 for gpu in unit.plan.facts.gpus if any(map(gpu.is_named, place.gpus))]
     if model.weights_gib is None or not sizes:
         why = "NVML does not list that GPU here" if not sizes else f"the weights of {model.path} are not here"
         raise SpecError(
@@ -53,4 +45,4 @@ def kv_cache_arguments(
             f" beside {model.weights_gib / tp:.1f} GiB of weights and {_OVERHEAD_GIB:g} GiB for the engine",
             "give it a GPU of its own, or take a smaller model",
         )
-    return ("--kv-cache-memory-bytes", str(int(left * _GIB)))
+    return int(left * _GIB)

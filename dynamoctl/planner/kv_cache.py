@@ -1,7 +1,10 @@
 """How large a token's KV cache is, from a model's config.json, and how many fit into LMCache's memory.
 
-2 x layers x KV heads x head size x bytes of an element; with multi-head latent attention, layers x (latent +
-rotary) x bytes. KV heads are divided among the ranks of a worker, and a rank has one at least.
+2 x layers x KV heads x head size x bytes of an element; with multi-head latent attention (MLA), layers x
+(latent + rotary) x bytes. KV heads are divided among the ranks of a worker, and a rank has at least one.
+
+Sources: vllm==0.26.0:vllm/v1/kv_cache_interface.py:FullAttentionSpec and MLAAttentionSpec;
+vllm==0.26.0:vllm/config/model.py:get_num_kv_heads.
 """
 
 from __future__ import annotations
@@ -21,10 +24,12 @@ _BYTES = {"float32": 4, "float": 4, "bfloat16": 2, "float16": 2, "half": 2}
 
 
 def check_heads(spec: DeploymentSpec, model: ModelFacts) -> None:
-    """Each rank of a worker takes as many attention heads (vLLM's `verify_with_parallel_config`).
+    """Every rank of a worker takes the same number of attention heads.
+
+    Source: vllm==0.26.0:vllm/config/model.py:verify_with_parallel_config.
 
     Raises:
-        SpecError: they cannot be divided so.
+        SpecError: the heads of this model cannot be divided among --tp ranks.
     """
     heads = _number(_text(model.config or {}), "num_attention_heads")
     if spec.engine == "vllm" and heads and heads % spec.tp:
@@ -36,20 +41,14 @@ def check_heads(spec: DeploymentSpec, model: ModelFacts) -> None:
 
 
 def dtype_arguments(model: ModelFacts, device: Device) -> tuple[str, ...]:
-    """The number format that a model is served in, where it is not its own.
-
-    The built-in model is small, and its likeliest tokens are close to each other: 25.36 and 25.26 at the
-    first token of the capital of France. bfloat16 rounds by more than that, and on each kind of CPU (AVX-512,
-    AMX) in its own way. On one with AMX the answer was not Paris; in float32 it is. Measured there: 1.4 times
-    the time for a token.
-    """
+    """The number format that a model is served in, if it is not its own. Rule `exact-small-model`."""
     return ("--dtype", "float32") if model.builtin and device == "cpu" else ()
 
 
 def tokens(
     gib: float, spec: DeploymentSpec, model: ModelFacts, cache: CacheMode, device: Device
 ) -> int | None:
-    """How many tokens' KV cache fit into the CPU memory of one holder; None where it is not known.
+    """How many tokens' KV cache fit into the CPU memory of one holder; None if the model's shape is unknown.
 
     Args:
         gib: the memory of a holder: of a rank in process, of the host with a server.
@@ -65,7 +64,7 @@ def tokens(
 
 
 def bytes_per_token(config: Mapping[str, Any], tp: int, engine_args: tuple[str, ...] = ()) -> int | None:
-    """Bytes of one token's KV cache on one rank; None where the config does not say."""
+    """Bytes of one token's KV cache on one rank; None if the config does not say."""
     text = _text(config)
     layers = _number(text, "num_hidden_layers")
     width = _element(text, config, engine_args)

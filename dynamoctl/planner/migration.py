@@ -29,13 +29,13 @@ FLAG = "--migration-limit"
 VARIABLE = "DYN_MIGRATION_LIMIT"
 
 
-def arguments(spec: DeploymentSpec) -> tuple[str, ...]:
-    """What the frontend gets; nothing if no second worker can take over a request."""
+def limit(spec: DeploymentSpec) -> int | None:
+    """How often a request may move; None if no second worker can take it over, or if [env] says it."""
     if spec.migration_limit is not None:
-        return (FLAG, str(spec.migration_limit))
+        return spec.migration_limit
     if VARIABLE in spec.env:
-        return ()  # the user's own setting, which an argument would override
-    return (FLAG, str(policies.MIGRATION_LIMIT)) if _may_have_two_of_a_role(spec) else ()
+        return None  # the user's own setting, which an argument would override
+    return policies.MIGRATION_LIMIT if _may_have_two_of_a_role(spec) else None
 
 
 def is_on(frontend: Unit) -> bool:

@@ -22,8 +22,10 @@ from dynamoctl.patches import (
     wake_up,
 )
 from dynamoctl.patches.base import Patch
+from dynamoctl.planner import discovery
 from dynamoctl.planner.connectors import CacheMode, Device
-from dynamoctl.planner.plan import Role
+from dynamoctl.planner.context import UnitContext
+from dynamoctl.planner.plan import Reason, Role
 
 # Shorter than a step, so that a worker that has nothing to do sleeps, and longer than the gap between steps.
 _SPIN_MS = "20"
@@ -50,10 +52,40 @@ class PatchedWorker:
     versions: Mapping[str, str]
 
 
+def reasons(unit: UnitContext) -> tuple[Reason, ...]:
+    """The variables that switch on the patches of a vLLM worker, each with its reason."""
+    worker = PatchedWorker(
+        role=unit.role,
+        device=unit.plan.device,
+        ranks=unit.spec.tp,
+        cache=unit.plan.cache,
+        uses_nixl="nixl" in unit.ports,
+        between_hosts=discovery.between_hosts(unit.spec),
+        versions=unit.plan.facts.versions,
+    )
+    return tuple(
+        Reason(
+            rule=f"patch {patch.name}",
+            sets=patch.variable,
+            value=value,
+            why=f"It switches on a patch of {patch.package}. Without it, {patch.without}.",
+            source=patch.upstream,
+            without=patch.without,
+            override_expected=not patch.is_required,
+        )
+        for patch, value in wanted(worker)
+    )
+
+
+def wanted(worker: PatchedWorker) -> list[tuple[Patch, str]]:
+    """The worker's patches, each with the value of its variable. None is asked for with untested versions."""
+    versions = comparable(worker.versions, worker.device)
+    return [(patch, value) for patch, value in _helpful(worker) if patch.is_tested_with(versions)]
+
+
 def environment(worker: PatchedWorker) -> dict[str, str]:
     """The variables that switch on the worker's patches."""
-    versions = comparable(worker.versions, worker.device)
-    return {patch.variable: value for patch, value in _wanted(worker) if patch.is_tested_with(versions)}
+    return {patch.variable: value for patch, value in wanted(worker)}
 
 
 def comparable(versions: Mapping[str, str], device: Device) -> dict[str, str]:
@@ -64,7 +96,7 @@ def comparable(versions: Mapping[str, str], device: Device) -> dict[str, str]:
     return plain
 
 
-def _wanted(worker: PatchedWorker) -> Iterator[tuple[Patch, str]]:
+def _helpful(worker: PatchedWorker) -> Iterator[tuple[Patch, str]]:
     """The patches that help this worker, each with its variable's value, whatever the versions are."""
     on_cpu = worker.device == "cpu"
     # With one rank on a GPU, the engine is one process; on a CPU it never is.

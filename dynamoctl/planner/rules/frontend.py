@@ -1,0 +1,55 @@
+"""Rules for the frontend, and for the mocker, which is not an engine."""
+
+from __future__ import annotations
+
+from dynamoctl.planner import migration
+from dynamoctl.planner.rules.rule import OPERATORS, WORKERS, Condition, InPod, Rule
+
+_NO_MOCKER = InPod("dropped", "the mocker is not exported")
+
+FRONTEND = (
+    Rule(
+        name="migration-limit",
+        sets=migration.FLAG,
+        value=lambda unit: str(migration.limit(unit.spec)),
+        why="If a worker dies, the frontend moves its requests to another worker of the role, at most this"
+        " often for each request.",
+        without="The requests of a worker that dies fail.",
+        source="ai-dynamo-runtime==1.4.2:lib/llm/src/migration.rs",
+        tested=("ai-dynamo", "vllm"),
+        roles=("frontend",),
+        when=Condition(
+            "with --migration-limit, two workers of a role, or etcd",
+            lambda unit: migration.limit(unit.spec) is not None,
+        ),
+        in_pod=InPod(
+            "changed", f"{migration.VARIABLE} instead: the operator writes the frontend's command line"
+        ),
+        override_expected=True,
+    ),
+)
+
+MOCKER = (
+    Rule(
+        name="mocker-status-port",
+        sets="DYN_SYSTEM_PORT",
+        value=lambda unit: str(unit.ports["system"]),
+        why="The mocker has a status server only with this variable, and its gate asks there.",
+        without="Nobody can tell when the mocker is ready.",
+        source="ai-dynamo-runtime==1.4.2:dynamo/_core.abi3.so:DYN_SYSTEM_PORT",
+        tested=("ai-dynamo",),
+        roles=WORKERS,
+        in_pod=OPERATORS,
+    ),
+    Rule(
+        name="mocker-hosts-tokenizer",
+        sets="DYN_SELF_HOST_METADATA",
+        value="1",
+        why="Without a hub, the frontend gets the tokenizer's files from the mocker itself.",
+        without="The frontend asks a hub for the tokenizer.",
+        source="ai-dynamo-runtime==1.4.2:dynamo/_core.abi3.so:DYN_SELF_HOST_METADATA",
+        tested=("ai-dynamo",),
+        roles=WORKERS,
+        in_pod=_NO_MOCKER,
+    ),
+)

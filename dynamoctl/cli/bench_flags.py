@@ -50,7 +50,8 @@ Seed = Annotated[
     int | None,
     typer.Option(
         min=0,
-        help="The same one makes the same prompts; without it they are new, and no cache knows them.",
+        help="Seed for the prompts. Reuse one to repeat them; by default each run generates new, uncached"
+        " prompts.",
         rich_help_panel=_SENDING,
     ),
 ]

@@ -234,7 +234,7 @@ def require_portable(spec: DeploymentSpec) -> DeploymentSpec:
             )
         if redact(words) != list(words):
             raise SpecError(
-                "engine arguments: there is a password in them, and a manifest is no place for one",
+                "engine arguments: they contain a password, which does not belong in a manifest",
                 "give it by a Secret's key, with --secret NAME",
             )
     return spec.model_copy(update={"gpus": (), "device": "cuda"})
@@ -300,7 +300,7 @@ def _check_environment(env: Mapping[str, str]) -> None:
         shown = redact(value, name)
         if value and (shown == HIDDEN or is_secret_name(name) or shown != value):
             raise SpecError(
-                f"env: {name} is a secret, and a manifest is no place for one",
+                f"env: {name} is a secret, which does not belong in a manifest",
                 f"put it into a Secret of the cluster under this key, and name that: --secret NAME;"
                 f" take {name} out of [env]",
             )

@@ -31,7 +31,7 @@ class Panel:
     Attributes:
         means: what it shows, and what to look for.
         unit: one of Grafana's units.
-        most: the end of the scale, where there is one.
+        most: the end of the scale, if it has one.
     """
 
     title: str

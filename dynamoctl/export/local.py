@@ -31,7 +31,7 @@ def secrets(plan: DeploymentPlan) -> tuple[str, ...]:
     for unit in plan.units:
         if redact(unit.argv) != list(unit.argv):
             raise SpecError(
-                f"{unit.name}: there is a password in its command line, and an export is no place for one",
+                f"{unit.name}: its command line contains a password, which does not belong in an export",
                 "set it in the environment",
             )
     return tuple(

@@ -39,7 +39,7 @@ def variables(env: Mapping[str, str]) -> list[dict[str, Any]]:
     hidden = next((name for name, value in env.items() if redact(value, name) != value), None)
     if hidden:
         raise SpecError(
-            f"env: {hidden} is a secret, and a manifest is no place for one",
+            f"env: {hidden} is a secret, which does not belong in a manifest",
             "put it into a Secret of the cluster under this key, and name that: --secret NAME",
         )
     return [{"name": name, "value": value} for name, value in env.items()]

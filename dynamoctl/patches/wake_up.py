@@ -44,6 +44,6 @@ PATCH = Patch(
     package="vllm",
     versions=("0.26.0",),
     upstream="vllm==0.26.0:vllm/distributed/device_communicators/shm_broadcast.py:SpinCondition.wait",
-    without="an engine that misses a call of its own stands still for a minute or longer",
+    without="an engine that misses a call of its own stalls for a minute or longer",
     change=_change,
 )

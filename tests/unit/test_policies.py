@@ -31,7 +31,7 @@ SAID: list[tuple[str, str, tuple[float, ...]]] = [
     ),
     (
         "design.md",
-        r"a pause of (\w+) s that doubles to (\w+) s, each a (\w+) longer or shorter",
+        r"a pause of (\w+) s that doubles up to (\w+) s, with a random variation of up to a (\w+) in either",
         (policies.BACKOFF_FIRST_S, policies.BACKOFF_LONGEST_S, policies.BACKOFF_JITTER),
     ),
     (
@@ -56,17 +56,17 @@ SAID: list[tuple[str, str, tuple[float, ...]]] = [
     ),
     ("design.md", r"\(HTTP 503\) \| (\w+) s \| (\w+) s \(`--hang", (policies.PROMPT_SILENT_S, HANG_S)),
     ("design.md", r"does not list the model for (\w+) s", (policies.UNLISTED_S,)),
-    ("design.md", r"nothing has been seen for (\w+) s", (policies.UNREGISTERED_S,)),
+    ("design.md", r"has seen no registration of it for (\w+) s", (policies.UNREGISTERED_S,)),
     ("design.md", r"there has been no request for (\w+) s", (policies.QUIET_S,)),
-    ("design.md", r"has not come within (\w+) minutes", (policies.GPU_MEMORY_PATIENCE_S / MINUTE_S,)),
+    ("design.md", r"is still missing after (\w+) minutes", (policies.GPU_MEMORY_PATIENCE_S / MINUTE_S,)),
     (
         "design.md",
-        r"`drain_s` plus (\w+) s for a unit that was ready, (\w+) s for one that was still loading",
+        r"`drain_s` plus (\w+) s for a unit that was ready, (\w+) s for a unit that was still",
         (policies.GRACE_READY_S, policies.GRACE_LOADING_S),
     ),
     ("design.md", r"Every (\w+) s the supervisor asks each unit", (lifecycle.WATCH_INTERVAL_S,)),
-    ("design.md", r"gives them a time (\w+) s ahead", (registrations.AHEAD_S,)),
-    ("design.md", r"puts back (\w+) s after it last touched it", (registrations.PUT_BACK_S,)),
+    ("design.md", r"sets the time (\w+) s ahead", (registrations.AHEAD_S,)),
+    ("design.md", r"restores a removed file (\w+) s after its last touch", (registrations.PUT_BACK_S,)),
     ("design.md", r"pings its engine every (\w+) s", (engine_heartbeat.INTERVAL_S,)),
     (
         "reliability.md",
@@ -78,7 +78,7 @@ SAID: list[tuple[str, str, tuple[float, ...]]] = [
         r"a unit ended (\w+) times within (\w+) minutes",
         (policies.RESTART_LIMIT + 1, policies.RESTART_WINDOW_S / MINUTE_S),
     ),
-    ("reliability.md", r"By default it is (\w+) if a role has two workers", (policies.MIGRATION_LIMIT,)),
+    ("reliability.md", r"The default is (\w+) if a role has two workers", (policies.MIGRATION_LIMIT,)),
     ("reliability.md", r"`--drain` seconds \(`drain_s`, (\w+) by default\)", (policies.DRAIN_S,)),
 ]
 

@@ -54,8 +54,7 @@ CPU = (
         value="nobind",
         why="Threads that are bound to one core stop when a virtual machine puts that core aside, and they"
         " compete with NIXL's own threads.",
-        without="Workers stood still for 30 s at a time, and beside NIXL a token took 1.95 s instead of"
-        " 0.025 s.",
+        without="Workers stalled for 30 s at a time, and beside NIXL a token took 1.95 s instead of 0.025 s.",
         source=f"vllm==0.26.0:vllm/utils/ompmultiprocessing.py:VLLM_CPU_OMP_THREADS_BIND; {_MEASURED}",
         tested=("vllm", "nixl"),
         roles=WORKERS,

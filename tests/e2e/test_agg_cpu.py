@@ -178,7 +178,7 @@ def test_status_says_ready(up: Up) -> None:
     body = up.cli("status", "--json").json
     assert (body["ok"], body["state"], body["mode"], body["model"]) == (True, "ready", "agg", MODEL)
     assert body["endpoint"] == up.endpoint
-    assert body["warnings"] == []  # LMCache was put to the proof, and gave back what it had been given
+    assert body["warnings"] == []  # LMCache was verified: it returned what it had stored
     assert [(unit["name"], unit["role"]) for unit in body["units"]] == [
         ("frontend", "frontend"),
         ("lmcache", "cache"),

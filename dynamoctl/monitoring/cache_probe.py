@@ -30,8 +30,8 @@ MEND = "serve without it (--no-lmcache), or with its server (--lmcache-mode mp)"
 # The engines and LMCache store the KV cache, and publish their counters, one step later.
 _SETTLE_S = 0.5
 _SETTLE_TRIES = 8
-# The exercise: numbers in the prompt, numbers repeated at its end, and tokens to generate. The built-in model,
-# with 135 million parameters, gave every token of the answer a probability of at least 80 %.
+# The exercise: numbers in the prompt, numbers repeated at its end, and tokens to generate. The built-in
+# model, with 135 million parameters, gave every token of the answer a probability of at least 80 %.
 _NUMBERS = 36
 _REPEATED = 12
 _ANSWER_TOKENS = 8

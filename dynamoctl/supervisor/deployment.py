@@ -165,7 +165,7 @@ class Deployment:
             self.save()
 
     def save(self) -> None:
-        """Write `state.json`. If that fails (full disk), the deployment runs on, and `status` is out of date."""
+        """Write `state.json`. If that fails (full disk), the deployment runs on with an outdated file."""
         self._log_state()
         self._publish()
         try:

@@ -1,4 +1,4 @@
-"""Everything that draws: the start as it goes on, the status table, coloured logs."""
+"""Terminal output: the progress of `up` and `down`, the status table, doctor's findings, coloured logs."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ STYLE = {
 }
 
 
-# Where no terminal sets the width, nothing of a table is cut off.
+# Width of tables without a terminal, wide enough that nothing is cut off.
 WIDE = 240
 
 
 class Display:
-    """Live on a terminal, plain lines elsewhere, nothing where `quiet`."""
+    """Progress output: live on a terminal, plain lines elsewhere, nothing if `quiet`."""
 
     def __init__(self, quiet: bool, transient: bool = False) -> None:
         from rich.live import Live
@@ -65,25 +65,25 @@ class Display:
             self.live.stop()
 
     def say(self, text: str) -> None:
-        """One plain line, where nothing is live."""
+        """Print one plain line, unless the display is live or quiet."""
         if not self.quiet and self.live is None:
             self.console.print(text, markup=False)
 
 
 class UpDisplay(Display):
-    """Each unit's phase and its time while `up` waits."""
+    """The units' phases and times while `up` waits."""
 
     def __init__(self, plan: DeploymentPlan, quiet: bool) -> None:
         super().__init__(quiet)
         self._plan = plan
-        self._said: dict[str, str] = {}
+        self._printed: dict[str, str] = {}
         self._began = time.time()
 
     def progress(self, what: str, fraction: float) -> None:
-        """The built-in model is being converted."""
+        """Show the progress of the built-in model's conversion; `fraction` is 0 to 1."""
         if self.live is None:
-            if self._said.get("model") != what:
-                self._said["model"] = what
+            if self._printed.get("model") != what:
+                self._printed["model"] = what
                 self.say(f"preparing the model: {what}")
             return
         from rich.progress_bar import ProgressBar
@@ -94,15 +94,15 @@ class UpDisplay(Display):
         self.live.update(row)
 
     def state(self, state: DeploymentState) -> None:
-        """A new state of the units."""
+        """Show a new state of the units."""
         if self.live is not None:
             self.live.update(self._table(state))
             return
         for unit in state.units:
-            # A frontend that is ready may still wait, for another host's part say.
+            # A frontend that is ready may still wait, for units on another host for example.
             words = unit.phase or unit.state if unit.state in ("starting", "ready") else unit.state
-            if words != "pending" and self._said.get(unit.name) != words:
-                self._said[unit.name] = words
+            if words != "pending" and self._printed.get(unit.name) != words:
+                self._printed[unit.name] = words
                 since = duration(time.time() - state.created_at)
                 self.say(f"{since:>8}  {unit.name}: {words}")
 
@@ -135,10 +135,10 @@ class UpDisplay(Display):
 
 
 class DownDisplay(Display):
-    """Which units are still there while `down` waits."""
+    """The units that still run while `down` waits."""
 
     def state(self, state: DeploymentState) -> None:
-        """A new state of the units."""
+        """Show a new state of the units."""
         gone = ("stopped", "pending", "failed")
         left = [unit.name for unit in state.units if unit.state not in gone]
         if self.live is not None:
@@ -157,7 +157,11 @@ class DownDisplay(Display):
 
 
 def draw_status(body: dict[str, Any]) -> None:
-    """One deployment's status to stdout."""
+    """Print one deployment's status to stdout.
+
+    Args:
+        body: the body of `status --json`.
+    """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -171,12 +175,13 @@ def draw_status(body: dict[str, Any]) -> None:
         return
     out.print(head(body))
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    # What is the same for all, and as it should be, takes no room: the table fits 80 columns.
+    # Columns in which all units have the normal value are left out, so that the table fits 80 columns.
     on_gpus = any(unit["gpus"] for unit in body["units"])
-    ill = any(unit["health"] not in (None, "ok") for unit in body["units"])
-    restarted = any(unit["restarts"] for unit in body["units"])
+    any_unhealthy = any(unit["health"] not in (None, "ok") for unit in body["units"])
+    any_restarted = any(unit["restarts"] for unit in body["units"])
     columns = ["UNIT", "STATE", "PID", *(("GPU", "GPU MEMORY") if on_gpus else ()), "MEMORY", "UPTIME"]
-    columns += [name for name, shown in (("RESTARTS", restarted), ("HEALTH", ill)) if shown]
+    columns += ["RESTARTS"] if any_restarted else []
+    columns += ["HEALTH"] if any_unhealthy else []
     for column in columns:
         table.add_column(column, no_wrap=column != "HEALTH")
     for unit in body["units"]:
@@ -209,8 +214,8 @@ def draw_status(body: dict[str, Any]) -> None:
         used, total = (gpu[key] / 1024 for key in ("memory_used_mib", "memory_total_mib"))
         busy = f", busy {gpu['utilization']:.0%}" if gpu["utilization"] is not None else ""
         out.print(f"GPU {gpu['gpu']}: {used:.1f} of {total:.1f} GiB in use{busy}", markup=False)
-    for one in body["remote"] or ():
-        out.print(f"on another host: {one['component']} at {one['address']}", markup=False)
+    for worker in body["remote"] or ():
+        out.print(f"on another host: {worker['component']} at {worker['address']}", markup=False)
     for line in troubles(body):
         out.print(line)
 
@@ -232,7 +237,7 @@ def _draw_load(out: Console, load: dict[str, int | None]) -> None:
 
 
 def head(body: dict[str, Any]) -> Text:
-    """What a deployment is, on a line."""
+    """A deployment's name, state, mode, model and endpoint, on one line."""
     from rich.text import Text
 
     return Text.assemble(
@@ -244,7 +249,7 @@ def head(body: dict[str, Any]) -> Text:
 
 
 def troubles(body: dict[str, Any]) -> list[Text]:
-    """Its error with the hint, and its warnings."""
+    """A deployment's error with its hint, and its warnings."""
     from rich.text import Text
 
     lines = []
@@ -255,22 +260,22 @@ def troubles(body: dict[str, Any]) -> list[Text]:
 
 
 def gib(mib: int | None) -> str:
-    """MiB as people read them."""
+    """An amount of memory in MiB as GiB, for people."""
     return f"{mib / 1024:.1f} GiB" if mib is not None else "-"
 
 
 class Looking(Display):
-    """What `doctor` looks at while it does; nothing of it stays."""
+    """The check that `doctor` is running; it disappears at the end."""
 
     def __init__(self, quiet: bool) -> None:
         super().__init__(quiet, transient=True)
 
     def check(self, name: str) -> None:
-        """It looks at this next."""
+        """Show the next check."""
         if self.live is not None:
             from rich.spinner import Spinner
 
-            self.live.update(Spinner("dots", f" looking at: {name}", style="yellow"))
+            self.live.update(Spinner("dots", f" checking: {name}", style="yellow"))
 
 
 def draw_findings(found: Sequence[Looked]) -> None:
@@ -300,12 +305,12 @@ def draw_findings(found: Sequence[Looked]) -> None:
 
 
 class LogPrinter:
-    """Log lines to stdout, each behind its unit's name where there are several.
+    """Prints log lines to stdout, each after its unit's name if there are several units.
 
-    Without a terminal, or with NO_COLOR, they are plain text; rich would take its time over it.
+    Without a terminal, or with NO_COLOR, lines are printed as plain text, because rich is slow.
     """
 
-    # Red and yellow are for what is wrong.
+    # Colours of the units. Red and yellow are reserved for errors and warnings.
     _COLOURS = ("cyan", "magenta", "green", "blue", "bright_cyan", "bright_magenta", "bright_green")
     _LEVELS = ((40, "bold red"), (30, "yellow"))
 

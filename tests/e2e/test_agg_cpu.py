@@ -363,7 +363,7 @@ def test_up_again_with_the_same_plan_says_so(up: Up) -> None:
 def test_up_again_with_another_plan_says_what_differs(up: Up) -> None:
     other = up.cli(*plan(up.port)[:-2], "--no-lmcache", *ENGINE)
     assert other.code == 2
-    assert "lmcache.enabled: is True, asked for False" in other.err
+    assert "lmcache.enabled: is True, requested False" in other.err
 
 
 def test_doctor_does_not_hold_a_deployment_against_itself(up: Up) -> None:

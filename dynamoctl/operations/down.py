@@ -160,7 +160,7 @@ def _sweep(
         for unit in (u for roles in cleanup.STOP_ORDER for u in state.units if u.role in roles):
             if unit.identity is not None and is_running(unit.identity):
                 shared |= processes.files_of(
-                    one.pid for one in members(f"{state.start_id}/{unit.name}", unit.identity)
+                    process.pid for process in members(f"{state.start_id}/{unit.name}", unit.identity)
                 )
                 cleanup.terminate_and_wait(unit.identity, grace_s=30.0)
         left += cleanup.describe(cleanup.kill_members(f"{state.start_id}/", None, shared))
@@ -177,14 +177,14 @@ def _sweep(
         ]
     if any(unit.gpus for unit in state.units):
         left += _gpu_memory_of(pids)
-    still = cleanup.remove_files(shared)
-    left += still
+    remaining_files = cleanup.remove_files(shared)
+    left += remaining_files
     left += cleanup.remove_folders(folder.store, folder.path / "run")
     with contextlib.suppress(OSError):
         folder.socket.unlink()
     if state.state not in ("stopped", "failed") or left:
         state.state = "failed" if left else "stopped"
-        state.record_files(still)
+        state.record_files(remaining_files)
         for unit in state.units:
             unit.state = "stopped" if not left else unit.state
         folder.write_state(state)

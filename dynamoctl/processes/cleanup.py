@@ -74,7 +74,7 @@ def kill_members(mark: str, leader: Identity | None, files: Files) -> list[Ident
 
 
 def own_files(state: DeploymentState) -> Files:
-    """The files that a deployment made outside its folder, as far as its processes are not needed to tell.
+    """The known files that a deployment made outside its folder.
 
     These are the recorded files, and the cache server's pools of this start.
     """

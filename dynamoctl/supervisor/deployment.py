@@ -48,7 +48,7 @@ class Member:
         ready_since: when the gate last passed, in seconds of the monotonic clock; 0 if it never did.
         renewed: whether the supervisor ended the unit to start it again, which is not a failure.
         is_deaf: while the unit is `unresponsive`, whether its own process is the one that does not answer.
-        stranger: whether a process of somebody else answered at the unit's gate.
+        stranger: whether a process that is not the unit's answered at its gate.
     """
 
     def __init__(self, unit: Unit, state: UnitState, mark: str) -> None:
@@ -336,8 +336,8 @@ class Deployment:
     def sockets(self) -> dict[str, str]:
         """Make a directory for vLLM's sockets, and return the variable that points vLLM to it.
 
-        A killed vLLM leaves its sockets behind. In the shared temporary directory nobody could tell which
-        deployment they belong to.
+        A killed vLLM leaves its sockets behind. In the shared temporary directory, it would be unknown to
+        which deployment they belong.
 
         The directory is in /tmp if the path of the temporary directory is too long: a socket's path has at
         most 107 bytes (unix(7)), and in-process LMCache uses names of 80 bytes in it.

@@ -70,7 +70,7 @@ def too_late(deployment: Deployment) -> NotReadyError:
 
 
 def check_lmcache(deployment: Deployment, member: Member) -> None:
-    """Look in a unit's log for what only the log tells: LMCache runs without a cache or without its kernels.
+    """Look in a unit's log for LMCache running without a cache or its kernels, which only the log reports.
 
     Raises:
         NotReadyError: LMCache could not start.

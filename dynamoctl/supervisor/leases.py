@@ -50,14 +50,14 @@ class Leases:
             return
         with self._lock:
             self._put_back()
-        here = {lease: address for lease, address in known.items() if self._is_here(address)}
+        address_by_lease = {lease: address for lease, address in known.items() if self._is_here(address)}
         with self._lock:
-            new = here.keys() - self._owners.keys()
+            new = address_by_lease.keys() - self._owners.keys()
             if not new:
                 return
             owner_by_port = listeners(living())
             for lease in new:
-                port = here[lease].rpartition(":")[2]
+                port = address_by_lease[lease].rpartition(":")[2]
                 if port.isdecimal() and int(port) in owner_by_port:
                     self._owners[lease] = owner_by_port[int(port)]
 

@@ -97,8 +97,7 @@ def systemd(flags: Mapping[str, Any], config: Path | None, manager: Manager) -> 
     # `up` passes on the caller's environment; a service does not get it.
     names = [name for name in sorted(os.environ) if name.startswith("HF_") and name not in planned.spec.env]
     missing = [
-        f"{name} is set in this environment but not in the services: the target says which file is for it"
-        for name in names
+        f"{name} is set here but not in the services: the target says which file is for it" for name in names
     ]
     return Exported(files.units(planned.plan, manager), (*_notes(planned), *missing))
 

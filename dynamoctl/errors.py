@@ -1,17 +1,17 @@
-"""Every failure that a user can meet, with the exit code that it ends in.
+"""The errors that users can see, with their exit codes.
 
-The codes are a promise (docs/reference.md): scripts branch on them.
+The exit codes are stable (docs/reference.md), because scripts depend on them.
 """
 
 from __future__ import annotations
 
 
 class DynamoctlError(Exception):
-    """A failure told to the user as a message and, where there is one, a hint that says what to do.
+    """An error that the user sees as a message and an optional hint.
 
     Attributes:
         message: what is wrong, in one sentence.
-        hint: what to do about it; may be empty, may hold several lines.
+        hint: how to fix it; may be empty or have several lines.
         exit_code: the process's exit code.
     """
 
@@ -23,24 +23,24 @@ class DynamoctlError(Exception):
         self.hint = hint
 
     def as_json(self) -> dict[str, object]:
-        """The error as it stands in every `--json` answer."""
+        """The `error` object of every `--json` answer."""
         return {"code": self.exit_code, "message": self.message, "hint": self.hint}
 
 
 class SpecError(DynamoctlError):
-    """Wrong usage: what was asked for makes no deployment, whatever the host."""
+    """Wrong usage: the arguments or settings are invalid on any host."""
 
     exit_code = 2
 
 
 class PreflightError(DynamoctlError):
-    """The plan is sound, but this host cannot run it now."""
+    """The plan is valid, but this host cannot run it now."""
 
     exit_code = 3
 
 
 class NotReadyError(DynamoctlError):
-    """A unit died on the way, or the deployment was not ready in time."""
+    """A unit died during the start, or the deployment was not ready in time."""
 
     exit_code = 4
 
@@ -52,6 +52,6 @@ class LeftoverError(DynamoctlError):
 
 
 class InternalError(DynamoctlError):
-    """A rule of dynamoctl itself was broken: a bug."""
+    """An invariant of dynamoctl is violated: a bug."""
 
     exit_code = 1

@@ -1,6 +1,6 @@
-"""What the planner needs to know of the host: plain data, read by `host`, handed to `planner`.
+"""The facts about the host that the planner needs: plain data, read by `host` and passed to `planner`.
 
-The planner does no I/O. The same spec and the same facts give the same plan, on any machine.
+The planner does no I/O. The same spec and the same facts give the same plan on any machine.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _CUDA_NAME = re.compile(r"[0-9]+|(GPU|MIG)-.+")
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU as NVML reports it. Memory in MiB."""
+    """One GPU as NVML reports it. `memory_mib` is its total memory, in MiB."""
 
     index: int
     uuid: str
@@ -24,19 +24,19 @@ class Gpu:
     memory_mib: int
 
     def is_named(self, name: int | str) -> bool:
-        """Whether an entry of CUDA_VISIBLE_DEVICES means it: its index, its UUID, or how that begins."""
+        """Whether an entry of CUDA_VISIBLE_DEVICES means this GPU: its index, its UUID or a UUID prefix."""
         return self.index == name or (isinstance(name, str) and self.uuid.startswith(name))
 
 
 def shown(visible: tuple[str, ...] | None) -> tuple[str, ...] | None:
-    """What CUDA_VISIBLE_DEVICES shows. CUDA stops at the first entry that names no GPU (-1 for none)."""
+    """The valid entries of CUDA_VISIBLE_DEVICES. CUDA stops at the first entry that is not a GPU (as -1)."""
     return None if visible is None else tuple(takewhile(_CUDA_NAME.fullmatch, visible))
 
 
 def usable(gpus: tuple[Gpu, ...], visible: tuple[str, ...] | None) -> tuple[Gpu | None, ...]:
-    """The GPUs as `--gpus` counts them: within CUDA_VISIBLE_DEVICES, where that is set.
+    """The GPUs that `--gpus` indexes: those in CUDA_VISIBLE_DEVICES if it is set, otherwise all.
 
-    None for one that NVML does not list, as a MIG instance.
+    An entry is None if NVML does not list the GPU (a MIG instance).
     """
     entries = shown(visible)
     if entries is None:
@@ -47,16 +47,17 @@ def usable(gpus: tuple[Gpu, ...], visible: tuple[str, ...] | None) -> tuple[Gpu 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """A model that has been looked for.
+    """A located model.
 
     Attributes:
-        path: what the engine gets as `--model`: a folder or a hub id.
+        path: the engine's `--model`: a folder or a hub id.
         served_name: the name under which the frontend lists it.
-        folder: the local folder that holds its `config.json`, or None where it is not here yet.
-        builtin: whether it is the model that ships with dynamoctl.
+        folder: the local folder with its `config.json`; None if the model is not on this host yet.
+        builtin: whether it is the model that dynamoctl brings along.
         chat: whether its tokenizer has a chat template.
-        weights_gib: the size of its weights on disk, GiB; None where they are not here.
-        config: its config.json, as far as the size of its KV cache depends on it; None where it is not here.
+        weights_gib: size of its weights on disk, in GiB; None if they are not on this host.
+        config: the keys of its config.json that determine the KV cache's size; None if it is not on this
+            host.
     """
 
     path: str
@@ -69,18 +70,18 @@ class ModelFacts:
 
     @property
     def is_folder(self) -> bool:
-        """Whether it is, or will be, a folder on this machine, as against a hub id."""
+        """Whether `path` is a folder on this host, which may not exist yet, and not a hub id."""
         return self.path.startswith("/")
 
 
 @dataclass(frozen=True)
 class Interface:
-    """A network interface that is up; an address with a label of its own (`eth0:1`) counts as one.
+    """A network interface that is up. An address with its own label (`eth0:1`) counts as an interface.
 
     Attributes:
-        addresses: its IPv4 addresses, in the kernel's order.
-        ipv6: whether it has an IPv6 address too.
-        rdma: the RDMA devices behind it, as UCX names them (`mlx5_0:1`).
+        addresses: IPv4 addresses, in the kernel's order.
+        ipv6: whether it also has an IPv6 address.
+        rdma: its RDMA devices, as UCX names them (`mlx5_0:1`).
     """
 
     name: str
@@ -91,20 +92,20 @@ class Interface:
 
 @dataclass(frozen=True)
 class HostFacts:
-    """One look at the host.
+    """The state of the host at one moment.
 
     Attributes:
-        cores: the CPU cores this process may use, by number.
-        memory_total_gib: physical memory (or the cgroup's limit, where that is less), GiB.
-        memory_available_gib: memory that can be had without swapping, GiB.
+        cores: numbers of the CPU cores that this process may use.
+        memory_total_gib: physical memory, or the cgroup's limit if that is less, in GiB.
+        memory_available_gib: memory available without swapping, in GiB.
         gpus: the GPUs that NVML lists; empty without a driver.
-        visible_gpus: the entries of the caller's CUDA_VISIBLE_DEVICES, or None where it is unset.
-        free_ports: TCP ports nobody listens on, all at most 32767 (Dynamo's limit for a system port).
-        python: the interpreter that runs the engine.
-        home: the folder of this deployment, where its store, logs and working folders go.
-        versions: distribution -> version, of the engine's packages that are installed.
+        visible_gpus: the entries of the caller's CUDA_VISIBLE_DEVICES; None if it is unset.
+        free_ports: free TCP ports up to 32767 (Dynamo's limit for a system port).
+        python: path of the interpreter that runs the engine.
+        home: the deployment's folder, with its discovery directory, logs and working folders.
+        versions: distribution -> version, of the installed packages of the engine.
         interfaces: the network interfaces that are up and have an IPv4 address.
-        way_out: this host's address on its way to other networks; None where it has none but the loopback.
+        way_out: this host's address on the default route; None if it only has the loopback.
     """
 
     cores: tuple[int, ...]

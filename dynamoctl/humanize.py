@@ -1,4 +1,4 @@
-"""Words for people and of theirs: the nearest known name, durations, counts, moments, docstrings."""
+"""Conversions between values and text for people: durations, counts, times, name hints, docstrings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _CLOCK = re.compile(r"\d\d?:\d\d(?::\d\d)?")
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint that names the nearest known word; all of them where none is near and they are few."""
+    """A hint with the known word nearest to `word`, or with all of them if none is near and there are few."""
     names = sorted(known)
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     if close:
@@ -22,7 +22,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`7 s`, `2 min 5 s`, `3 h 12 min`."""
+    """A duration as `7 s`, `2 min 5 s` or `3 h 12 min`."""
     whole = int(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -32,17 +32,17 @@ def duration(seconds: float) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """`1 worker`, `2 workers`."""
+    """A number with its noun: `1 worker`, `2 workers`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def one_line(text: str) -> str:
-    """The text without what would end a line or move a cursor: for a comment in a file that is executed."""
+    """The text with `?` for each unprintable character, for a comment in a file that is executed."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def attributes(kind: type) -> dict[str, str]:
-    """The `Attributes:` of a class's docstring: name -> what it says. `a, b: words` is said of both."""
+    """The `Attributes:` section of a class's docstring: name -> text. `a, b: text` applies to both names."""
     import inspect
 
     _, _, section = (inspect.getdoc(kind) or "").partition("Attributes:\n")
@@ -66,11 +66,15 @@ def _entries(section: str) -> Iterator[tuple[str, str]]:
 
 
 def moment(text: str, now: float) -> float:
-    """When that is, seconds since the epoch: so long ago (`30s`, `1h30m`, `2d`), a time of the day (`12:34`:
-    the last one) or an ISO time (`2026-11-25T12:34`). Local time, where it does not say which.
+    """Parse a time; returns seconds since the epoch.
+
+    Args:
+        text: a duration before now (`30s`, `1h30m`, `2d`), a time of day (`12:34`: its last occurrence) or an
+            ISO 8601 time (`2026-11-25T12:34`). Times without a time zone are local.
+        now: the current time, in seconds since the epoch.
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: the text is none of these.
     """
     text = text.strip()
     if re.fullmatch(rf"(?:{_AGO.pattern} ?)+", text):
@@ -84,5 +88,5 @@ def moment(text: str, now: float) -> float:
 
 
 def iso(at: float) -> str:
-    """Seconds since the epoch as `2026-11-25T12:34:56.123456Z`."""
+    """A time in seconds since the epoch, as `2026-11-25T12:34:56.123456Z`."""
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -1,19 +1,18 @@
-"""One folder per deployment: its plan, its units' identities, its logs.
+"""The folder of a deployment: its plan, its units' identities, its logs.
 
     HOME/deployments/NAME/
-        plan.json       what was asked for and what came of it; written once a start
-        state.json      what is so now; written by the supervisor alone, atomically
-        logs/UNIT.log   what each unit printed; supervisor.log beside them
-        run/UNIT/       the unit's working folder, empty at its start
-        store/          Dynamo's file discovery, fresh at every start
-        control.sock    where the supervisor answers `status`
-        lock            held by whoever changes the deployment
-    HOME/lock           held while a start looks at what the others have planned
+        plan.json       the spec and the plan; written once per start
+        state.json      the current state; only the supervisor writes it, atomically
+        logs/UNIT.log   output of each unit; also supervisor.log
+        run/UNIT/       the unit's working folder, empty when it starts
+        store/          Dynamo's file discovery, new for every start
+        control.sock    socket on which the supervisor answers `status`
+        lock            held by a command that changes the deployment
+    HOME/lock           held while a start reads the plans of other deployments
     HOME/prometheus/
-        NAME.json       what Prometheus scrapes of it; only while it is up
+        NAME.json       the deployment's Prometheus targets; only while it is up
 
-HOME is $DYNAMOCTL_HOME or the user's state folder. This module is read by `status`, so it imports
-nothing slow.
+HOME is $DYNAMOCTL_HOME or the user's state folder. `status` imports this module, so it imports nothing slow.
 """
 
 from __future__ import annotations
@@ -33,12 +32,12 @@ from dynamoctl.host.files import FileIdentity, Files
 from dynamoctl.host.processes import Identity, is_running
 
 VERSION = 1
-# The folder, in HOME, of what Prometheus reads.
+# The folder in HOME for Prometheus targets.
 TARGETS = "prometheus"
 
-_OTHERS = "a deployment is its owner's alone: become that user, or set DYNAMOCTL_HOME"
+_OTHERS = "only its owner may read a deployment: become that user, or set DYNAMOCTL_HOME"
 
-# `supervisor.lifecycle` says what may follow what.
+# `supervisor.lifecycle` defines the transitions between these states.
 UnitStateName = Literal[
     "pending", "starting", "ready", "unresponsive", "stopping", "stopped", "failed", "backoff"
 ]
@@ -46,14 +45,16 @@ UnitStateName = Literal[
 
 @dataclass
 class UnitState:
-    """What the supervisor knows of one unit.
+    """The state of one unit.
 
     Attributes:
         state: see `supervisor.lifecycle`.
-        phase: what it is doing while it starts, or what is wrong with it, in words; empty while it is ready.
-        started_at, ready_at: seconds since the epoch; 0 where that has not happened.
+        phase: what the unit does while it starts, or what is wrong with it; empty while it is ready.
+        identity: its first process; None before the first start.
+        started_at, ready_at: in seconds since the epoch; 0 if that has not happened.
+        restarts: number of restarts.
         exit: how it ended (`exit 1`, `SIGKILL`), or empty.
-        error: why it failed, with its last log lines, or empty.
+        error: its last log lines if it failed, or empty.
         patches: names of the patches that the plan switches on in it (`dynamoctl.patches`).
     """
 
@@ -74,19 +75,21 @@ class UnitState:
 
 @dataclass
 class DeploymentState:
-    """What the supervisor knows of the whole.
+    """The state of a deployment.
 
     Attributes:
-        state: `starting`, `ready`, `degraded` (a unit is down and on its way back, or a store of
-            LMCache's does not answer), `stopping`, `stopped`, `failed`.
-        start_id: this start; the mark that its processes carry begins with it.
+        state: `starting`, `ready`, `degraded` (a unit is being restarted, or LMCache's remote store or etcd
+            does not answer), `stopping`, `stopped`, `failed`.
+        start_id: id of this start; the mark of each of its processes begins with it.
+        supervisor: the supervisor's process.
+        created_at, ready_at: in seconds since the epoch; `ready_at` is 0 if it was never ready.
         error: why it failed: code, message, hint; or None.
-        warnings: what does not stop it but should be known.
-        lost_etcd: that etcd does not answer now, and why; empty where it does, or none is used.
-        lost_stores: which of LMCache's stores do not answer now, and why.
-        files: what its processes have made outside its folder: shared memory, sockets.
-        file_identities: which files these are: others may have their names by now. A state that was written
-            before dynamoctl looked has none.
+        warnings: problems that do not stop the deployment.
+        lost_etcd: why etcd cannot be used now; empty if it can be used, or is not needed.
+        lost_stores: LMCache's remote stores that cannot be used now, with the reason.
+        files: files that its processes made outside its folder: shared memory, sockets.
+        file_identities: path -> identity of these files, because other programs may reuse their names. States
+            of older dynamoctl versions have none.
     """
 
     name: str
@@ -109,22 +112,23 @@ class DeploymentState:
 
     @property
     def supervisor_lives(self) -> bool:
-        """Whether the supervisor that wrote this still runs."""
+        """Whether the supervisor that wrote this state still runs."""
         return self.supervisor is not None and is_running(self.supervisor)
 
     @property
     def recorded_files(self) -> Files:
-        """`files`, and which they are as far as that is known."""
+        """`files` with their identities, as far as they are known."""
         return {path: self.file_identities.get(path) for path in self.files}
 
     def record_files(self, files: Files) -> None:
-        """Set `files`, and which they are."""
+        """Set `files` and `file_identities`."""
         self.files = sorted(files)
-        self.file_identities = {path: which for path, which in sorted(files.items()) if which is not None}
+        identities = {path: identity for path, identity in sorted(files.items()) if identity is not None}
+        self.file_identities = identities
 
 
 class Folder:
-    """A deployment's folder. Nothing is made until something is written."""
+    """A deployment's folder. It is made when something is written to it."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -132,17 +136,17 @@ class Folder:
 
     @property
     def plan_file(self) -> Path:
-        """What was asked for."""
+        """The file with the spec and the plan."""
         return self.path / "plan.json"
 
     @property
     def state_file(self) -> Path:
-        """What is so now."""
+        """The file with the current state."""
         return self.path / "state.json"
 
     @property
     def store(self) -> Path:
-        """Dynamo's file discovery."""
+        """The directory of Dynamo's file discovery."""
         return self.path / "store"
 
     @property
@@ -152,14 +156,15 @@ class Folder:
 
     @property
     def targets_file(self) -> Path:
-        """What Prometheus scrapes of it (`file_sd`).
+        """The file with the deployment's Prometheus targets (`file_sd`).
 
-        All deployments' are in one folder: in Prometheus's `files` only the last part may be a pattern.
+        The files of all deployments are in one folder, because only the last path component of an entry in
+        Prometheus's `files` may be a pattern.
         """
         return self.path.parent.parent / TARGETS / f"{self.name}.json"
 
     def log(self, unit: str) -> Path:
-        """A unit's log; `supervisor` has one too."""
+        """The log of a unit, or of the supervisor (`supervisor`)."""
         return self.path / "logs" / f"{unit}.log"
 
     def work(self, unit: str) -> Path:
@@ -167,25 +172,29 @@ class Folder:
         return self.path / "run" / unit
 
     def read_plan(self) -> dict[str, Any] | None:
-        """`plan.json`; None where there is none."""
+        """Read `plan.json`; None if it does not exist.
+
+        Raises:
+            DynamoctlError: the file is damaged or cannot be read.
+        """
         return _read_json(self.plan_file)
 
     def write_plan(self, body: dict[str, Any]) -> None:
-        """Write `plan.json`."""
+        """Write `plan.json`; raises PreflightError if that fails."""
         self._write_json(self.plan_file, body)
 
     def read_state(self) -> DeploymentState | None:
-        """`state.json`; None where there is none.
+        """Read `state.json`; None if it does not exist.
 
         Raises:
-            DynamoctlError: the file is damaged or of another version.
+            DynamoctlError: the file is damaged, has another version or cannot be read.
         """
         body = _read_json(self.state_file)
         if body is None:
             return None
         if body.get("version") != VERSION:
             raise DynamoctlError(
-                f"{self.state_file} is of version {body.get('version')}; this dynamoctl reads {VERSION}",
+                f"{self.state_file} has version {body.get('version')}; this dynamoctl reads {VERSION}",
                 f"take it down (dynamoctl down -n {self.name}), then start it again",
             )
         try:
@@ -196,37 +205,37 @@ class Folder:
             ) from None
 
     def write_state(self, state: DeploymentState) -> None:
-        """Write `state.json`."""
+        """Write `state.json`; raises PreflightError if that fails."""
         self._write_json(self.state_file, asdict(state))
 
     def write_targets(self, groups: list[dict[str, Any]]) -> None:
-        """Write what Prometheus scrapes. The folder is made the user's alone, who may open it to Prometheus.
+        """Write the Prometheus targets. The folder gets mode 0700; the user may open it to Prometheus.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: they cannot be written.
         """
         self.targets_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_whole(self.targets_file, json.dumps(groups, indent=1))
 
     def remove_targets(self) -> None:
-        """Tell Prometheus that there is nothing to scrape any more."""
+        """Remove the Prometheus targets."""
         with suppress(OSError):
             self.targets_file.unlink()
 
     def is_whole(self) -> bool:
-        """Whether plan and state are there; not whether they can be read."""
+        """Whether the files of plan and state exist, whatever they hold."""
         return self.plan_file.exists() and self.state_file.exists()
 
     def exists(self) -> bool:
-        """Whether there is such a folder.
+        """Whether the folder exists.
 
         Raises:
-            DynamoctlError: it may not be looked into: it is another user's.
+            DynamoctlError: this user may not read it.
         """
         return _is_there(self.path)
 
     def make(self) -> None:
-        """The folder itself, the user's alone: it holds logs, the plan's environment and the socket.
+        """Make the folder with mode 0700, because it holds logs, the plan's environment and the socket.
 
         Raises:
             OSError: it cannot be made.
@@ -243,17 +252,17 @@ class Folder:
         except OSError as error:
             raise PreflightError(
                 f"cannot write {path}: {error.strerror}",
-                "free some space, or set DYNAMOCTL_HOME to a folder that can be written",
+                "free some space, or set DYNAMOCTL_HOME to a writable folder",
             ) from None
 
     @contextmanager
     def lock(self, patience_s: float = 60.0) -> Iterator[None]:
-        """Hold the deployment against other commands that would change it.
+        """Hold the deployment's lock against other commands that change it.
 
         Raises:
             DynamoctlError: another command holds it for longer than `patience_s` seconds.
         """
-        busy = f"another dynamoctl command is at work on '{self.name}'"
+        busy = f"another dynamoctl command is changing '{self.name}'"
         try:
             self.make()
         except OSError as error:
@@ -264,8 +273,7 @@ class Folder:
 
 @contextmanager
 def starts_in_turn(patience_s: float = 60.0) -> Iterator[None]:
-    """Hold all of the user's deployments against another start, from the look at what they have planned until
-    one's own plan can be seen.
+    """Hold the lock that serialises starts, from reading the other plans' ports until the plan is written.
 
     Raises:
         DynamoctlError: another command holds it for longer than `patience_s` seconds.
@@ -298,18 +306,18 @@ def _locked(path: Path, patience_s: float, busy: str) -> Iterator[None]:
 def _cannot_write_in(folder: Path, error: OSError) -> PreflightError:
     return PreflightError(
         f"cannot write in {folder}: {error.strerror}",
-        "mend its permissions, or set DYNAMOCTL_HOME to a folder that can be written",
+        "fix its permissions, or set DYNAMOCTL_HOME to a writable folder",
     )
 
 
 def write_whole(path: Path, text: str, mode: int = 0o666) -> None:
-    """Write a file whole or not at all: a reader never sees half of it.
+    """Write a file atomically: a reader sees the old or the new content, never a part.
 
     Args:
-        mode: of the new file, less the umask.
+        mode: permissions of the new file; the umask applies.
 
     Raises:
-        OSError: it cannot be written; what was there is there still.
+        OSError: it cannot be written; the old content is still there.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -323,7 +331,7 @@ def write_whole(path: Path, text: str, mode: int = 0o666) -> None:
 
 
 def home() -> Path:
-    """Where dynamoctl keeps its state: $DYNAMOCTL_HOME, or the user's state folder."""
+    """The folder for dynamoctl's state: $DYNAMOCTL_HOME, or the user's state folder."""
     own = os.environ.get("DYNAMOCTL_HOME")
     if own:
         return Path(own).expanduser().absolute()
@@ -333,7 +341,7 @@ def home() -> Path:
 
 
 def targets_folder() -> Path:
-    """Where Prometheus finds what to scrape: a file for each deployment that is up."""
+    """The folder with the Prometheus targets: a file for each deployment that is up."""
     return home() / TARGETS
 
 
@@ -341,17 +349,17 @@ def deployments() -> list[str]:
     """The names of all deployments that have a folder, sorted.
 
     Raises:
-        DynamoctlError: they may not be looked into: they are another user's.
+        DynamoctlError: this user may not read them.
     """
     folder = home() / "deployments"
     return sorted(path.parent.name for path in folder.glob("*/state.json")) if _is_there(folder) else []
 
 
 def not_running(name: str) -> str:
-    """That it is not, and which there are where nobody ever started one of this name."""
+    """A message that a deployment is not running; for an unknown name it lists the known ones."""
     known = deployments()
-    besides = f" (known here: {', '.join(known)})" if known and name not in known else ""
-    return f"'{name}' is not running{besides}"
+    hint = f" (known here: {', '.join(known)})" if known and name not in known else ""
+    return f"'{name}' is not running{hint}"
 
 
 def _is_there(folder: Path) -> bool:
@@ -386,7 +394,7 @@ def _identity(body: dict[str, Any] | None) -> Identity | None:
 
 def _state(body: dict[str, Any]) -> DeploymentState:
     units = [UnitState(**{**unit, "identity": _identity(unit["identity"])}) for unit in body["units"]]
-    files = {path: FileIdentity(**which) for path, which in body.get("file_identities", {}).items()}
+    files = {path: FileIdentity(**identity) for path, identity in body.get("file_identities", {}).items()}
     return DeploymentState(
         **{**body, "units": units, "supervisor": _identity(body["supervisor"]), "file_identities": files}
     )

@@ -1,1 +1,1 @@
-"""What a bench sends, and what came of it: workloads, results, plots. Pure, but for the files of plots."""
+"""Workloads, results and plots of benchmarks. Pure, except that plots are written to files."""

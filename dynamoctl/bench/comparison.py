@@ -1,4 +1,4 @@
-"""Variants side by side: ratios, and which is the best. Pure."""
+"""Comparison of variants: figures, ratios, and the best variant. Pure."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from typing import Any
 from dynamoctl.answers.bench import Counted, Figures, PassResult, Ratios
 from dynamoctl.bench.results import Measured
 
-# Differences below this are noise: of such variants the one that takes less memory is better.
+# A smaller ratio of two times is noise: of such variants, the one that takes less memory is better.
 _NOISE = 1.05
 
 
 def pooled(runs: Sequence[Sequence[Measured]]) -> tuple[Measured, ...]:
-    """The same passes, measured more than once, as one: every request counts alike."""
-    return tuple(_together(same) for same in zip(*runs, strict=True))
+    """The passes of several runs merged by position, so that every request has the same weight."""
+    return tuple(_together(repeats) for repeats in zip(*runs, strict=True))
 
 
 def figures(passes: Sequence[PassResult]) -> Figures:
-    """A variant's figures."""
-    later = [one.ttft_s.mean for one in passes[1:] if one.ttft_s]
-    gaps = [one.inter_token_latency_s.p99 for one in passes if one.inter_token_latency_s]
-    tokens = sum(one.prompt_tokens + one.output_tokens for one in passes)
+    """The figures of a variant."""
+    later = [result.ttft_s.mean for result in passes[1:] if result.ttft_s]
+    gaps = [result.inter_token_latency_s.p99 for result in passes if result.inter_token_latency_s]
+    tokens = sum(result.prompt_tokens + result.output_tokens for result in passes)
     return Figures(
         passes[0].ttft_s.mean if passes[0].ttft_s else None,
         sum(later) / len(later) if later else None,
         max(gaps, default=None),
-        tokens / max(sum(one.seconds for one in passes), 1e-9),
+        tokens / max(sum(result.seconds for result in passes), 1e-9),
     )
 
 
 def ratios(of: Figures, to: Figures) -> Ratios:
-    """Each figure divided by that of another variant."""
+    """Each figure of one variant divided by that of another."""
     others = asdict(to)
     return Ratios(
         **{
@@ -43,35 +43,43 @@ def ratios(of: Figures, to: Figures) -> Ratios:
 
 
 def best(candidates: Sequence[tuple[str, Figures, float]]) -> str:
-    """The variant with the shortest mean time to the first token, of the later passes where there are any.
+    """The name of the variant with the shortest mean time to first token.
+
+    The time is that of the later passes if there are any. Variants within 5 % of the shortest time count as
+    equal; of these, the one with the least memory wins, then the fastest.
 
     Args:
-        candidates: name, figures, and the memory that its cache takes, GiB. What is within 5 % of the best is
-            as good; of those it is the one with the least memory, then the first.
+        candidates: (name, figures, memory of its cache in GiB).
 
     Raises:
-        ValueError: there is none with a time to the first token.
+        ValueError: no variant has a time to first token.
     """
     timed = [
-        (name, time, gib)
-        for name, one, gib in candidates
-        if (time := one.ttft_first_s if one.ttft_later_s is None else one.ttft_later_s) is not None
+        (gib, time, name)
+        for name, figures_of_it, gib in candidates
+        if (time := _ttft(figures_of_it)) is not None
     ]
     shortest = min(time for _, time, _ in timed)
-    return min((one for one in timed if one[1] <= shortest * _NOISE), key=lambda one: (one[2], one[1]))[0]
+    equal = (candidate for candidate in timed if candidate[1] <= shortest * _NOISE)
+    return min(equal, key=lambda candidate: candidate[:2])[2]
 
 
-def _together(same: Sequence[Measured]) -> Measured:
-    counted = [one.counted for one in same]
+def _ttft(of: Figures) -> float | None:
+    return of.ttft_first_s if of.ttft_later_s is None else of.ttft_later_s
+
+
+def _together(repeats: Sequence[Measured]) -> Measured:
+    """One pass that was measured several times, as one measurement."""
+    counts = [measured.counted for measured in repeats]
 
     def total(name: str) -> Any:
-        values = [getattr(one, name) for one in counted]
+        values = [getattr(counted, name) for counted in counts]
         return None if None in values else sum(values)
 
     sums = {name: total(name) for name in Counted.__dataclass_fields__ if not name.endswith("_mib")}
     return Measured(
-        same[0].label,
-        sum(one.seconds for one in same),
-        tuple(request for one in same for request in one.answered),
-        replace(counted[-1], **sums),
+        repeats[0].label,
+        sum(measured.seconds for measured in repeats),
+        tuple(request for measured in repeats for request in measured.answered),
+        replace(counts[-1], **sums),
     )

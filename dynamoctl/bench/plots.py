@@ -1,4 +1,4 @@
-"""Plots of results, by Matplotlib, as PNG and SVG."""
+"""Plots of benchmark results as PNG and SVG, made with Matplotlib."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SPREAD = ("mean", "p50", "p95", "p99")
-# Of the Okabe-Ito palette: they differ for people who see few colours, and in grey.
+# The Okabe-Ito palette, whose colours differ for people with colour blindness and in greyscale.
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 _COMPUTED, _LMCACHE, _ENGINE = "#999999", "#0072B2", "#E69F00"
 
 
 def require() -> None:
-    """See that plots can be made, before anything is measured.
+    """Check that plots can be made, before anything is measured.
 
     Raises:
         PreflightError: Matplotlib is not installed.
@@ -34,11 +34,15 @@ def require() -> None:
 
 
 def save(kind: str, body: Mapping[str, Any], path: Path) -> list[Path]:
-    """Draw a result and write it beside each other as PNG and as SVG.
+    """Draw a result and write it as PNG and as SVG, next to each other.
 
     Args:
         kind: `bench`, `bench-compare` or `bench-tune`, as in the result's schema.
-        path: with or without an ending.
+        body: the result, as in its JSON file.
+        path: path of the plots, with or without a suffix.
+
+    Returns:
+        The paths of the PNG and the SVG.
 
     Raises:
         PreflightError: Matplotlib is not installed.
@@ -49,8 +53,8 @@ def save(kind: str, body: Mapping[str, Any], path: Path) -> list[Path]:
 
     draw = {"bench": _bench, "bench-compare": _compare, "bench-tune": _tune}[kind]
     stem = path.with_suffix("") if path.suffix in (".png", ".svg") else path
-    written = [stem.with_name(stem.name + ending) for ending in (".png", ".svg")]
-    # The same result makes the same bytes.
+    written = [stem.with_name(stem.name + suffix) for suffix in (".png", ".svg")]
+    # With a fixed salt, the same result gives the same bytes.
     style: Any = {"svg.hashsalt": "dynamoctl", "svg.fonttype": "none", "font.size": 9}
     with rc_context(style):
         figure = draw(body)
@@ -63,15 +67,15 @@ def save(kind: str, body: Mapping[str, Any], path: Path) -> list[Path]:
 
 
 def _bench(body: Mapping[str, Any]) -> Figure:
-    """One deployment: latencies of each pass, and where its prompts' tokens came from."""
+    """Plot one deployment: latencies of each pass, and where the tokens of its prompts came from."""
     from matplotlib.figure import Figure
 
     passes = body["passes"]
     figure = Figure(figsize=(10, 3.4), layout="constrained")
     first, middle, last = figure.subplots(1, 3)
-    labels = [one["label"] for one in passes]
-    _spreads(first, labels, [one["ttft_s"] for one in passes], 1, "time to first token, s")
-    gaps = [one["inter_token_latency_s"] for one in passes]
+    labels = [pass_["label"] for pass_ in passes]
+    _spreads(first, labels, [pass_["ttft_s"] for pass_ in passes], 1, "time to first token, s")
+    gaps = [pass_["inter_token_latency_s"] for pass_ in passes]
     _spreads(middle, labels, gaps, 1000, "inter-token latency, ms")
     _tokens(last, labels, passes)
     figure.suptitle(f"{body['workload']['kind']}: {body['mode']}, {body['model']}")
@@ -79,25 +83,25 @@ def _bench(body: Mapping[str, Any]) -> Figure:
 
 
 def _compare(body: Mapping[str, Any]) -> Figure:
-    """Variants side by side."""
+    """Plot variants side by side."""
     from matplotlib.figure import Figure
 
-    good = [one for one in body["variants"] if one["bench"]]
-    figure = Figure(figsize=(10, 1.6 + 0.5 * max(4, len(good))), layout="constrained")
+    measured = [variant for variant in body["variants"] if variant["bench"]]
+    figure = Figure(figsize=(10, 1.6 + 0.5 * max(4, len(measured))), layout="constrained")
     first, middle, last = figure.subplots(1, 3, sharey=True)
-    names = [one["name"] for one in good]
-    passes = [one["bench"]["passes"] for one in good]
-    labels = [one["label"] for one in passes[0]] if passes else []
-    high = 0.8 / max(1, len(labels))
+    names = [variant["name"] for variant in measured]
+    passes = [variant["bench"]["passes"] for variant in measured]
+    labels = [pass_["label"] for pass_ in passes[0]] if passes else []
+    height = 0.8 / max(1, len(labels))
     for number, label in enumerate(labels):
-        at = [place + (number - (len(labels) - 1) / 2) * high for place in range(len(good))]
-        means = [(one[number]["ttft_s"] or {}).get("mean", 0.0) for one in passes]
-        bars = first.barh(at, means, high * 0.9, label=label, color=_COLOURS[number % len(_COLOURS)])
+        at = [place + (number - (len(labels) - 1) / 2) * height for place in range(len(measured))]
+        means = [(of_variant[number]["ttft_s"] or {}).get("mean", 0.0) for of_variant in passes]
+        bars = first.barh(at, means, height * 0.9, label=label, color=_COLOURS[number % len(_COLOURS)])
         first.bar_label(bars, fmt=_short, padding=2, fontsize=7)
     figure.legend(title="pass", fontsize=7, loc="outside lower left", ncols=4)
     first.set_title("mean time to first token, s")
-    gaps = [(one["figures"]["inter_token_latency_p99_s"] or 0.0) * 1000 for one in good]
-    tokens = [one["figures"]["total_tokens_per_s"] for one in good]
+    gaps = [(variant["figures"]["inter_token_latency_p99_s"] or 0.0) * 1000 for variant in measured]
+    tokens = [variant["figures"]["total_tokens_per_s"] for variant in measured]
     for axes, values, title in ((middle, gaps, "inter-token latency p99, ms"), (last, tokens, "tokens/s")):
         axes.bar_label(axes.barh(names, values, 0.6, color=_COLOURS[2]), fmt=_short, padding=2, fontsize=7)
         axes.set_title(title)
@@ -111,17 +115,18 @@ def _compare(body: Mapping[str, Any]) -> Figure:
 
 
 def _tune(body: Mapping[str, Any]) -> Figure:
-    """Time to first token over the chunk size, a curve for each size of the cache."""
+    """Plot the time to first token over the chunk size, one curve per cache size."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    good = [one for one in body["variants"] if one["figures"]]
-    sizes = list(dict.fromkeys(one["cpu_gib"] for one in good))
+    measured = [variant for variant in body["variants"] if variant["figures"]]
+    sizes = list(dict.fromkeys(variant["cpu_gib"] for variant in measured))
+    by_chunk = sorted(measured, key=lambda variant: int(variant["chunk_size"]))
     for number, gib in enumerate(sizes):
-        row = sorted((one for one in good if one["cpu_gib"] == gib), key=lambda one: int(one["chunk_size"]))
+        row = [variant for variant in by_chunk if variant["cpu_gib"] == gib]
         for key, line, words in (("ttft_first_s", "--", "first pass"), ("ttft_later_s", "-", "later passes")):
-            points = [(one["chunk_size"], one["figures"][key]) for one in row if one["figures"][key]]
+            points = [(each["chunk_size"], each["figures"][key]) for each in row if each["figures"][key]]
             if points:
                 axes.plot(
                     *zip(*points, strict=True),
@@ -129,14 +134,14 @@ def _tune(body: Mapping[str, Any]) -> Figure:
                     color=_COLOURS[number % len(_COLOURS)],
                     label=f"{gib:g} GiB, {words}",
                 )
-    if best := next((one for one in good if one["name"] == body["best"]), None):
-        took = best["figures"]["ttft_later_s"] or best["figures"]["ttft_first_s"]
-        axes.plot(best["chunk_size"], took, "*", markersize=16, color="#D55E00", label="taken")
+    if best := next((variant for variant in measured if variant["name"] == body["best"]), None):
+        ttft = best["figures"]["ttft_later_s"] or best["figures"]["ttft_first_s"]
+        axes.plot(best["chunk_size"], ttft, "*", markersize=16, color="#D55E00", label="best")
     axes.set_xscale("log", base=2)
-    chunks = sorted({one["chunk_size"] for one in good})
-    axes.set_xticks(chunks, [str(one) for one in chunks])
+    chunks = sorted({variant["chunk_size"] for variant in measured})
+    axes.set_xticks(chunks, [str(chunk) for chunk in chunks])
     axes.set_ylim(bottom=0)
-    axes.set_xlabel("LMCache's chunk, tokens")
+    axes.set_xlabel("LMCache chunk size, tokens")
     axes.set_ylabel("mean time to first token, s")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=7)
@@ -151,14 +156,14 @@ def _spreads(
     factor: float,
     title: str,
 ) -> None:
-    """Mean and percentiles as bars in groups, a colour for each pass."""
-    wide = 0.8 / max(1, len(labels))
-    for number, (label, one) in enumerate(zip(labels, spreads, strict=True)):
-        if one is None:
+    """Draw mean and percentiles as groups of bars, one colour per pass."""
+    width = 0.8 / max(1, len(labels))
+    for number, (label, spread) in enumerate(zip(labels, spreads, strict=True)):
+        if spread is None:
             continue
-        at = [place + (number - (len(labels) - 1) / 2) * wide for place in range(len(_SPREAD))]
+        at = [place + (number - (len(labels) - 1) / 2) * width for place in range(len(_SPREAD))]
         colour = _COLOURS[number % len(_COLOURS)]
-        axes.bar(at, [one[name] * factor for name in _SPREAD], wide * 0.9, label=label, color=colour)
+        axes.bar(at, [spread[name] * factor for name in _SPREAD], width * 0.9, label=label, color=colour)
     axes.set_xticks(range(len(_SPREAD)), _SPREAD)
     axes.set_title(title)
     axes.spines[["top", "right"]].set_visible(False)
@@ -166,13 +171,14 @@ def _spreads(
 
 
 def _tokens(axes: Axes, labels: Sequence[str], passes: Sequence[Mapping[str, Any]]) -> None:
-    """Where the prompts' tokens came from. What the engines had they do not ask LMCache for."""
-    lmcache = [one["counted"]["lmcache_hit_tokens"] or 0 for one in passes]
-    engine = [one["counted"]["prefix_hit_tokens"] or 0 for one in passes]
-    rest = [max(0, one["prompt_tokens"] - a - b) for one, a, b in zip(passes, lmcache, engine, strict=True)]
+    """Draw where the prompts' tokens came from. Engines request from LMCache only what they do not have."""
+    lmcache = [pass_["counted"]["lmcache_hit_tokens"] or 0 for pass_ in passes]
+    engine = [pass_["counted"]["prefix_hit_tokens"] or 0 for pass_ in passes]
+    hits = [sum(tokens) for tokens in zip(lmcache, engine, strict=True)]
+    computed = [max(0, pass_["prompt_tokens"] - hit) for pass_, hit in zip(passes, hits, strict=True)]
     bottom = [0] * len(passes)
     for values, name, colour in (
-        (rest, "computed", _COMPUTED),
+        (computed, "computed", _COMPUTED),
         (lmcache, "from LMCache", _LMCACHE),
         (engine, "from the engine's own cache", _ENGINE),
     ):
@@ -184,11 +190,11 @@ def _tokens(axes: Axes, labels: Sequence[str], passes: Sequence[Mapping[str, Any
 
 
 def _short(value: float) -> str:
-    """Three digits, or all of those before the point."""
+    """A number with three significant digits, or all digits before the decimal point."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _legend(axes: Axes, title: str | None = None) -> None:
-    """A legend above the bars."""
+    """Add a legend above the bars."""
     axes.set_ylim(0, axes.dataLim.ymax * 1.4 or 1)
     axes.legend(title=title, fontsize=7, loc="upper left", ncols=2)

@@ -1,4 +1,4 @@
-"""From what a load generator has measured to the figures of a bench. Pure."""
+"""The figures of a benchmark, computed from a load generator's measurements. Pure."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ class Answered:
     """One request, as the client saw it.
 
     Attributes:
-        ttft_s: seconds to the first token.
-        gaps_s: seconds between one token and the next.
-        error: why it failed; empty where it did not.
+        prompt_tokens, output_tokens: tokens of the prompt and of the answer.
+        ttft_s: time to first token, in seconds.
+        gaps_s: times between consecutive tokens, in seconds.
+        error: why it failed; empty if it did not.
     """
 
     prompt_tokens: int
@@ -31,16 +32,19 @@ class Answered:
 
     @property
     def seconds(self) -> float:
-        """To its last token."""
+        """Time to the last token, in seconds."""
         return self.ttft_s + sum(self.gaps_s)
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A pass as it went: what the client saw and what the units counted.
+    """A measured pass: the client's view and the units' counts.
 
     Attributes:
-        seconds: from the first request to the last answer.
+        label: name of the pass.
+        seconds: time from the first request to the last answer.
+        answered: all requests, including those that failed.
+        counted: the units' counts during the pass.
     """
 
     label: str
@@ -50,19 +54,19 @@ class Measured:
 
     @property
     def failed(self) -> bool:
-        """Whether a request failed."""
-        return any(one.error for one in self.answered)
+        """Whether any request failed."""
+        return any(request.error for request in self.answered)
 
 
 def read_vllm(body: Mapping[str, Any]) -> tuple[float, list[Answered]]:
-    """A result of `vllm bench serve --save-detailed`: (seconds in all, requests).
+    """Read a result of `vllm bench serve --save-detailed`: (duration in seconds, requests).
 
     Raises:
-        KeyError: it has no details.
+        KeyError: the result has no details.
     """
     columns = ("input_lens", "output_lens", "ttfts", "itls", "errors")
     rows = zip(*(body[name] for name in columns), strict=True)
-    # It marks a failure by an error, but for an answer that had no text at all.
+    # A failure has an error, except for an answer without any text.
     return float(body["duration"]), [
         Answered(int(prompt), int(output or 0), float(ttft), tuple(gaps), _reason(error) or _empty(ttft))
         for prompt, output, ttft, gaps, error in rows
@@ -70,15 +74,16 @@ def read_vllm(body: Mapping[str, Any]) -> tuple[float, list[Answered]]:
 
 
 def read_aiperf(lines: Iterable[str]) -> tuple[float, list[Answered]]:
-    """AIPerf's `profile_export.jsonl`: (seconds in all, requests).
+    """Read AIPerf's `profile_export.jsonl`: (duration in seconds, requests).
 
     Raises:
-        ValueError, KeyError: it is none.
+        ValueError, KeyError: the lines do not have its form.
     """
-    records = sorted((json.loads(line) for line in lines), key=lambda one: one["metadata"]["session_num"])
-    begins = [one["metadata"]["request_start_ns"] for one in records]
-    ends = [one["metadata"]["request_end_ns"] for one in records]
-    return (max(ends) - min(begins)) / 1e9, [_of_aiperf(one) for one in records]
+    records = [json.loads(line) for line in lines]
+    records.sort(key=lambda record: record["metadata"]["session_num"])
+    begins = [record["metadata"]["request_start_ns"] for record in records]
+    ends = [record["metadata"]["request_end_ns"] for record in records]
+    return (max(ends) - min(begins)) / 1e9, [_of_aiperf(record) for record in records]
 
 
 def _of_aiperf(record: Mapping[str, Any]) -> Answered:
@@ -100,51 +105,56 @@ def _of_aiperf(record: Mapping[str, Any]) -> Answered:
 
 
 def summed_up(measured: Measured) -> PassResult:
-    """The figures of a pass. What failed counts in none but `failed` and `errors`."""
-    good = [one for one in measured.answered if not one.error]
+    """The figures of a pass. Failed requests count only in `requests`, `failed` and `errors`."""
+    succeeded = [request for request in measured.answered if not request.error]
     errors: dict[str, int] = {}
-    for one in measured.answered:
-        if one.error:
-            errors[one.error] = errors.get(one.error, 0) + 1
-    prompt, output = sum(one.prompt_tokens for one in good), sum(one.output_tokens for one in good)
-    span = max(measured.seconds, 1e-9)
+    for request in measured.answered:
+        if request.error:
+            errors[request.error] = errors.get(request.error, 0) + 1
+    prompt = sum(request.prompt_tokens for request in succeeded)
+    output = sum(request.output_tokens for request in succeeded)
+    seconds = max(measured.seconds, 1e-9)
     return PassResult(
         measured.label,
         requests=len(measured.answered),
-        failed=len(measured.answered) - len(good),
+        failed=len(measured.answered) - len(succeeded),
         seconds=measured.seconds,
         prompt_tokens=prompt,
         output_tokens=output,
-        requests_per_s=len(good) / span,
-        output_tokens_per_s=output / span,
-        total_tokens_per_s=(prompt + output) / span,
-        ttft_s=spread([one.ttft_s for one in good]),
-        inter_token_latency_s=spread([gap for one in good for gap in one.gaps_s]),
-        latency_s=spread([one.seconds for one in good]),
+        requests_per_s=len(succeeded) / seconds,
+        output_tokens_per_s=output / seconds,
+        total_tokens_per_s=(prompt + output) / seconds,
+        ttft_s=spread([request.ttft_s for request in succeeded]),
+        inter_token_latency_s=spread([gap for request in succeeded for gap in request.gaps_s]),
+        latency_s=spread([request.seconds for request in succeeded]),
         counted=measured.counted,
         errors=errors,
     )
 
 
 def spread(values: Sequence[float]) -> Spread | None:
-    """Mean and percentiles; None where there are no values."""
+    """Mean and percentiles of values; None if there are no values."""
     if not values:
         return None
     return Spread(sum(values) / len(values), *(percentile(values, share) for share in (0.5, 0.95, 0.99)))
 
 
 def percentile(values: Iterable[float], share: float) -> float:
-    """The value that this share of all is not above; between two of them, in proportion (as NumPy has it)."""
+    """The percentile of values, with linear interpolation (as NumPy's default).
+
+    Args:
+        share: the percentile, 0 to 1.
+    """
     ordered = sorted(values)
-    place = share * (len(ordered) - 1)
-    below = math.floor(place)
+    position = share * (len(ordered) - 1)
+    below = math.floor(position)
     above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
+    return ordered[below] + (ordered[above] - ordered[below]) * (position - below)
 
 
 def times_faster(passes: Sequence[PassResult]) -> float | None:
-    """How many times shorter the mean TTFT of the later passes is than that of the first; None for one."""
-    later = [one.ttft_s.mean for one in passes[1:] if one.ttft_s]
+    """The first pass's mean TTFT divided by that of the later passes; None if there is only one pass."""
+    later = [result.ttft_s.mean for result in passes[1:] if result.ttft_s]
     if not later or passes[0].ttft_s is None:
         return None
     return passes[0].ttft_s.mean / (sum(later) / len(later))
@@ -156,7 +166,7 @@ def rounded(figures: _Figures) -> _Figures:
 
 
 def _reason(error: str) -> str:
-    """The last line of a traceback, or the whole of what is said."""
+    """The last line of an error, which may be a traceback; at most 200 characters."""
     lines = [line for line in error.splitlines() if line.strip()]
     return lines[-1].strip()[:200] if lines else ""
 
@@ -171,5 +181,5 @@ def _rounded(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         return replace(value, **{one.name: _rounded(getattr(value, one.name)) for one in fields(value)})
     if isinstance(value, Mapping):
-        return {key: _rounded(one) for key, one in value.items()}
+        return {key: _rounded(item) for key, item in value.items()}
     return value

@@ -1,4 +1,4 @@
-"""Two keys of a user's TOML set, everything else in it kept as it is: comments, order, blanks."""
+"""Set keys in a user's TOML file and keep everything else: comments, order, blank lines."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dynamoctl.errors import PreflightError, SpecError
 
 
 def require() -> None:
-    """See that a TOML can be edited, before anything is measured.
+    """Check that TOML files can be edited, before anything is measured.
 
     Raises:
         PreflightError: tomlkit is not installed.
@@ -17,16 +17,16 @@ def require() -> None:
 
     if find_spec("tomlkit") is None:
         raise PreflightError(
-            "writing into a TOML needs tomlkit, which is not installed",
+            "editing a TOML file needs tomlkit, which is not installed",
             "install the extra bench: pip install 'dynamoctl[bench]'",
         )
 
 
 def with_lmcache(text: str, values: dict[str, int | float]) -> str:
-    """The file's text with these keys of `[lmcache]`.
+    """A TOML file's text with these keys set in `[lmcache]`.
 
     Raises:
-        SpecError: it is not TOML, or `lmcache` is not a table in it.
+        SpecError: the text is not TOML, or its `lmcache` is not a table.
     """
     import tomlkit
     from tomlkit.exceptions import TOMLKitError
@@ -35,11 +35,11 @@ def with_lmcache(text: str, values: dict[str, int | float]) -> str:
         document = tomlkit.parse(text)
         table: Any = document.get("lmcache")
         if table is None:
-            # After all else, and apart from it.
+            # Appended at the end of the document.
             table = tomlkit.table()
             document["lmcache"] = table
         for name, value in values.items():
             table[name] = value
         return tomlkit.dumps(document)
     except (TOMLKitError, TypeError) as error:
-        raise SpecError(f"the TOML cannot be edited: {error}", "set the keys by hand") from None
+        raise SpecError(f"the TOML file cannot be edited: {error}", "set the keys by hand") from None

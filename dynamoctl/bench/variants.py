@@ -1,4 +1,4 @@
-"""The deployments that `bench compare` and `bench tune` know by name. Pure."""
+"""The variants of a deployment that `bench compare` and `bench tune` measure. Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NAMED: Mapping[str, Mapping[str, Any]] = {
     "agg-mp": {"mode": "agg", "lmcache.mode": "mp"},
     "disagg": {"mode": "disagg"},
     "disagg-no-lmcache": {"mode": "disagg", "lmcache.enabled": False},
-    # A router has something to choose from with two workers only.
+    # Two workers, because a router with one worker has no choice.
     **{f"router-{mode}": {"mode": "agg", "workers": 2, "router_mode": mode} for mode in ROUTER_MODES},
 }
 _CHUNK = "chunk-"
@@ -29,8 +29,9 @@ class Variant:
     """One of several deployments that are measured in turn.
 
     Attributes:
-        flags: what it sets, by the spec's names; it wins over what all have in common.
-        config: a TOML of its own; None: the one that all have in common.
+        name: its name in the results.
+        flags: its settings, by the spec's names; they override the settings that all variants share.
+        config: its own TOML file; None for the one that all variants share.
     """
 
     name: str
@@ -39,26 +40,33 @@ class Variant:
 
 
 def parse(words: Sequence[str]) -> list[Variant]:
-    """The variants of these names: a built-in one, `chunk-N`, or the path of a TOML.
+    """The variants of these names: a built-in name, `chunk-N`, or the path of a TOML file.
 
     Raises:
         SpecError: there is no such variant, or one is named twice.
     """
-    found = [_one(word) for word in words]
-    names = [one.name for one in found]
+    variants = [_one(word) for word in words]
+    names = [variant.name for variant in variants]
     for name in names:
         if names.count(name) > 1:
-            raise SpecError(f"the variant '{name}' is named twice", "use --repeat to measure each again")
-    return found
+            raise SpecError(
+                f"the variant '{name}' is named twice", "use --repeat to measure each variant again"
+            )
+    return variants
 
 
 def known() -> list[str]:
-    """The names."""
+    """The names of the built-in variants."""
     return [*_NAMED, f"{_CHUNK}N"]
 
 
 def grid(chunk_sizes: Sequence[int], cpu_gbs: Sequence[float | None]) -> list[Variant]:
-    """Each chunk size with each size of the cache; no size of the cache: as it is."""
+    """The variants for all combinations of chunk sizes and cache sizes.
+
+    Args:
+        chunk_sizes: in tokens.
+        cpu_gbs: cache sizes in GiB; None, or an empty sequence, leaves the size unchanged.
+    """
     return [
         Variant(
             f"{_CHUNK}{chunk}" + (f"-{gib:g}gib" if gib is not None else ""),
@@ -78,5 +86,5 @@ def _one(word: str) -> Variant:
     if size != word and size.isdecimal() and int(size) > 0:
         return Variant(word, {"mode": "agg", "lmcache.chunk_size": int(size)})
     raise SpecError(
-        f"there is no variant '{word}'", f"{nearest(word, known())}\nor name a TOML, whose name ends in .toml"
+        f"there is no variant '{word}'", f"{nearest(word, known())}\nor give the path of a .toml file"
     )

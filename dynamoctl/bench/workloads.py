@@ -1,9 +1,8 @@
-"""What a bench asks for: prompts in passes, made from a seed. Pure.
+"""Workloads of a benchmark: passes of prompts, generated from a seed. Pure.
 
-A prompt is a row of blocks of `BLOCK` tokens, each known by a number: equal numbers are equal text. Two
-prompts that begin with the same numbers have that much of a prefix in common, which is all that a KV cache
-looks at. It is the form in which traces of real services are published (Mooncake's, Qwen's), and load
-generators make text of it.
+A prompt is a sequence of blocks of `BLOCK` tokens. Each block has a number; equal numbers stand for equal
+text. Prompts that begin with the same numbers share a prefix, which is all that a KV cache depends on. Traces
+of real services are published in this form (Mooncake's, Qwen's), and load generators turn it into text.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ from dynamoctl.errors import SpecError
 from dynamoctl.humanize import nearest
 
 BLOCK = 16
-# What is asked about a document at its end: each time something else.
+# Length of the question at the end of a document; it differs each time.
 _QUESTION_BLOCKS = 2
-# A block as text has one of these for each token; most tokenizers have one token for each, with its blank.
+# A block's text has one of these words per token: most tokenizers encode each, with its space, as a token.
 _WORDS = (
     "the", "time", "way", "day", "man", "year", "work", "place", "part", "case", "week", "group",
     "fact", "hand", "life", "point", "house", "water", "room", "money", "story", "month", "night",
@@ -33,14 +32,14 @@ _WORDS = (
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt, and how many tokens of answer to it are asked for."""
+    """One prompt, and the number of output tokens to request."""
 
     blocks: tuple[int, ...]
     output_tokens: int
 
     @property
     def input_tokens(self) -> int:
-        """Its length; what the engine counts differs by some in a hundred: text is cut anew there."""
+        """Length of the prompt. The engine tokenizes the text, so its count differs by a few percent."""
         return len(self.blocks) * BLOCK
 
 
@@ -49,7 +48,7 @@ class Pass:
     """Requests that are measured together.
 
     Attributes:
-        forget: whether the engines' own prefix caches must have lost before it what they had.
+        forget: whether the engines' own prefix caches must be cleared before the pass.
     """
 
     label: str
@@ -58,26 +57,26 @@ class Pass:
 
 
 class Workload(Protocol):
-    """What is sent. Every field is a number of the user's."""
+    """A workload. Users can set each of its fields, which are numbers."""
 
     kind: ClassVar[str]
 
     def in_passes(self, seed: int) -> tuple[Pass, ...]:
-        """The requests; the same seed gives the same ones."""
+        """The requests, in passes; the same seed gives the same requests."""
 
     def __str__(self) -> str:
-        """In a few words."""
+        """A short description for people."""
 
 
 @dataclass(frozen=True)
 class Reuse:
-    """Long documents, each asked about again when the engine's own prefix cache has lost it.
+    """Long documents, each sent again after the engine's own prefix cache has dropped it.
 
     Attributes:
-        documents: how many.
-        document_tokens: the length of each.
-        passes: how often each is asked about.
-        output_tokens: the length of an answer.
+        documents: number of documents.
+        document_tokens: length of each document, in tokens.
+        passes: number of questions about each document.
+        output_tokens: length of an answer, in tokens.
     """
 
     kind: ClassVar[str] = "reuse"
@@ -87,14 +86,15 @@ class Reuse:
     output_tokens: int = 16
 
     def in_passes(self, seed: int) -> tuple[Pass, ...]:
-        """In the same order each time: the one asked for next is the one used longest ago."""
+        """One pass per question, in the same order: the next document is always the least recently used."""
         new = _blocks(seed)
         documents = [_take(new, _whole(self.document_tokens)) for _ in range(self.documents)]
         return tuple(
             Pass(
                 "first" if number == 0 else "again" if self.passes == 2 else f"again {number}",
                 tuple(
-                    Request((*one, *_take(new, _QUESTION_BLOCKS)), self.output_tokens) for one in documents
+                    Request((*document, *_take(new, _QUESTION_BLOCKS)), self.output_tokens)
+                    for document in documents
                 ),
                 forget=number > 0,
             )
@@ -107,14 +107,14 @@ class Reuse:
 
 @dataclass(frozen=True)
 class MultiTurn:
-    """Conversations: each turn is sent with all that was said before.
+    """Conversations, in which each turn is sent with all earlier turns.
 
     Attributes:
-        conversations: how many, side by side.
-        turns: of each.
-        first_tokens: the length of the first question, with what the model is told before it.
-        turn_tokens: the length of each later question.
-        output_tokens: the length of an answer. (What goes on as the answer in the next turn is made up.)
+        conversations: number of concurrent conversations.
+        turns: number of turns of each conversation.
+        first_tokens: length of the first question with the system prompt, in tokens.
+        turn_tokens: length of each later question, in tokens.
+        output_tokens: length of an answer, in tokens. (The next turn repeats a made-up answer.)
     """
 
     kind: ClassVar[str] = "multi-turn"
@@ -125,34 +125,35 @@ class MultiTurn:
     output_tokens: int = 32
 
     def in_passes(self, seed: int) -> tuple[Pass, ...]:
-        """A pass for each turn."""
+        """One pass per turn."""
         new = _blocks(seed)
-        said = [_take(new, _whole(self.first_tokens)) for _ in range(self.conversations)]
-        made = []
+        prompts = [_take(new, _whole(self.first_tokens)) for _ in range(self.conversations)]
+        passes = []
         for turn in range(self.turns):
             if turn:
                 more = _whole(self.output_tokens) + _whole(self.turn_tokens)
-                said = [(*one, *_take(new, more)) for one in said]
-            made.append(Pass(f"turn {turn + 1}", tuple(Request(one, self.output_tokens) for one in said)))
-        return tuple(made)
+                prompts = [(*prompt, *_take(new, more)) for prompt in prompts]
+            requests = tuple(Request(prompt, self.output_tokens) for prompt in prompts)
+            passes.append(Pass(f"turn {turn + 1}", requests))
+        return tuple(passes)
 
     def __str__(self) -> str:
         return (
             f"{self.conversations} conversations of {self.turns} turns,"
-            f" {self.first_tokens:,} tokens first and {self.turn_tokens:,} in each turn after it"
+            f" {self.first_tokens:,} tokens in the first turn and {self.turn_tokens:,} in each later one"
         )
 
 
 @dataclass(frozen=True)
 class SharedPrefix:
-    """Prompts that begin alike, as with one system prompt for all, and end differently.
+    """Prompts with a shared prefix, such as one system prompt, and different suffixes.
 
     Attributes:
-        requests: how many.
-        prefixes: how many beginnings there are.
-        prefix_tokens: the length of a beginning.
-        suffix_tokens: the length of an end.
-        output_tokens: the length of an answer.
+        requests: number of requests.
+        prefixes: number of different prefixes.
+        prefix_tokens: length of a prefix, in tokens.
+        suffix_tokens: length of a suffix, in tokens.
+        output_tokens: length of an answer, in tokens.
     """
 
     kind: ClassVar[str] = "shared-prefix"
@@ -163,15 +164,15 @@ class SharedPrefix:
     output_tokens: int = 32
 
     def in_passes(self, seed: int) -> tuple[Pass, ...]:
-        """One, in which the beginnings take turns."""
+        """One pass, in which the prefixes alternate."""
         new = _blocks(seed)
-        beginnings = [_take(new, _whole(self.prefix_tokens)) for _ in range(self.prefixes)]
+        prefixes = [_take(new, _whole(self.prefix_tokens)) for _ in range(self.prefixes)]
         return (
             Pass(
                 "all",
                 tuple(
                     Request(
-                        (*beginnings[number % self.prefixes], *_take(new, _whole(self.suffix_tokens))),
+                        (*prefixes[number % self.prefixes], *_take(new, _whole(self.suffix_tokens))),
                         self.output_tokens,
                     )
                     for number in range(self.requests)
@@ -181,19 +182,19 @@ class SharedPrefix:
 
     def __str__(self) -> str:
         return (
-            f"{self.requests} requests of {self.prefix_tokens:,} tokens in common with others"
-            f" ({self.prefixes} beginnings) and {self.suffix_tokens:,} of their own"
+            f"{self.requests} requests with a shared prefix of {self.prefix_tokens:,} tokens"
+            f" ({self.prefixes} different prefixes) and {self.suffix_tokens:,} tokens of their own"
         )
 
 
 @dataclass(frozen=True)
 class Random:
-    """Prompts that have nothing in common: what everything costs where no cache helps.
+    """Prompts without a common prefix: the cost of everything when no cache helps.
 
     Attributes:
-        requests: how many.
-        input_tokens: the length of each.
-        output_tokens: the length of an answer.
+        requests: number of requests.
+        input_tokens: length of each prompt, in tokens.
+        output_tokens: length of an answer, in tokens.
     """
 
     kind: ClassVar[str] = "random"
@@ -202,7 +203,7 @@ class Random:
     output_tokens: int = 32
 
     def in_passes(self, seed: int) -> tuple[Pass, ...]:
-        """One."""
+        """One pass."""
         new = _blocks(seed)
         return (
             Pass(
@@ -215,7 +216,7 @@ class Random:
         )
 
     def __str__(self) -> str:
-        return f"{self.requests} requests of {self.input_tokens:,} tokens, nothing in common"
+        return f"{self.requests} requests of {self.input_tokens:,} tokens without a common prefix"
 
 
 KINDS: dict[str, type[Reuse] | type[MultiTurn] | type[SharedPrefix] | type[Random]] = {
@@ -224,13 +225,14 @@ KINDS: dict[str, type[Reuse] | type[MultiTurn] | type[SharedPrefix] | type[Rando
 
 
 def make(kind: str, sizes: Sequence[str]) -> Workload:
-    """The workload of this kind, with what is set of it.
+    """A workload of this kind.
 
     Args:
-        sizes: as in `documents=8`.
+        kind: a key of `KINDS`.
+        sizes: values for its fields, as in `documents=8`; other fields keep their defaults.
 
     Raises:
-        SpecError: it has no such size, or that is no number.
+        SpecError: the workload has no such field, or the value is not a number from 1 on.
     """
     chosen = KINDS[kind]
     given: dict[str, int] = {}
@@ -238,48 +240,49 @@ def make(kind: str, sizes: Sequence[str]) -> Workload:
         name, _, number = word.partition("=")
         name = name.strip().replace("-", "_")
         if name not in chosen.__dataclass_fields__:
-            known = [one.replace("_", "-") for one in chosen.__dataclass_fields__]
+            known = [field.replace("_", "-") for field in chosen.__dataclass_fields__]
             raise SpecError(
                 f"the workload {kind} has no '{name.replace('_', '-')}'",
                 nearest(name.replace("_", "-"), known) or f"known are: {', '.join(known)}",
             )
         if not number.strip().isdecimal() or int(number) < 1:
-            raise SpecError(f"'{word}' sets no number from 1 on", f"as in: {name.replace('_', '-')}=8")
+            raise SpecError(f"'{word}' does not set a number from 1 on", f"as in: {name.replace('_', '-')}=8")
         given[name] = int(number)
     return chosen(**given)
 
 
 def as_json(workload: Workload, seed: int) -> dict[str, Any]:
-    """The workload's part of a result."""
-    numbers: dict[str, Any] = asdict(workload)  # type: ignore[call-overload]  # every one is a dataclass
+    """The workload as part of a result."""
+    numbers: dict[str, Any] = asdict(workload)  # type: ignore[call-overload]  # all workloads are dataclasses
     return {"kind": workload.kind, "seed": seed, **numbers}
 
 
 def trace(requests: Sequence[Request]) -> str:
-    """Requests as a trace in Mooncake's form: JSON Lines, everything at once."""
+    """Requests as a trace in Mooncake's format (JSON Lines), all with the timestamp 0."""
     return "".join(
         json.dumps(
             {
                 "timestamp": 0,
-                "input_length": one.input_tokens,
-                "output_length": one.output_tokens,
-                "hash_ids": one.blocks,
+                "input_length": request.input_tokens,
+                "output_length": request.output_tokens,
+                "hash_ids": request.blocks,
             }
         )
         + "\n"
-        for one in requests
+        for request in requests
     )
 
 
 def text_trace(requests: Sequence[Request]) -> str:
-    """The same for a load generator that makes another text of a block each time: with the text in it."""
+    """As `trace`, but with the text, for a load generator that makes a new text from a block each time."""
     return "".join(
-        json.dumps({"text_input": text(one), "output_length": one.output_tokens}) + "\n" for one in requests
+        json.dumps({"text_input": text(request), "output_length": request.output_tokens}) + "\n"
+        for request in requests
     )
 
 
 def text(request: Request) -> str:
-    """The prompt in words."""
+    """The prompt's text."""
     return "".join(
         f" {word}"
         for block in request.blocks
@@ -288,13 +291,13 @@ def text(request: Request) -> str:
 
 
 def _blocks(seed: int) -> Iterator[int]:
-    """Numbers of blocks that nobody has had yet."""
-    draw = random.Random(seed)  # noqa: S311  (no secret)
-    had: set[int] = set()
+    """Block numbers without repetition."""
+    generator = random.Random(seed)  # noqa: S311  (no secret)
+    used: set[int] = set()
     while True:
-        number = draw.getrandbits(48)
-        if number not in had:
-            had.add(number)
+        number = generator.getrandbits(48)
+        if number not in used:
+            used.add(number)
             yield number
 
 
@@ -303,5 +306,5 @@ def _take(blocks: Iterator[int], count: int) -> tuple[int, ...]:
 
 
 def _whole(tokens: int) -> int:
-    """So many blocks hold these tokens."""
+    """The number of blocks that hold these tokens."""
     return -(-tokens // BLOCK)

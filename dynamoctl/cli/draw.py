@@ -1,4 +1,4 @@
-"""Everything that draws: the start as it goes on, the status table, coloured logs."""
+"""Terminal output: the progress of `up` and `down`, the status table, doctor's findings, coloured logs."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ STYLE = {
 }
 
 
-# Where no terminal sets the width, nothing of a table is cut off.
+# Width of tables without a terminal, wide enough that nothing is cut off.
 WIDE = 240
 
 
 class Display:
-    """Live on a terminal, plain lines elsewhere, nothing where `quiet`."""
+    """Progress output: live on a terminal, plain lines elsewhere, nothing if `quiet`."""
 
     def __init__(self, quiet: bool, transient: bool = False) -> None:
         from rich.live import Live
@@ -66,25 +66,25 @@ class Display:
             self.live.stop()
 
     def say(self, text: str) -> None:
-        """One plain line, where nothing is live."""
+        """Print one plain line, unless the display is live or quiet."""
         if not self.quiet and self.live is None:
             self.console.print(text, markup=False)
 
 
 class UpDisplay(Display):
-    """Each unit's phase and its time while `up` waits."""
+    """The units' phases and times while `up` waits."""
 
     def __init__(self, plan: DeploymentPlan, quiet: bool) -> None:
         super().__init__(quiet)
         self._plan = plan
-        self._said: dict[str, str] = {}
+        self._printed: dict[str, str] = {}
         self._began = time.time()
 
     def progress(self, what: str, fraction: float) -> None:
-        """The built-in model is being converted."""
+        """Show the progress of the built-in model's conversion; `fraction` is 0 to 1."""
         if self.live is None:
-            if self._said.get("model") != what:
-                self._said["model"] = what
+            if self._printed.get("model") != what:
+                self._printed["model"] = what
                 self.say(f"preparing the model: {what}")
             return
         from rich.progress_bar import ProgressBar
@@ -95,15 +95,15 @@ class UpDisplay(Display):
         self.live.update(row)
 
     def state(self, state: DeploymentState) -> None:
-        """A new state of the units."""
+        """Show a new state of the units."""
         if self.live is not None:
             self.live.update(self._table(state))
             return
         for unit in state.units:
-            # A frontend that is ready may still wait, for another host's part say.
+            # A frontend that is ready may still wait, for units on another host for example.
             words = unit.phase or unit.state if unit.state in ("starting", "ready") else unit.state
-            if words != "pending" and self._said.get(unit.name) != words:
-                self._said[unit.name] = words
+            if words != "pending" and self._printed.get(unit.name) != words:
+                self._printed[unit.name] = words
                 since = duration(time.time() - state.created_at)
                 self.say(f"{since:>8}  {unit.name}: {words}")
 
@@ -136,10 +136,10 @@ class UpDisplay(Display):
 
 
 class DownDisplay(Display):
-    """Which units are still there while `down` waits."""
+    """The units that still run while `down` waits."""
 
     def state(self, state: DeploymentState) -> None:
-        """A new state of the units."""
+        """Show a new state of the units."""
         gone = ("stopped", "pending", "failed")
         left = [unit.name for unit in state.units if unit.state not in gone]
         if self.live is not None:
@@ -158,7 +158,7 @@ class DownDisplay(Display):
 
 
 def draw_status(answer: StatusAnswer) -> None:
-    """One deployment's status to stdout."""
+    """Print one deployment's status to stdout."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -174,12 +174,13 @@ def draw_status(answer: StatusAnswer) -> None:
         return
     out.print(head(answer))
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    # What is the same for all, and as it should be, takes no room: the table fits 80 columns.
+    # Columns in which all units have the normal value are left out, so that the table fits 80 columns.
     on_gpus = any(unit.gpus for unit in answer.units)
-    ill = any(unit.health not in (None, "ok") for unit in answer.units)
-    restarted = any(unit.restarts for unit in answer.units)
+    any_unhealthy = any(unit.health not in (None, "ok") for unit in answer.units)
+    any_restarted = any(unit.restarts for unit in answer.units)
     columns = ["UNIT", "STATE", "PID", *(("GPU", "GPU MEMORY") if on_gpus else ()), "MEMORY", "UPTIME"]
-    columns += [name for name, shown in (("RESTARTS", restarted), ("HEALTH", ill)) if shown]
+    columns += ["RESTARTS"] if any_restarted else []
+    columns += ["HEALTH"] if any_unhealthy else []
     for column in columns:
         table.add_column(column, no_wrap=column != "HEALTH")
     for unit in answer.units:
@@ -236,7 +237,7 @@ def _draw_load(out: Console, load: LoadStatus) -> None:
 
 
 def head(answer: StatusAnswer) -> Text:
-    """What a deployment is, on a line."""
+    """A deployment's name, state, mode, model and endpoint, on one line."""
     from rich.text import Text
 
     return Text.assemble(
@@ -248,7 +249,7 @@ def head(answer: StatusAnswer) -> Text:
 
 
 def troubles(answer: StatusAnswer) -> list[Text]:
-    """Its error with the hint, and its warnings."""
+    """A deployment's error with its hint, and its warnings."""
     from rich.text import Text
 
     lines = []
@@ -259,7 +260,7 @@ def troubles(answer: StatusAnswer) -> list[Text]:
 
 
 def gib(mib: int | None) -> str:
-    """MiB as people read them."""
+    """An amount of memory in MiB as GiB, for people."""
     return f"{mib / 1024:.1f} GiB" if mib is not None else "-"
 
 
@@ -270,7 +271,7 @@ class CheckProgress(Display):
         super().__init__(quiet, transient=True)
 
     def check(self, name: str) -> None:
-        """This check runs next."""
+        """Show the next check."""
         if self.live is not None:
             from rich.spinner import Spinner
 
@@ -307,12 +308,12 @@ def draw_findings(results: Sequence[CheckResult]) -> None:
 
 
 class LogPrinter:
-    """Log lines to stdout, each behind its unit's name where there are several.
+    """Prints log lines to stdout, each after its unit's name if there are several units.
 
-    Without a terminal, or with NO_COLOR, they are plain text; rich would take its time over it.
+    Without a terminal, or with NO_COLOR, lines are printed as plain text, because rich is slow.
     """
 
-    # Red and yellow are for what is wrong.
+    # Colours of the units. Red and yellow are reserved for errors and warnings.
     _COLOURS = ("cyan", "magenta", "green", "blue", "bright_cyan", "bright_magenta", "bright_green")
     _LEVELS = ((40, "bold red"), (30, "yellow"))
 

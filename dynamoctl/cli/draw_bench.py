@@ -1,4 +1,4 @@
-"""What `bench` draws: how far it is, and its figures."""
+"""Output of `bench`: its progress and its figures."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ if TYPE_CHECKING:
     from dynamoctl.operations.compare import Compared, Watching
     from dynamoctl.state import DeploymentState
 
-# Key in a pass's JSON, its name, and the unit it is shown in.
+# (key in a pass's JSON, name for people, unit, factor from seconds to the unit).
 _LATENCIES = (
     ("ttft_s", "time to first token", "s", 1),
     ("inter_token_latency_s", "inter-token latency", "ms", 1000),
     ("latency_s", "end to end", "s", 1),
 )
 _SPREAD = ("mean", "p50", "p95", "p99")
-# Elsewhere than on a terminal, a line is said for so much of the whole.
-_SAID_EVERY = 0.25
+# Share of the requests after which a line is printed, if stderr is not a terminal.
+_PRINT_EVERY = 0.25
 
 
 class BenchDisplay(Display):
-    """How many requests have been answered, and the time that is left."""
+    """The number of answered requests, and the remaining time."""
 
     def __init__(self, quiet: bool) -> None:
         super().__init__(quiet, transient=True)
         self._what = ""
-        self._said: tuple[str, int] = ("", 0)
+        self._printed: tuple[str, int] = ("", 0)
 
     def progress(self, now: Progress) -> None:
-        """So far it is."""
+        """Show the progress of a pass."""
         left = f", about {duration(now.left_s + 1)} left" if now.left_s is not None else ""
         words = f"{self._what}pass '{now.label}': {now.done} of {now.total} requests answered{left}"
         if self.live is not None:
@@ -49,35 +49,35 @@ class BenchDisplay(Display):
             row.add_row(ProgressBar(max(1, now.total), now.done, width=30), words)
             self.live.update(row)
             return
-        part = int(now.done / max(1, now.total) / _SAID_EVERY)
-        if (now.label, part) != self._said:
-            self._said = (now.label, part)
+        part = int(now.done / max(1, now.total) / _PRINT_EVERY)
+        if (now.label, part) != self._printed:
+            self._printed = (now.label, part)
             self.say(words)
 
 
 class CompareDisplay(BenchDisplay):
-    """Which variant is on, what its units do, and how far its load is."""
+    """The current variant, the phases of its units, and the progress of its load."""
 
     def watching(self, so_far: Callable[[Compared], None]) -> Watching:
-        """For the operation."""
+        """The callbacks for `operations.compare`."""
         from dynamoctl.operations.compare import Watching
 
         return Watching(self.begins, self.state, self.progress, self.model, so_far)
 
     def begins(self, variant: str, number: int, what: str) -> None:
-        """The next step of a variant."""
+        """Show the next step of a variant; `number` is the round, from 0."""
         turn = f", round {number + 1}" if number else ""
         self._what = f"{variant}{turn}: "
         self._words(f"{self._what}{what}")
         self.say(f"{self._what}{what}")
 
     def state(self, state: DeploymentState) -> None:
-        """Its units come up, or go."""
+        """Show the phases of the units while they start or stop."""
         doing = [f"{unit.name} {unit.phase or unit.state}" for unit in state.units]
         self._words(f"{self._what}{', '.join(doing)}")
 
     def model(self, what: str, _fraction: float) -> None:
-        """A model is prepared."""
+        """Show the step of a model's preparation."""
         self._words(f"{self._what}preparing the model: {what}")
 
     def _words(self, words: str) -> None:
@@ -88,19 +88,19 @@ class CompareDisplay(BenchDisplay):
 
 
 def draw_compare(body: dict[str, Any]) -> None:
-    """Variants side by side, to stdout."""
+    """Print a comparison of variants to stdout."""
     out = _out()
     _draw_head(out, body)
     out.print(_variants(body))
     against = body["against"]
-    if against and len([one for one in body["variants"] if one["ratios"]]) > 1:
+    if against and len([variant for variant in body["variants"] if variant["ratios"]]) > 1:
         out.print()
-        out.print(f"times the figures of {against}:", markup=False)
+        out.print(f"ratio to the figures of {against}:", markup=False)
         out.print(_ratios(body))
 
 
 def draw_tune(body: dict[str, Any]) -> None:
-    """The sweep and what came of it, to stdout."""
+    """Print a sweep and its best values to stdout."""
     out = _out()
     _draw_head(out, body)
     out.print(_variants(body))
@@ -121,7 +121,7 @@ _FIGURES = (
 
 def _draw_head(out: Console, body: dict[str, Any]) -> None:
     rounds = f"; {body['repeat']} rounds" if body["repeat"] > 1 else ""
-    first = next((one["bench"] for one in body["variants"] if one["bench"]), None)
+    first = next((variant["bench"] for variant in body["variants"] if variant["bench"]), None)
     model = f"{first['model']}, " if first else ""
     out.print(f"{body['workload']['kind']}: {model}same prompts for all{rounds}", style="bold", markup=False)
     out.print(_circumstances({"forgotten_by": first and first["forgotten_by"], **body}), markup=False)
@@ -130,17 +130,20 @@ def _draw_head(out: Console, body: dict[str, Any]) -> None:
 
 def _variants(body: dict[str, Any]) -> Table:
     table = _table("VARIANT", *(title for _, title, _ in _FIGURES), "LMCACHE HITS", "READY, s")
-    for one in body["variants"]:
-        ready = ", ".join(f"{seconds:.0f}" for seconds in one["ready_s"]) or "-"
-        if one["figures"] is None:
+    for variant in body["variants"]:
+        ready = ", ".join(f"{seconds:.0f}" for seconds in variant["ready_s"]) or "-"
+        if variant["figures"] is None:
             table.add_row(
-                one["name"], "failed" if one["error"] else "not measured", *([""] * len(_FIGURES)), ready
+                variant["name"],
+                "failed" if variant["error"] else "not measured",
+                *([""] * len(_FIGURES)),
+                ready,
             )
             continue
-        cells = [(one["figures"][key], factor) for key, _, factor in _FIGURES]
-        hits = [each["counted"]["lmcache_hit_tokens"] for each in one["bench"]["passes"]]
+        cells = [(variant["figures"][key], factor) for key, _, factor in _FIGURES]
+        hits = [pass_["counted"]["lmcache_hit_tokens"] for pass_ in variant["bench"]["passes"]]
         table.add_row(
-            one["name"],
+            variant["name"],
             *("-" if value is None else _digits(value * factor) for value, factor in cells),
             _count(sum(hit or 0 for hit in hits) if any(hit is not None for hit in hits) else None),
             ready,
@@ -150,15 +153,15 @@ def _variants(body: dict[str, Any]) -> Table:
 
 def _ratios(body: dict[str, Any]) -> Table:
     table = _table("VARIANT", *(title.partition(",")[0] for _, title, _ in _FIGURES))
-    for one in body["variants"]:
-        if one["ratios"] and one["name"] != body["against"]:
-            values = [one["ratios"][key] for key, _, _ in _FIGURES]
-            table.add_row(one["name"], *("-" if value is None else f"{value:.2f}" for value in values))
+    for variant in body["variants"]:
+        if variant["ratios"] and variant["name"] != body["against"]:
+            values = [variant["ratios"][key] for key, _, _ in _FIGURES]
+            table.add_row(variant["name"], *("-" if value is None else f"{value:.2f}" for value in values))
     return table
 
 
 def draw_bench(body: dict[str, Any]) -> None:
-    """The figures of one deployment under one workload, to stdout."""
+    """Print the figures of one deployment under one workload to stdout."""
     out = _out()
     out.print(title(body), style="bold", markup=False)
     out.print(_circumstances(body), markup=False)
@@ -172,7 +175,7 @@ def draw_bench(body: dict[str, Any]) -> None:
 
 
 def title(body: dict[str, Any]) -> str:
-    """What was measured, on a line."""
+    """A description of what was measured, on one line."""
     lmcache = body["lmcache"]
     cache = "no LMCache"
     if lmcache:
@@ -188,11 +191,11 @@ def _circumstances(body: dict[str, Any]) -> str:
     words = [f"{name.replace('_', ' ')} {value:,}" for name, value in numbers.items()]
     words.append(f"{body['concurrency']} at a time")
     if body["request_rate"] is not None:
-        words.append(f"{body['request_rate']:g} a second")
+        words.append(f"{body['request_rate']:g} per second")
     words.append(f"seed {body['workload']['seed']}")
     how = {
         "reset": "before each later pass the engines' own prefix caches were emptied",
-        "fill": "the documents are more than the engines' own prefix caches hold",
+        "fill": "the documents do not fit into the engines' own prefix caches",
         None: "",
     }[body["forgotten_by"]]
     return "; ".join(filter(None, (", ".join(words), how)))
@@ -201,31 +204,31 @@ def _circumstances(body: dict[str, Any]) -> str:
 def _latencies(passes: list[dict[str, Any]]) -> Table:
     table = _table("", "PASS", *(name.upper() if name == "mean" else name for name in _SPREAD))
     for key, name, unit, factor in _LATENCIES:
-        for number, one in enumerate(passes):
-            values = [one[key][column] * factor if one[key] else None for column in _SPREAD]
+        for number, pass_ in enumerate(passes):
+            values = [pass_[key][column] * factor if pass_[key] else None for column in _SPREAD]
             table.add_row(
                 f"{name}, {unit}" if number == 0 else "",
-                one["label"],
+                pass_["label"],
                 *("-" if value is None else _digits(value) for value in values),
             )
     return table
 
 
 def _counts(passes: list[dict[str, Any]]) -> Table:
-    moves = any(one["counted"]["transfers"] for one in passes)
-    failed = any(one["failed"] for one in passes)
+    moves = any(pass_["counted"]["transfers"] for pass_ in passes)
+    failed = any(pass_["failed"] for pass_ in passes)
     columns = ["PASS", "REQUESTS", *(["FAILED"] if failed else []), "SECONDS", "TOKENS/S", "PROMPT TOKENS"]
     columns += ["LMCACHE HITS", "ENGINE HITS", *(["NIXL"] if moves else [])]
     table = _table(*columns)
-    for one in passes:
-        counted = one["counted"]
+    for pass_ in passes:
+        counted = pass_["counted"]
         cells = {
-            "PASS": one["label"],
-            "REQUESTS": f"{one['requests']:,}",
-            "FAILED": f"{one['failed']:,}",
-            "SECONDS": f"{one['seconds']:.1f}",
-            "TOKENS/S": f"{one['total_tokens_per_s']:,.0f}",
-            "PROMPT TOKENS": f"{one['prompt_tokens']:,}",
+            "PASS": pass_["label"],
+            "REQUESTS": f"{pass_['requests']:,}",
+            "FAILED": f"{pass_['failed']:,}",
+            "SECONDS": f"{pass_['seconds']:.1f}",
+            "TOKENS/S": f"{pass_['total_tokens_per_s']:,.0f}",
+            "PROMPT TOKENS": f"{pass_['prompt_tokens']:,}",
             "LMCACHE HITS": _count(counted["lmcache_hit_tokens"]),
             "ENGINE HITS": _count(counted["prefix_hit_tokens"]),
             "NIXL": f"{counted['transferred_bytes'] / 1e6:,.1f} MB",
@@ -245,7 +248,7 @@ def _table(first: str, *columns: str) -> Table:
 
 
 def _digits(value: float) -> str:
-    """Three digits that count."""
+    """A number with about three significant digits."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.3f}"
 
 

@@ -1,4 +1,4 @@
-"""What `status --watch` draws: live on a terminal, a block of text at each look elsewhere."""
+"""Output of `status --watch`: live on a terminal, a block of text per look elsewhere."""
 
 from __future__ import annotations
 
@@ -23,13 +23,18 @@ if TYPE_CHECKING:
     from dynamoctl.operations.watch import Seen
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
-# From so many columns on there is room for bars, and for what is mostly nought.
+# Terminal width from which on bars, and columns that are mostly zero, are shown.
 _ROOM = 100
 _NONE = "-"
 
 
 class WatchDisplay:
-    """Shows each look; the last one stays when it ends."""
+    """Shows each look; the last one stays on the screen.
+
+    Args:
+        interval_s: seconds between two looks.
+        everything: whether to show several deployments, on one line each.
+    """
 
     def __init__(self, interval_s: float, everything: bool, out: Console | None = None) -> None:
         self._interval_s = interval_s
@@ -53,8 +58,8 @@ class WatchDisplay:
             self._live.stop()
 
     def show(self, seen: list[Seen]) -> None:
-        """What was seen now."""
-        drawn = Overview(seen) if self._everything else Group(*(Closely(one) for one in seen))
+        """Show the deployments of one look."""
+        drawn = Overview(seen) if self._everything else Group(*(Closely(deployment) for deployment in seen))
         if self._live is not None:
             foot = Text(
                 f"{time.strftime('%H:%M:%S')}, every {self._interval_s:g} s; Ctrl-C ends it", style="dim"
@@ -66,7 +71,7 @@ class WatchDisplay:
 
 
 class Closely:
-    """One deployment with all its figures."""
+    """One deployment with all figures."""
 
     def __init__(self, seen: Seen) -> None:
         self._seen = seen
@@ -86,7 +91,7 @@ class Closely:
 
 
 class Overview:
-    """Several deployments, each on a line."""
+    """Several deployments, on one line each."""
 
     def __init__(self, seen: Sequence[Seen]) -> None:
         self._seen = seen
@@ -104,33 +109,34 @@ class Overview:
             table.add_column(column, no_wrap=True, justify="right")
         if wide:
             table.add_column("TOKENS/S, 2 MIN", no_wrap=True)
-        for one in self._seen:
-            answer, load = one.shown, one.shown.load
+        for deployment in self._seen:
+            answer, load = deployment.shown, deployment.shown.load
             ready = sum(unit.state == "ready" for unit in answer.units)
-            latencies = one.latencies
+            latencies = deployment.latencies
             cells = [
                 Text(answer.name, style="bold"),
                 Text(answer.state, style=STYLE.get(answer.state, "")),
                 f"{ready}/{len(answer.units)}",
                 _count(load.requests_running if load else None),
                 _count(load.requests_waiting if load else None),
-                _rate(one.last, "requests"),
-                _rate(one.last, "generation_tokens"),
+                _rate(deployment.last, "requests"),
+                _rate(deployment.last, "generation_tokens"),
                 _seconds(latencies.quantile("ttft", 0.5)),
                 *((_seconds(latencies.quantile("inter_token_latency", 0.5)),) if wide else ()),
-                _share(_hits(one.last)),
+                _share(_hits(deployment.last)),
             ]
             if wide:
-                cells.append(sparkline([each.per_second("generation_tokens") for each in one.recent], 20))
+                rates = [change.per_second("generation_tokens") for change in deployment.recent]
+                cells.append(sparkline(rates, 20))
             table.add_row(*cells)
         yield table
 
 
 def _units(answer: StatusAnswer, width: int) -> Table:
-    """A row for each unit. What is nought for all takes no room on a narrow terminal."""
+    """A row for each unit. Columns that are zero for all units are left out on a narrow terminal."""
     units = answer.units
     wide = width >= _ROOM
-    shown = {
+    is_shown = {
         "UNIT": True,
         "STATE": True,
         "GPU": any(unit.gpus for unit in units),
@@ -143,7 +149,7 @@ def _units(answer: StatusAnswer, width: int) -> Table:
         "RESTARTS": wide or any(unit.restarts for unit in units),
         "HEALTH": any(unit.health not in (None, "ok") for unit in units),
     }
-    columns = [column for column, there in shown.items() if there]
+    columns = [column for column, shown in is_shown.items() if shown]
     right = ("GPU MEMORY", "MEMORY", "RUNNING", "WAITING", "RESTARTS")
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for column in columns:
@@ -169,7 +175,7 @@ def _units(answer: StatusAnswer, width: int) -> Table:
 
 
 def _figures(seen: Seen, width: int) -> Iterable[Text]:
-    """Load, latency, cache, transfers, GPUs: a line each, as far as there is something to say."""
+    """A line each for load, latency, cache, transfers and GPUs, as far as there are figures."""
     answer, last = seen.shown, seen.last
     if answer.load is None:
         return
@@ -232,32 +238,33 @@ def _line(label: str, *words: str) -> Text:
 def _with_sparkline(
     line: Text, values: list[float | None], over: Sequence[Change], width: int, most: float | None = None
 ) -> Text:
-    """The line with a sparkline of the last two minutes as wide as there is room for it."""
+    """The line with a sparkline of the last two minutes, as wide as the terminal allows."""
     room = width - len(line) - 3 - len("  1 min 58 s")
-    shown = sparkline(values, min(60, room), most) if room >= 8 else Text()
-    if not shown:
+    blocks = sparkline(values, min(60, room), most) if room >= 8 else Text()
+    if not blocks:
         return line
-    seconds = sum(one.seconds for one in over[-len(shown) :])
-    return line.append("   ").append_text(shown).append(f"  {duration(seconds)}", style="dim")
+    seconds = sum(change.seconds for change in over[-len(blocks) :])
+    return line.append("   ").append_text(blocks).append(f"  {duration(seconds)}", style="dim")
 
 
 def sparkline(values: Sequence[float | None], width: int, most: float | None = None) -> Text:
-    """The last values as blocks of their height, the newest at the right; a gap where there is none.
+    """The last values as blocks of proportional height, the newest at the right; a gap for None.
 
     Args:
-        most: what a full block stands for; the largest of them if nothing is said.
+        width: number of blocks.
+        most: value of a full block; by default, the largest of the values.
     """
-    shown = values[-width:] if width > 0 else []
-    top = most or max((value for value in shown if value is not None), default=0.0)
+    last = values[-width:] if width > 0 else []
+    top = most or max((value for value in last if value is not None), default=0.0)
     blocks = (
         " " if value is None else _BLOCKS[round(min(1.0, value / top if top else 0.0) * (len(_BLOCKS) - 1))]
-        for value in shown
+        for value in last
     )
     return Text("".join(blocks), style="cyan")
 
 
 def _bar(share: float | None, width: int) -> Text:
-    """A share as a bar and in percent."""
+    """A share (0 to 1) as a bar and in percent."""
     if share is None:
         return Text(_NONE)
     full = round(share * width)
@@ -281,8 +288,8 @@ def _per_second(last: Change | None, name: str) -> str:
 
 
 def _latency(what: str, over: Change, name: str) -> str:
-    half, most = (_seconds(over.quantile(name, share)) for share in (0.5, 0.95))
-    return f"{what} p50 {half}, p95 {most}"
+    p50, p95 = (_seconds(over.quantile(name, share)) for share in (0.5, 0.95))
+    return f"{what} p50 {p50}, p95 {p95}"
 
 
 def _hits(change: Change | None) -> float | None:

@@ -1,1 +1,1 @@
-"""Read-only looks at the host: GPUs, memory, ports, processes, packages, models."""
+"""Read-only facts about the host: GPUs, memory, ports, processes, packages, models."""

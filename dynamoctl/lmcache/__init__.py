@@ -1,1 +1,1 @@
-"""LMCache's own settings, remote stores and cache server."""
+"""LMCache's settings and remote stores."""

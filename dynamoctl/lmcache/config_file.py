@@ -1,7 +1,7 @@
-"""LMCache's settings as a file has them: its own YAML (LMCACHE_CONFIG_FILE), or `[lmcache]` in our TOML.
+"""LMCache's settings from files: LMCache's YAML (LMCACHE_CONFIG_FILE), and `[lmcache]` in dynamoctl's TOML.
 
-LMCache takes its variables over its file. We turn both into variables, so that a plan says all by itself and
-each value is checked in one way.
+LMCache's variables override its file. dynamoctl turns the settings of both files into variables, so that a
+plan is complete and all values are checked in the same way.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from dynamoctl.lmcache.environment import PREFIX
 
 
 def read(path: str) -> dict[str, str]:
-    """The settings in a YAML file of LMCache's, as its variables.
+    """The settings in LMCache's YAML file, as LMCache's variables.
 
     Raises:
-        SpecError: no such file, no settings in it, an unknown key, or a value that LMCache would drop.
+        SpecError: the file cannot be read, is not a YAML mapping, or has an unknown key or a value that
+            LMCache would drop.
     """
     import yaml
 
@@ -29,24 +30,24 @@ def read(path: str) -> dict[str, str]:
     try:
         body = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
     except OSError as error:
-        raise SpecError(f"{where} cannot be read: {error.strerror}", "mend the path, or unset it") from None
+        raise SpecError(f"{where} cannot be read: {error.strerror}", "fix the path, or unset it") from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError):
-        raise SpecError(f"{where} is no YAML", "mend it: one KEY: VALUE a line") from None
+        raise SpecError(f"{where} is not YAML", "fix it: one KEY: VALUE per line") from None
     if body is None:
         return {}
     if not isinstance(body, dict):
-        raise SpecError(f"{where} holds no settings", "mend it: one KEY: VALUE a line")
-    found: dict[str, str] = {}
+        raise SpecError(f"{where} holds no settings", "fix it: one KEY: VALUE per line")
+    variables: dict[str, str] = {}
     for key, value in body.items():
         if not is_key(str(key)):
             raise SpecError(
-                f"LMCache has no setting {key} (in {path}), and would ignore it in silence",
+                f"LMCache has no setting {key} (in {path}) and would silently ignore it",
                 nearest(str(key), environment.KEYS),
             )
         if value is not None:
             name = variable(str(key))
-            found[name] = environment.check(name, as_text(value))
-    return found
+            variables[name] = environment.check(name, as_text(value))
+    return variables
 
 
 def is_key(name: str) -> bool:
@@ -55,16 +56,16 @@ def is_key(name: str) -> bool:
 
 
 def variable(key: str) -> str:
-    """The variable that stands for a key."""
+    """The environment variable of a key."""
     return PREFIX + key.upper()
 
 
 def as_text(value: Any) -> str:
-    """A value of YAML or TOML as LMCache reads it from a variable."""
+    """A value from YAML or TOML, in the form that LMCache reads from a variable."""
     if isinstance(value, bool):
         return str(value)
     if isinstance(value, list):
-        return ",".join(as_text(one) for one in value)
+        return ",".join(as_text(item) for item in value)
     if isinstance(value, Mapping):
         return json.dumps(value)
     return str(value)

@@ -1,8 +1,8 @@
-"""LMCache's own settings, checked where LMCache would drop them in silence.
+"""LMCache's settings, checked because LMCache silently drops invalid ones.
 
-LMCache reads `LMCACHE_<KEY>` and turns a value that does not parse into None with one warning, takes
-`yes` for false, and ignores a name that it does not know (lmcache 0.5.3, `v1/config.py` and
-`v1/config_base.py`). The engine then serves without a cache. Here each of these is an error.
+LMCache reads `LMCACHE_<KEY>`. It turns a value that does not parse into None with one warning, reads `yes` as
+false, and ignores an unknown name (lmcache==0.5.3:v1/config.py, v1/config_base.py). The engine then serves
+without a cache. In dynamoctl, each of these is an error.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dynamoctl.humanize import nearest
 
 PREFIX = "LMCACHE_"
 
-# The keys of lmcache 0.5.3 by type; a test holds them against the installed package.
+# The keys of lmcache 0.5.3 by type; a test compares them with the installed package.
 _KEYS_BY_TYPE: dict[str, str] = {
     "int": """
         blend_min_tokens blocking_timeout_secs chunk_size
@@ -72,7 +72,7 @@ _KEYS_BY_TYPE: dict[str, str] = {
 }
 KEYS: dict[str, str] = {key: kind for kind, keys in _KEYS_BY_TYPE.items() for key in keys.split()}
 
-# Read by LMCache from the environment outside its configuration: passed on as they are.
+# Variables that LMCache reads outside its configuration; they are passed on unchanged.
 _PROCESS_VARIABLES = """
     LMCACHE_CONFIG_FILE LMCACHE_LOG_LEVEL LMCACHE_LOG_FORMAT LMCACHE_TRACK_USAGE LMCACHE_USAGE_TRACK_URL
     LMCACHE_USAGE_TRACK_INTERVAL LMCACHE_DISABLE_BANNER LMCACHE_USE_EXPERIMENTAL LMCACHE_FORCE_SKIP_SAVE
@@ -81,7 +81,7 @@ _PROCESS_VARIABLES = """
     LMCACHE_MP_TRANSFER_MODE
 """
 PROCESS_VARIABLES = frozenset(_PROCESS_VARIABLES.split())
-# Whole families of variables that belong to one storage backend or to another program of LMCache's.
+# Prefixes of variables that belong to one storage backend or to another program of LMCache.
 PROCESS_PREFIXES = (
     "LMCACHE_RESP_",
     "LMCACHE_AEROSPIKE_",
@@ -92,26 +92,26 @@ PROCESS_PREFIXES = (
 )
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([mgt])(i?)b?)?", re.IGNORECASE | re.ASCII)
-# The same for a JSON schema, of sizes above 0 (ECMA 262: no flags).
+# A pattern for sizes above 0 in a JSON schema (ECMA 262 patterns have no flags).
 SIZE_PATTERN = r"^\s*([0-9]*[1-9][0-9]*(\.[0-9]+)?|0+\.[0-9]*[1-9][0-9]*)\s*([mMgGtT]([iI]?[bB]?))?\s*$"
 _POWER = {"m": 2, "g": 3, "t": 4}
-# Sizes that may have a unit: they are converted. LMCache itself takes a number, and means GiB.
+# Keys whose values may have a unit. They are converted to GiB, because LMCache takes a number of GiB.
 SIZES = frozenset({"max_local_cpu_size", "max_local_disk_size", "reserve_local_cpu_size"})
 
 
 def gib(text: str) -> float:
-    """`20` (GiB), `20GiB`, `20G` (GiB too, as LMCache means it), `20GB` (powers of ten) as GiB.
+    """A size in GiB, from `20` (GiB), `20GiB`, `20G` (GiB, as in LMCache) or `20GB` (powers of ten).
 
     Raises:
-        ValueError: it is not a size.
+        ValueError: the text is not a size.
     """
-    found = _SIZE.fullmatch(text.strip())
-    if not found:
-        raise ValueError(f"'{text}' is not a size: give it as in 20 (GiB), 20GiB or 20GB")
-    number, unit, binary = float(found[1]), found[2], found[3]
+    match = _SIZE.fullmatch(text.strip())
+    if not match:
+        raise ValueError(f"'{text}' is not a size: write it as in 20 (GiB), 20GiB or 20GB")
+    number, unit, binary = float(match[1]), match[2], match[3]
     if not unit:
         return number
-    decimal = not binary and found[0].lower().endswith("b")
+    decimal = not binary and match[0].lower().endswith("b")
     return number * float(1000 if decimal else 1024) ** _POWER[unit.lower()] / 1024**3
 
 
@@ -153,39 +153,43 @@ def _retrieve_mode(value: str) -> None:
 
 _CHECKS: dict[str, tuple[Callable[[str], None], str]] = {
     "int": (_integer, "a whole number, as in 256"),
-    "float": (_number, "a number without a unit, as in 20 (GiB where it is a size)"),
-    "bool": (_boolean, "True or False (LMCache takes every other word for False)"),
+    "float": (_number, "a number without a unit, as in 20 (a size is in GiB)"),
+    "bool": (_boolean, "True or False (LMCache reads every other word as False)"),
     "json": (_json_object, "a JSON object"),
-    "list of int": (_integers, "whole numbers with commas between them, as in 0,1"),
-    "list of float": (_numbers, "numbers with commas between them, as in 0.1,0.2"),
+    "list of int": (_integers, "comma-separated whole numbers, as in 0,1"),
+    "list of float": (_numbers, "comma-separated numbers, as in 0.1,0.2"),
     "choice": (_retrieve_mode, "prefix_strict or skip_missing_chunks"),
 }
 _POSITIVE = frozenset({"chunk_size", "max_local_cpu_size"})
 
 
 def check_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The caller's `LMCACHE_*` variables, once each has been found sound; sizes in GiB, without a unit.
+    """The caller's `LMCACHE_*` variables, checked; sizes are converted to GiB without a unit.
 
     Raises:
-        SpecError: an unknown name (with the nearest known one), or a value that LMCache would drop
-            or misread.
+        SpecError: a name is unknown (the hint has the nearest known one), or LMCache would drop or misread a
+            value.
     """
-    found = {name: value for name, value in environ.items() if name.startswith(PREFIX)}
-    for name, value in sorted(found.items()):
+    variables = {name: value for name, value in environ.items() if name.startswith(PREFIX)}
+    for name, value in sorted(variables.items()):
         if name in PROCESS_VARIABLES or name.startswith(PROCESS_PREFIXES):
             continue
-        found[name] = check(name, value)
-    return found
+        variables[name] = check(name, value)
+    return variables
 
 
 def check(name: str, value: str) -> str:
-    """One variable: the value as LMCache reads it right. Raises SpecError."""
+    """The value of one variable, in a form that LMCache reads correctly.
+
+    Raises:
+        SpecError: as `check_environment`.
+    """
     key = name.removeprefix(PREFIX).lower()
     kind = KEYS.get(key)
     if kind is None or name != name.upper():
         known = [PREFIX + other.upper() for other in KEYS] + sorted(PROCESS_VARIABLES)
         raise SpecError(
-            f"LMCache has no setting {name}, and would ignore it in silence",
+            f"LMCache has no setting {name} and would silently ignore it",
             nearest(name.upper(), known),
         )
     test, wanted = _CHECKS.get(kind, (lambda _: None, ""))
@@ -199,8 +203,8 @@ def check(name: str, value: str) -> str:
     except (ValueError, RecursionError):
         value, hint = given, f"set it to {wanted}"
         if kind == "float" and key not in SIZES and _SIZE.fullmatch(value.strip()):
-            hint = f"give it in GiB, without a unit: {name}={gib(value):g}"
-        # An object may hold a password; a number does not.
+            hint = f"set it in GiB, without a unit: {name}={gib(value):g}"
+        # A JSON object may hold a password; values of other kinds cannot.
         given = name if kind == "json" else f"{name}={value}"
-        raise SpecError(f"{given} would be dropped by LMCache, which would go on without it", hint) from None
+        raise SpecError(f"LMCache would silently drop {given} and run without it", hint) from None
     return value

@@ -1,8 +1,8 @@
-"""Remote stores for LMCache's KV cache: which URLs there are, and what each needs.
+"""Remote stores for LMCache's KV cache: their URLs, and what each store needs.
 
-From lmcache 0.5.3: `v1/storage_backend/connector/*_adapter.py` for use in the engine's process,
-`v1/distributed/l2_adapters/` for the cache server. A URL that LMCache cannot read costs it the store, with
-one warning in a log: here it is an error.
+Source: lmcache==0.5.3:v1/storage_backend/connector/*_adapter.py (in-process) and
+lmcache==0.5.3:v1/distributed/l2_adapters/ (cache server). LMCache runs without a store whose URL it cannot
+read, with one warning in a log. In dynamoctl, such a URL is an error.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from dynamoctl.humanize import nearest
 
 @dataclass(frozen=True)
 class Kind:
-    """What a scheme stands for.
+    """The kind of store of a URL scheme.
 
     Attributes:
-        example: a URL as it should be.
-        module: the Python module that LMCache imports for it in process; empty where none beside its own.
-        package: the distribution that has the module.
-        adapter: the cache server's adapter for it (`--l2-adapter`), or None where it has none.
-        why_no_adapter: what the cache server lacks, for people.
-        port: the port where the URL names none; 0: it must.
-        many: whether several hosts may be named, with commas between them.
-        local: whether its URL names a path of this machine, or nothing at all.
+        example: a valid URL.
+        module: Python module that LMCache imports for the store in-process; empty if it needs none.
+        package: distribution that provides the module.
+        adapter: the cache server's adapter for the store (`--l2-adapter`); None if it has none.
+        why_no_adapter: why the cache server cannot use the store, for people.
+        port: default port; 0 if the URL must have a port.
+        many: whether the URL may have several hosts, separated by commas.
+        local: whether the URL has a path on this host instead of a host and a port.
     """
 
     example: str
@@ -70,7 +70,7 @@ KINDS: dict[str, Kind] = {
         many=True,
     ),
     "valkey": Kind("valkey://host:6379", "glide", "valkey-glide", adapter="valkey"),
-    "lm": Kind("lm://host:65432", why_no_adapter="it is itself such a server"),
+    "lm": Kind("lm://host:65432", why_no_adapter="it is itself a cache server"),
     "mooncakestore": Kind(
         "mooncakestore://host:50051/", "mooncake", "mooncake-transfer-engine", adapter="mooncake_store"
     ),
@@ -82,18 +82,18 @@ KINDS: dict[str, Kind] = {
     ),
     "fs": Kind(
         "fs://localhost:0/path",
-        why_no_adapter="use --lmcache-disk, which is the same there",
+        why_no_adapter="use --lmcache-disk, which does the same",
         local=True,
     ),
     "s3": Kind(
         "s3://bucket.s3.region.amazonaws.com",
         "awscrt",
         "awscrt",
-        why_no_adapter="its S3 adapter needs more than a URL: give it in lmcache.l2 in the TOML",
+        why_no_adapter="its S3 adapter needs more than a URL: configure it with lmcache.l2 in the TOML",
     ),
 }
 
-# The cache server's adapters for --l2-adapter (lmcache 0.5.3); a test holds them against the package.
+# The cache server's adapters for --l2-adapter (lmcache 0.5.3); a test compares them with the package.
 L2_ADAPTERS = (
     "aerospike",
     "bigtable",
@@ -122,8 +122,8 @@ class Store:
     """One remote store.
 
     Attributes:
-        url: as LMCache takes it.
-        addresses: (host, port) of each host that is named; empty for a local one.
+        url: the URL, as LMCache takes it.
+        addresses: (host, port) of each host in the URL; empty for a local store.
     """
 
     scheme: str
@@ -136,31 +136,31 @@ class Store:
 
     @property
     def kind(self) -> Kind:
-        """What its scheme stands for."""
+        """The kind of store of its scheme."""
         return KINDS[self.scheme]
 
     @property
     def shown(self) -> str:
-        """The URL for people: no password."""
+        """The URL for people, without user name and password."""
         hosts = ",".join(f"{host}:{port}" for host, port in self.addresses)
         return f"{self.scheme}://{hosts}{self.path}"
 
 
 def parse(url: str) -> Store:
-    """Read a store's URL.
+    """Parse a store's URL.
 
     Raises:
-        SpecError: no such scheme, or no host and port where the store needs them.
+        SpecError: the scheme is unknown, or a host or port that the store needs is missing or invalid.
     """
     scheme, colon, rest = url.strip().partition("://")
     if not colon or scheme not in KINDS:
-        hint = nearest(scheme, KINDS) if colon else "begin it with what kind of store it is, as in redis://"
-        raise SpecError(f"'{_shown(url)}' is no store that LMCache knows", hint)
+        hint = nearest(scheme, KINDS) if colon else "begin it with the scheme of the store, as in redis://"
+        raise SpecError(f"'{_shown(url)}' is not a store that LMCache knows", hint)
     kind = KINDS[scheme]
     if kind.local:
         path = urlparse(url).path
         if path.strip("/") == "":
-            raise _wrong(url, "names no path", kind)
+            raise _wrong(url, "has no path", kind)
         return Store(scheme, url, path=path)
     if kind.many:
         login, at, hosts = rest.rpartition("@")
@@ -180,16 +180,17 @@ def parse(url: str) -> Store:
     )
 
 
-def _split(one: str, url: str, kind: Kind) -> ParseResult:
+def _split(single: str, url: str, kind: Kind) -> ParseResult:
+    """Parse `single`, the part of `url` with one host."""
     try:
-        part = urlparse(one)
+        part = urlparse(single)
         port = part.port
     except ValueError:
-        raise _wrong(url, "has a port that is no number from 1 to 65535", kind) from None
+        raise _wrong(url, "has a port that is not a number from 1 to 65535", kind) from None
     if not part.hostname:
-        raise _wrong(url, "names no host", kind)
-    if not port and not kind.port and not one.startswith("s3:"):
-        raise _wrong(url, "names no port", kind)
+        raise _wrong(url, "has no host", kind)
+    if not port and not kind.port and not single.startswith("s3:"):
+        raise _wrong(url, "has no port", kind)
     return part
 
 
@@ -198,6 +199,6 @@ def _wrong(url: str, what: str, kind: Kind) -> SpecError:
 
 
 def _shown(url: str) -> str:
-    """The URL without what stands before an @: it may be a password."""
+    """The URL without the part before an @, which may hold a password."""
     scheme, colon, rest = url.partition("://")
     return f"{scheme}{colon}{rest.rpartition('@')[2]}"

@@ -1,8 +1,8 @@
-"""What a line of a unit's log says of itself: when it was written, and how bad it is. Pure.
+"""The time and the level of a line in a unit's log. Pure.
 
-The units are different programs, and each has a form of its own. The times of Dynamo's are UTC; vLLM's,
-LMCache's and torch's are local, and vLLM's and torch's have no year. A line that says nothing of itself (a
-line of a traceback, the rest of a long message) belongs to the line before it.
+The units are different programs with different formats. Dynamo logs UTC. vLLM, LMCache and torch log local
+time, vLLM and torch without a year. A line without time and level (a line of a traceback, the rest of a long
+message) belongs to the line before it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-# As Python's logging has them. Dynamo's `trace` is below all that can be asked for.
+# Level numbers of Python's logging. Dynamo's `trace` is below every level that a user can select.
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 _NUMBERS = {
     **LEVELS,
@@ -41,7 +41,7 @@ _BARE = rf"{_WORD}:"  # uvicorn, and Python's logging by itself
 _PYTHON = r"\S+:\d+: (?P<warns>\w*Warning): "  # /path/file.py:1: UserWarning: message
 _RUST = r"thread '[^']*' (?P<fails>panicked) at "
 
-# By the character that a line begins with, after the name of its process. The first that fits counts.
+# First character of a line, after the name of its process -> formats. The first one that matches counts.
 _FORMS = {
     first: tuple(re.compile(form) for form in forms)
     for firsts, forms in (
@@ -55,21 +55,21 @@ _FORMS = {
 _OTHERS = tuple(re.compile(form) for form in (_NCCL, _PYTHON, _RUST))
 # (EngineCore pid=4711), and [rank0]: of torch
 _PROCESS = re.compile(r"(?:\(\w+ pid=\d+\) |\[rank\d+\]:? ?)+")
-# The rest of a message that began on a line before.
+# First characters of a line that continues the message of an earlier line.
 _REST = ("", " ", "\t")
 _TRACEBACK = "Traceback (most recent call last):"
-# A file's time is the kernel's at its last tick (inode_set_ctime_current): 10 ms where HZ is 100.
+# A file's mtime has the resolution of a kernel tick (inode_set_ctime_current): 10 ms if HZ is 100.
 _TICK_S = 0.01
 
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What a line says of itself.
+    """The fields of one line.
 
     Attributes:
-        at: when it was written, seconds since the epoch; None where it has no time.
-        level: as Python's logging numbers it; None where it has none.
-        word: where its level stands in the line without colours: begin and end; None where it is no word.
+        at: when it was written, in seconds since the epoch; None if the line has no time.
+        level: level number of Python's logging; None if the line has no level.
+        word: begin and end of the level's word in the line without colours; None if there is no such word.
     """
 
     at: float | None = None
@@ -86,35 +86,37 @@ def plain(line: str) -> str:
 
 
 def level_name(level: int | None) -> str | None:
-    """The worst of the levels that can be asked for that is not worse than this; None where it has none."""
+    """The name of the highest level in `LEVELS` that is not above this number; None for None."""
     if level is None:
         return None
     return max((number, name) for name, number in LEVELS.items() if number <= max(level, 10))[1]
 
 
 def read(line: str, latest: float) -> Said:
-    """What a line without colours says of itself.
+    """The fields of a line without colours.
 
     Args:
-        latest: when its file was written last, seconds since the epoch. No line is younger, but for a tick of
-            the kernel's, and where a time has no year, it is the last one before this.
+        latest: mtime of the line's file, in seconds since the epoch. A later time in the line is replaced by
+            it, and a time without a year is the last such moment before it.
     """
     process = _PROCESS.match(line)
     begin = process.end() if process else 0
     first = line[begin : begin + 1]
     for form in () if first in _REST else (*_FORMS.get(first, ()), *_OTHERS):
-        found = form.match(line, begin)
-        if found:
-            return _said(found, latest)
+        match = form.match(line, begin)
+        if match:
+            return _said(match, latest)
     return _NOTHING
 
 
 class Carry:
-    """Reads one log's lines in their order: what a line does not say is what the one before it said.
+    """Reads the lines of one log in order; a line without time or level takes those of the line before.
 
     Attributes:
-        at: the time of the last line that was read, its own or carried over; None before the first.
-        level: its level; None before the first that has one.
+        at: time of the last line read, its own or carried over, in seconds since the epoch; None before the
+            first line with a time.
+        level: level of the last line read, as Python's logging numbers it; None before the first line with
+            a level.
     """
 
     def __init__(self) -> None:
@@ -122,30 +124,30 @@ class Carry:
         self.level: int | None = None
 
     def read(self, line: str, latest: float) -> Said:
-        """What the next line says of itself; `at` and `level` are then what holds for it."""
-        said = read(line, latest)
-        if said.at is not None:
-            self.at = said.at
-        if said.level is not None:
-            self.level = said.level
-        elif said.at is not None:
+        """The fields of the next line. Afterwards `at` and `level` are the values that apply to it."""
+        own = read(line, latest)
+        if own.at is not None:
+            self.at = own.at
+        if own.level is not None:
+            self.level = own.level
+        elif own.at is not None:
             self.level = None
         elif _TRACEBACK in line and (self.level or 0) < LEVELS["warning"]:
-            # Nobody logged it: it is not part of the harmless line before it.
+            # A traceback without a log line of its own does not belong to a harmless line before it.
             self.level = LEVELS["error"]
-        return said
+        return own
 
 
-def _said(found: re.Match[str], latest: float) -> Said:
-    groups = found.groupdict()
+def _said(match: re.Match[str], latest: float) -> Said:
+    groups = match.groupdict()
     word = groups.get("level")
-    span = found.span("level") if word else None
+    span = match.span("level") if word else None
     level = _NUMBERS[word.lower()] if word else None
     if letter := groups.get("letter"):
-        level, span = _LETTERS[letter], found.span("letter")
+        level, span = _LETTERS[letter], match.span("letter")
     for group, name in (("warns", "warning"), ("fails", "error")):
         if groups.get(group):
-            level, span = LEVELS[name], found.span(group)
+            level, span = LEVELS[name], match.span(group)
     at = _time(groups, latest)
     if at is not None and at > latest + _TICK_S:
         at = latest
@@ -163,12 +165,12 @@ def _time(groups: dict[str, str | None], latest: float) -> float | None:
                 return datetime.fromisoformat(f"{year}{day}T{clock}").timestamp()
             return _without_year(day.replace("-", ""), clock, latest)
     except (ValueError, OverflowError):
-        pass  # no date of this world: a line that looked like one with a time
+        pass  # not a valid date: the line only looked like one with a time
     return None
 
 
 def _without_year(day: str, clock: str, latest: float) -> float | None:
-    """The last such moment before `latest`, or up to a day after it: clocks jump."""
+    """The last such moment before `latest`, or up to a day after it, because clocks jump."""
     newest = datetime.fromtimestamp(latest, UTC).year + 1
     for year in (newest, newest - 1, newest - 2):
         try:

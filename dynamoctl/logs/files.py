@@ -1,9 +1,8 @@
-"""Logs that do not fill the disk. Each unit has `UNIT.log` and, set aside, `UNIT.log.1`.
+"""Log rotation. Each unit has `UNIT.log` and the rotated part `UNIT.log.1`.
 
-A unit writes to its log by itself, with every write at the end of the file, so that nothing is lost when
-the supervisor dies. So a log that has become too large is copied and emptied in place; what is written in
-the moment between is lost. The copy's first line says how much of the log came before it: a reader who was
-somewhere in the log finds the place again.
+A unit writes to its log directly (O_APPEND), so that nothing is lost if the supervisor dies. A log that is
+too large is therefore copied and truncated in place; lines written between copy and truncation are lost. The
+first line of the copy says how many bytes of the log came before it, so that a reader finds its place again.
 """
 
 from __future__ import annotations
@@ -13,33 +12,34 @@ import os
 import re
 from pathlib import Path
 
-# Bytes. A worker writes about 0.1 MB while it starts, and some lines for a request.
+# Largest size of a log, in bytes. A worker writes about 0.1 MB while it starts, and some lines per request.
 LIMIT = 64 * 1024 * 1024
 _PIECE = 1024 * 1024
-# What may be written while the rest is copied, and still is kept.
+# Bytes that may be written during the copy and are still kept.
 _MEANWHILE = _PIECE // 2
 _CUT = "[dynamoctl: {} bytes before this line are not kept]\n"
 _CUT_LINE = re.compile(re.escape(_CUT).replace(r"\{\}", r"(\d+)").encode())
 
 
 def set_aside(log: Path) -> Path:
-    """Where the part before this one is."""
+    """The path of a log's rotated part."""
     return log.with_name(log.name + ".1")
 
 
 def cut(first_line: bytes) -> int | None:
-    """How many bytes of a log came before the part that begins with this line; None where it is no such
-    part: then it is the whole log of the start before.
+    """Bytes of the log that came before a rotated part, from the part's first line.
+
+    None if the file is not such a part: then it is the whole log of the start before.
     """
-    found = _CUT_LINE.fullmatch(first_line)
-    return int(found[1]) if found else None
+    match = _CUT_LINE.fullmatch(first_line)
+    return int(match[1]) if match else None
 
 
 def bound(log: Path, limit: int = LIMIT) -> bool:
-    """Empty a log of more than `limit` bytes; the last `limit` of them are set aside.
+    """Truncate a log of more than `limit` bytes; its last `limit` bytes become the rotated part.
 
     Returns:
-        Whether it was so large.
+        Whether the log was larger than `limit`.
     """
     try:
         size = log.stat().st_size
@@ -47,7 +47,7 @@ def bound(log: Path, limit: int = LIMIT) -> bool:
         return False
     if size <= limit:
         return False
-    # On a full disk the old part is lost, and there is room again.
+    # If the copy fails (full disk), the old lines are lost, and the truncation frees space.
     with contextlib.suppress(OSError):
         _copy_end(log, set_aside(log), limit)
     with contextlib.suppress(OSError):
@@ -60,7 +60,7 @@ def _copy_end(log: Path, target: Path, count: int) -> None:
     try:
         with log.open("rb") as source, open(temporary, "wb", opener=private) as copy:
             source.seek(-count, os.SEEK_END)
-            source.readline()  # half a line
+            source.readline()  # the rest of a partial line
             copy.write(_CUT.format(source.tell()).encode())
             left = count + _MEANWHILE
             while left > 0 and (piece := source.read(min(_PIECE, left))):
@@ -72,5 +72,5 @@ def _copy_end(log: Path, target: Path, count: int) -> None:
 
 
 def private(path: str, flags: int) -> int:
-    """Opens a log, the user's alone: LMCache writes its settings there, an URL's password among them."""
+    """Open a log with mode 0600: LMCache logs its settings, including passwords in URLs."""
     return os.open(path, flags, 0o600)

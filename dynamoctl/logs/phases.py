@@ -1,4 +1,4 @@
-"""What a unit is doing while it starts, read from its log. Pure but for the reading of the file."""
+"""The start phase of a unit, read from its log. Pure except for reading the file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dynamoctl.planner.secrets import redact
 
-# Lines of vLLM 0.26, Dynamo 1.4 and LMCache 0.5 that begin a phase. A later line wins.
+# Patterns of lines of vLLM 0.26, Dynamo 1.4 and LMCache 0.5 that begin a phase. The last match counts.
 _PHASES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), phase)
     for pattern, phase in (
@@ -28,19 +28,18 @@ _PHASES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     )
 )
 
-# A worker whose status port is taken logs this and runs on, never to be asked again.
+# A worker whose status port is taken logs this and runs on without its status server.
 _PORT_LOST = re.compile(r"System status server startup failed")
-# Not "entering degraded mode": that is for as long as the cache server does not answer.
+# Not "entering degraded mode", which only lasts until the cache server answers again.
 DEGRADED = re.compile(r"operate in degraded mode", re.IGNORECASE)
-# LMCache's compiled kernels did not import (built for another torch, say).
+# LMCache's compiled kernels could not be imported (built for another torch version, for example).
 _NO_KERNELS = re.compile(r"DeviceOps stays on the torch baseline|No compute backend loaded")
-# vLLM found less free than its share of a GPU, or more than at first as it measured; or others took it
-# meanwhile.
+# vLLM found less free GPU memory than its share, or other processes took or freed memory while it profiled.
 _NO_GPU_MEMORY = re.compile(
     r"Free memory on device .* is less than desired|Error in memory profiling"
     r"|CUDA out of memory|No available memory for the cache blocks"
 )
-# What a process of Dynamo says before it ends by itself, with exit status 0.
+# A Dynamo process logs this before it exits by itself, with exit code 0.
 _LEASE_LOST = re.compile(r"Unable to maintain lease")
 _MOST_BYTES = 4 * 1024 * 1024
 _TAIL_BYTES = 64 * 1024
@@ -52,10 +51,10 @@ class LogWatch:
 
     Attributes:
         phase: the last phase that began.
-        degraded: the line in which LMCache said that it gives up caching, or empty.
-        no_kernels: the line in which it said that it goes on without its compiled kernels, or empty.
-        port_lost: the line in which a worker said that its status port is taken, or empty.
-        no_gpu_memory: the line in which an engine said that it cannot have its GPU memory, or empty.
+        degraded: the line in which LMCache reports that it stops caching, or empty.
+        no_kernels: the line in which LMCache reports that it runs without its compiled kernels, or empty.
+        port_lost: the line in which a worker reports that its status port is taken, or empty.
+        no_gpu_memory: the line in which an engine reports that it lacks GPU memory, or empty.
     """
 
     def __init__(self, log: Path) -> None:
@@ -68,16 +67,16 @@ class LogWatch:
         self.no_gpu_memory = ""
 
     def read(self) -> None:
-        """Take in what has been written since the last call, whole lines only."""
+        """Read the complete lines written since the last call."""
         try:
             with self._log.open("rb") as file:
                 if os.fstat(file.fileno()).st_size < self._at:
-                    self._at = 0  # emptied: it was too large
+                    self._at = 0  # truncated by log rotation
                 file.seek(self._at)
                 new = file.read(_MOST_BYTES)
         except OSError:
             return
-        # A flood without a line end is skipped, or the reader would stand still before it.
+        # A block without a line end is skipped, because the reader would never get past it.
         end = new.rfind(b"\n") + 1 or (len(new) if len(new) == _MOST_BYTES else 0)
         self._at += end
         for raw in new[:end].decode(errors="replace").splitlines():
@@ -95,18 +94,18 @@ class LogWatch:
                 self.no_kernels = line.strip()
 
     def lost_lease(self) -> bool:
-        """Whether its last lines say that its lease in etcd has run out."""
+        """Whether its last lines say that its lease in etcd has expired."""
         return _LEASE_LOST.search(_tail(self._log, self._began)) is not None
 
 
 def last_lines(log: Path, count: int = 12) -> list[str]:
-    """The end of a log, without colours and empty lines."""
+    """The last lines of a log, without colours, empty lines and secrets, cut to 300 characters."""
     lines = [redact(line.rstrip())[:300] for line in _tail(log).splitlines()]
     return [line for line in lines if line][-count:]
 
 
 def _tail(log: Path, since: int = 0) -> str:
-    """The end of a log, without colours: what was written from the byte `since` on, unless it was emptied."""
+    """The end of a log without colours, from byte `since` on (from the start, if the log was truncated)."""
     try:
         with log.open("rb") as file:
             size = file.seek(0, os.SEEK_END)

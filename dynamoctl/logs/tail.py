@@ -1,8 +1,7 @@
-"""One log, read as it grows: each line once, over restarts of its unit, new starts and rotation.
+"""Follow one log: each line once, across restarts of its unit, new starts and rotation.
 
-A unit that is restarted goes on in the same file. A new start renames the file to `UNIT.log.1`, and begins
-another. A log that has become too large is copied to `UNIT.log.1`, and then emptied
-(`supervisor.log_files`).
+A restarted unit appends to the same file. A new start renames the file to `UNIT.log.1` and begins another. A
+log that is too large is copied to `UNIT.log.1` and then truncated (`logs.files`).
 """
 
 from __future__ import annotations
@@ -16,47 +15,49 @@ from typing import BinaryIO
 from dynamoctl.logs import files
 
 _PIECE = 1024 * 1024
-# A line that is longer is given out in parts.
+# A longer line is returned in parts.
 _LONGEST_LINE = 1024 * 1024
-# How many bytes before the place where we are tell that the file is still the same.
+# Number of bytes before the current position by which a file is recognised.
 _KNOWN = 256
 _LONGEST_CUT_LINE = 200
 
 
 class Tail:
-    """One log from where it was read last.
+    """One log, read from the last position on.
 
     Attributes:
-        latest: when the file of the last line was written last, seconds since the epoch.
+        latest: mtime of the file of the last line, in seconds since the epoch.
     """
 
     def __init__(self, path: Path) -> None:
         self.latest = 0.0
         self._path = path
         self._aside_path = files.set_aside(path)
-        self._aside: tuple[int, int] | None = None  # which file is set aside, as it was seen last
+        self._aside: tuple[int, int] | None = (
+            None  # inode and mtime of the rotated part when it was last seen
+        )
         self._file: BinaryIO | None = None
         self._at = 0
-        self._known = b""  # what stands before `_at`
-        self._rest = b""  # half a line
-        self._before: tuple[BinaryIO, int] | None = None  # what is set aside, and is to be read first
+        self._known = b""  # the bytes before `_at`
+        self._rest = b""  # a partial line
+        self._before: tuple[BinaryIO, int] | None = None  # the rotated part, if it is to be read first
 
     def begin(
         self, lines: int = 0, older: bool = False, is_before: Callable[[bytes], bool] | None = None
     ) -> None:
-        """Where to begin: at the beginning if nothing is said, that of what was set aside since this start.
+        """Set the position of the first line. The default is the beginning of this start's log.
 
         Args:
-            lines: at the last so many; 0 for all.
-            older: at the beginning of what the start before wrote, if that is there.
-            is_before: whether a line is still before what is wanted; then what is older is passed over.
+            lines: begin at the last `lines` lines; 0 for all.
+            older: begin with the log of the start before, if it exists.
+            is_before: whether a line is before the first wanted one; older lines are then skipped.
         """
         aside = _open(self._aside_path)
         self._aside = _which(aside)
         self._file = _open(self._path)
-        found, begins = 0, False
+        lines_found, begins = 0, False
         if self._file is not None:
-            self._at, found, begins = _place(self._file, lines, is_before)
+            self._at, lines_found, begins = _place(self._file, lines, is_before)
             self._known = _before(self._file, self._at)
         if aside is None:
             return
@@ -64,11 +65,11 @@ class Tail:
         if begins or not (older or rotated):
             aside.close()
             return
-        at, _, _ = _place(aside, lines - found if lines else 0, is_before)
+        at, _, _ = _place(aside, lines - lines_found if lines else 0, is_before)
         self._before = (aside, at)
 
     def more(self) -> Iterator[str]:
-        """Every line that is complete and was not given out yet."""
+        """All complete lines that were not returned yet."""
         yield from self._set_aside_before()
         while True:
             if self._file is None:
@@ -95,23 +96,23 @@ class Tail:
                     return
 
     def end(self) -> Iterator[str]:
-        """The last line, if its end was never written."""
+        """The last line, if its line end was never written."""
         rest, self._rest = self._rest, b""
         for raw in rest.splitlines():
             yield raw.decode(errors="replace")
 
     def close(self) -> None:
-        """Let go of its files."""
+        """Close the files."""
         for file in (self._file, self._before and self._before[0]):
             if file is not None:
                 file.close()
 
     def _next(self, file: BinaryIO, size: int, aside: BinaryIO | None) -> str:
-        """What there is to do. (`size` was asked for before `aside` was opened: a log is emptied last.)"""
+        """The next step. `size` must be read before `aside` is opened, because a log is truncated last."""
         if size < self._at or _before(file, self._at) != self._known:
             return "emptied"
         if aside is not None and _which(aside) != self._aside and size < _length_with(aside):
-            return "emptied"  # and we have read nothing of it, or it begins as the last one did
+            return "emptied"  # and nothing of it was read yet, or it begins like the last one
         if size > self._at:
             return "read"
         if not _is_at(file, self._path) and (_is_at(file, self._aside_path) or self._path.exists()):
@@ -121,18 +122,18 @@ class Tail:
     def _read(self, file: BinaryIO, size: int) -> Iterator[str]:
         piece = os.pread(file.fileno(), min(_PIECE, size - self._at), self._at)
         if self._size(file) < size:
-            return  # emptied meanwhile: what it held is aside now
+            return  # truncated meanwhile: its content is in the rotated part now
         self._at += len(piece)
         self._known = (self._known + piece)[-_KNOWN:]
         yield from self._lines(piece)
 
     def _emptied(self, aside: BinaryIO | None) -> Iterator[str]:
-        """What we had not read is in the part that was set aside, unless it was for want of room."""
-        here = _which(aside)
-        if aside is None or here == self._aside:
+        """The unread lines of a truncated log, from the rotated part, unless the copy failed."""
+        current = _which(aside)
+        if aside is None or current == self._aside:
             yield from self.end()
         else:
-            self._aside = here
+            self._aside = current
             place = self._place_in(aside)
             if not place:
                 yield from self.end()
@@ -140,7 +141,7 @@ class Tail:
         self._at, self._known = 0, b""
 
     def _set_aside_before(self) -> Iterator[str]:
-        """What was set aside before we began, once, and only where it is wanted."""
+        """The lines of a part that was rotated before the first read, once, if they are wanted."""
         if self._before is None:
             return
         aside, at = self._before
@@ -151,7 +152,7 @@ class Tail:
                 yield from self.end()
 
     def _place_in(self, aside: BinaryIO) -> int:
-        """Where what we have not read begins in the part that was set aside; 0 where we lost the place."""
+        """The offset of the first unread byte in the rotated part; 0 if it cannot be found."""
         before, head = _cut(aside)
         if before is None or self._at < before:
             return 0
@@ -160,15 +161,15 @@ class Tail:
         return place if _before(aside, place).endswith(known) else 0
 
     def _missed(self) -> Iterator[str]:
-        """A log that came and was set aside since we looked last."""
+        """The lines of a log that was made and renamed since the last call."""
         aside = _open(self._aside_path)
         if aside is None:
             return
         with aside:
-            here, seen = _which(aside), self._aside
-            if here is None or (seen is not None and here[0] == seen[0]):
+            current, last = _which(aside), self._aside
+            if current is None or (last is not None and current[0] == last[0]):
                 return
-            self._aside = here
+            self._aside = current
             yield from self._all_of(aside, 0)
             if _cut(aside)[0] is None:
                 yield from self.end()
@@ -188,9 +189,9 @@ class Tail:
             yield raw.decode(errors="replace")
 
     def _size(self, file: BinaryIO) -> int:
-        found = os.fstat(file.fileno())
-        self.latest = found.st_mtime
-        return found.st_size
+        status = os.fstat(file.fileno())
+        self.latest = status.st_mtime
+        return status.st_size
 
 
 def _open(path: Path) -> BinaryIO | None:
@@ -201,10 +202,11 @@ def _open(path: Path) -> BinaryIO | None:
 
 
 def _which(file: BinaryIO | None) -> tuple[int, int] | None:
+    """A file's inode and its mtime in ns."""
     if file is None:
         return None
-    found = os.fstat(file.fileno())
-    return found.st_ino, found.st_mtime_ns
+    status = os.fstat(file.fileno())
+    return status.st_ino, status.st_mtime_ns
 
 
 def _is_at(file: BinaryIO, path: Path) -> bool:
@@ -220,8 +222,9 @@ def _before(file: BinaryIO, at: int) -> bytes:
 
 
 def _cut(aside: BinaryIO) -> tuple[int | None, int]:
-    """How much of the log came before the part that was set aside, and the length of the line that says so;
-    None and 0 where it is a whole log.
+    """Bytes of the log that came before the rotated part, and the length of the line that says so.
+
+    None and 0 if the file is a whole log.
     """
     aside.seek(0)
     first = aside.readline(_LONGEST_CUT_LINE)
@@ -230,13 +233,16 @@ def _cut(aside: BinaryIO) -> tuple[int | None, int]:
 
 
 def _length_with(aside: BinaryIO) -> int:
-    """How long the log was when this was set aside; 0 where it is a whole log."""
+    """Size of the log when this part was rotated, in bytes; 0 if the file is a whole log."""
     before, head = _cut(aside)
     return 0 if before is None else before + os.fstat(aside.fileno()).st_size - head
 
 
 def _place(file: BinaryIO, lines: int, is_before: Callable[[bytes], bool] | None) -> tuple[int, int, bool]:
-    """Where to begin in a file: (bytes, how many lines are then left, whether nothing before is wanted)."""
+    """Where to begin in a file: (offset in bytes, number of lines after it, whether no older line is wanted).
+
+    The number of lines is only counted if `lines` is not 0.
+    """
     size = os.fstat(file.fileno()).st_size
     if lines:
         return _last(file, size, lines)
@@ -252,18 +258,18 @@ def _place(file: BinaryIO, lines: int, is_before: Callable[[bytes], bool] | None
 
 
 def _last(file: BinaryIO, size: int, lines: int) -> tuple[int, int, bool]:
-    """The last lines by their ends, from the end of the file."""
-    at, found, end = size, 0, True
+    """As `_place`, for the last `lines` lines; counts line ends from the end of the file."""
+    at, ends, is_last = size, 0, True
     while at > 0:
         begin = max(0, at - _PIECE)
         piece = os.pread(file.fileno(), at - begin, begin)
         place = len(piece)
-        if end and piece.endswith(b"\n"):
+        if is_last and piece.endswith(b"\n"):
             place -= 1  # the end of the last line itself
-        end = False
+        is_last = False
         while (place := piece.rfind(b"\n", 0, place)) >= 0:
-            found += 1
-            if found == lines:
+            ends += 1
+            if ends == lines:
                 return begin + place + 1, lines, True
         at = begin
-    return 0, found + 1 if size else 0, False
+    return 0, ends + 1 if size else 0, False

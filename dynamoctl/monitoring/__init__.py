@@ -1,1 +1,1 @@
-"""Requests to a running deployment's units, and what their answers mean."""
+"""Requests to the units of a running deployment, and the figures from their answers."""

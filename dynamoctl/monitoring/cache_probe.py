@@ -1,8 +1,8 @@
-"""Does LMCache give back what it was given? A new prompt is asked again once the engines forgot it.
+"""Check that LMCache returns what it stored: send a new prompt, clear the engines' caches, send it again.
 
-Hits alone do not say so: LMCache counts them too where it gives back wrong values. So the prompt is a copying
-exercise: numbers in its beginning, which LMCache keeps, and the first of them once more at its end. A model
-goes on with the next ones, and is sure of it, if it sees what stood there.
+Hit counters are not enough: LMCache also counts hits if it returns wrong values. So the prompt is a copying
+exercise: it begins with numbers, which LMCache stores, and ends with the first of them again. A model
+that sees the right KV cache continues with the next numbers, with high probability.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from dynamoctl.planner.plan import DeploymentPlan
 WRONG = "LMCache gives back another KV cache than it was given: answers would be wrong"
 MEND = "serve without it (--no-lmcache), or with its server (--lmcache-mode mp)"
 
-# The engines and LMCache store, and publish their counters, a step later.
+# The engines and LMCache store the KV cache, and publish their counters, one step later.
 _SETTLE_S = 0.5
 _SETTLE_TRIES = 8
-# The exercise: so many numbers, so many of them repeated, so many tokens asked for. The built-in model, with
-# 135 million parameters, gave every token of the answer 80 % and more.
+# The exercise: numbers in the prompt, numbers repeated at its end, and tokens to generate. The built-in
+# model, with 135 million parameters, gave every token of the answer a probability of at least 80 %.
 _NUMBERS = 36
 _REPEATED = 12
 _ANSWER_TOKENS = 8
-# Tokens that the numbers have at least: two each, and a space.
+# Lower bound for the tokens of the numbers: two for each number, and a space.
 _NUMBERS_TOKENS = 100
-# Another order of additions does not turn a token round of which the model was so sure.
+# Log probability from which on another order of floating-point additions does not change a token.
 _SURE = math.log(0.7)
 
 
 @dataclass(frozen=True)
 class _Answer:
-    """A completion: tokens of the prompt, seconds to the first token, tokens with their log probabilities."""
+    """A completion: prompt length in tokens, seconds to the first token, tokens with log probabilities."""
 
     prompt_tokens: int
     ttft_s: float
@@ -53,13 +53,13 @@ class _Answer:
 
 
 async def run(plan: DeploymentPlan, chunks: float) -> CacheProbe:
-    """Ask a new prompt until a worker that had it before has been asked again.
+    """Send a new prompt until a worker that had it before gets it again.
 
-    An engine does not ask a server of LMCache's that was late for a heartbeat until the next one, so where
-    nothing came back from a server, it is done once more.
+    An engine that missed a heartbeat of LMCache's server does not use the server until the next one. So if
+    the server returned nothing, the probe runs a second time.
 
     Args:
-        chunks: how long it is, in chunks of LMCache's, which keeps whole ones only.
+        chunks: length of the prompt in LMCache chunks; LMCache stores whole chunks only.
 
     Raises:
         NotReadyError: a completion failed.
@@ -72,8 +72,8 @@ async def run(plan: DeploymentPlan, chunks: float) -> CacheProbe:
 
 
 async def _once(plan: DeploymentPlan, chunks: float) -> CacheProbe:
-    size = int(next(one.value for one in plan.lmcache_settings if one.name == "chunk_size"))
-    prompt = exercise(int(chunks * size))
+    chunk_size = next(setting.value for setting in plan.lmcache_settings if setting.name == "chunk_size")
+    prompt = exercise(int(chunks * int(chunk_size)))
     first = last = await _ask(plan, prompt)
     caching = sum(unit.role in ("agg", "prefill") for unit in plan.workers)
     cleared, hits = False, 0
@@ -90,18 +90,21 @@ async def _once(plan: DeploymentPlan, chunks: float) -> CacheProbe:
 
 
 def exercise(tokens: int) -> str:
-    """A prompt of so many tokens or more; no two begin alike."""
+    """A copying exercise of at least `tokens` tokens; no two prompts have the same prefix."""
     numbers = [str(random.randrange(1000, 10000)) for _ in range(_NUMBERS)]  # noqa: S311  (no secret)
-    # A word is a token or little more.
+    # A word is about one token.
     words = "one two three four five six seven eight " * max(0, math.ceil((tokens - _NUMBERS_TOKENS) / 8))
     return f"{uuid.uuid4().hex} {' '.join(numbers)} {words}{' '.join(numbers[:_REPEATED])}"
 
 
 def same_answer(first: Sequence[tuple[str, float]], last: Sequence[tuple[str, float]]) -> bool | None:
-    """Whether an answer is what it was, as far as the model was sure of it; None where it was not at all.
+    """Whether the answers are equal up to the first token of which the model was not sure.
 
     Args:
-        first, last: its tokens with their log probabilities.
+        first, last: tokens of the answers, with their log probabilities.
+
+    Returns:
+        None if the model was not sure of the first token.
     """
     sure = list(itertools.takewhile(lambda token: token[1] >= _SURE, first))
     if not sure:
@@ -110,7 +113,7 @@ def same_answer(first: Sequence[tuple[str, float]], last: Sequence[tuple[str, fl
 
 
 async def _hits_since(plan: DeploymentPlan, before: int) -> int:
-    """How many hit tokens have come since, once there are any; 0 if none come."""
+    """Wait for an increase of the hit tokens; return the increase, or 0 if none came in time."""
     for _ in range(_SETTLE_TRIES):
         await asyncio.sleep(_SETTLE_S)
         hits = await hit_tokens(plan) - before
@@ -120,13 +123,17 @@ async def _hits_since(plan: DeploymentPlan, before: int) -> int:
 
 
 async def hit_tokens(plan: DeploymentPlan) -> int:
-    """How many tokens LMCache has given back, all workers together."""
-    seen = await observe.snapshot(plan)
-    return int(seen.cache["hit_tokens"]) if seen.cache else 0
+    """Tokens that LMCache has returned so far, over all workers."""
+    snapshot = await observe.snapshot(plan)
+    return int(snapshot.cache["hit_tokens"]) if snapshot.cache else 0
 
 
 async def clear_prefix_caches(plan: DeploymentPlan) -> bool:
-    """Empty what the engines keep on the device, and nothing of LMCache's (as `clear_kv_blocks` would)."""
+    """Clear the engines' prefix caches, but not LMCache (which `clear_kv_blocks` would clear too).
+
+    Returns:
+        Whether every worker confirmed.
+    """
 
     async def clear(port: int) -> bool:
         try:
@@ -139,7 +146,11 @@ async def clear_prefix_caches(plan: DeploymentPlan) -> bool:
 
 
 async def _ask(plan: DeploymentPlan, prompt: str) -> _Answer:
-    """One streamed completion."""
+    """Request one streamed completion.
+
+    Raises:
+        NotReadyError: it failed.
+    """
     request = {
         "model": plan.model,
         "prompt": prompt,
@@ -164,8 +175,9 @@ async def _ask(plan: DeploymentPlan, prompt: str) -> _Answer:
                     first = time.monotonic() - began
                 prompt_tokens = (body.get("usage") or {}).get("prompt_tokens", prompt_tokens)
                 for choice in body.get("choices") or []:
-                    said = choice.get("logprobs") or {}
-                    tokens += zip(said.get("tokens") or [], said.get("token_logprobs") or [], strict=False)
+                    logprobs = choice.get("logprobs") or {}
+                    values = logprobs.get("token_logprobs") or []
+                    tokens += zip(logprobs.get("tokens") or [], values, strict=False)
     except NoAnswerError as error:
         raise NotReadyError(f"no answer to a completion ({error})") from None
     return _Answer(prompt_tokens, first, tuple(tokens))

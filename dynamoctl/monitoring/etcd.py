@@ -1,11 +1,11 @@
-"""An etcd that somebody runs: does it answer, and who is registered in it? By its HTTP gateway (etcd 3.4 on).
+"""A client for a running etcd, over its HTTP gateway (etcd 3.4 and later).
 
-It is read, and leases are ended. Nothing is written but what a process of Dynamo had registered, taken out,
-and put back as it was.
+It reads registrations, revokes leases, and deletes and restores registrations of Dynamo processes. It writes
+nothing else.
 
-One attempt each, which blocks for some seconds at most. Name, password and certificates are what Dynamo
-reads: ETCD_AUTH_USERNAME and ETCD_AUTH_PASSWORD, or ETCD_AUTH_CA, ETCD_AUTH_CLIENT_CERT and
-ETCD_AUTH_CLIENT_KEY.
+Each call makes one attempt, which blocks for some seconds at most. User name, password and certificates come
+from the variables that Dynamo reads: ETCD_AUTH_USERNAME and ETCD_AUTH_PASSWORD, or ETCD_AUTH_CA,
+ETCD_AUTH_CLIENT_CERT and ETCD_AUTH_CLIENT_KEY.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 TIMEOUT_S = 3.0
 CERTIFICATES = ("ETCD_AUTH_CA", "ETCD_AUTH_CLIENT_CERT", "ETCD_AUTH_CLIENT_KEY")
 _BEGIN = "-----BEGIN"
-# What every key of Dynamo's discovery begins with (1.4).
+# Prefix of all keys of Dynamo's discovery (1.4).
 _ROOT = b"v1/"
 
 
 @dataclass(frozen=True)
 class Instance:
-    """An endpoint of a component that has registered, and the address at which it takes requests."""
+    """A registered endpoint of a component, and the address at which it takes requests."""
 
     component: str
     endpoint: str
@@ -42,33 +42,34 @@ class Instance:
 
 
 def with_certificates(environ: Mapping[str, str]) -> dict[str, str]:
-    """The same environment with each certificate and key as text.
+    """The environment with the certificates and the key as PEM text.
 
-    Dynamo 1.4 takes the text itself, and its documentation says a path: both are taken here.
+    Dynamo 1.4 reads the text itself from these variables, but its documentation says a path. dynamoctl takes
+    both.
 
     Raises:
         PreflightError: a file cannot be read.
     """
-    found = dict(environ)
+    with_texts = dict(environ)
     for name in CERTIFICATES:
         value = environ.get(name, "")
         if not value or value.lstrip().startswith(_BEGIN):
             continue
         try:
-            found[name] = Path(value).expanduser().read_text(encoding="ascii")
+            with_texts[name] = Path(value).expanduser().read_text(encoding="ascii")
         except (OSError, ValueError) as error:
-            why = error.strerror if isinstance(error, OSError) else "it is no text"
+            why = error.strerror if isinstance(error, OSError) else "it is not a text file"
             raise PreflightError(
-                f"{name}: cannot read {value}: {why}", "name a PEM file, or give its text"
+                f"{name}: cannot read {value}: {why}", "set it to the path of a PEM file, or to its text"
             ) from None
-    return found
+    return with_texts
 
 
 class Etcd:
-    """The members of one etcd, asked in turn until one answers.
+    """One etcd cluster; each request goes to its members in turn until one answers.
 
     Args:
-        endpoints: their URLs.
+        endpoints: the members' URLs.
         environ: the units' environment.
 
     Raises:
@@ -84,11 +85,11 @@ class Etcd:
             self._verify = _context(*(texts[name] for name in CERTIFICATES))
 
     def answers(self) -> tuple[bool, str]:
-        """Whether it can be used: (yes, why not)."""
+        """Whether etcd can be used: (usable, why not)."""
         try:
             if not all(self._login):
                 body = self._first("GET", "/health")
-                # Text in 3.4, a boolean in others.
+                # A string in etcd 3.4, a boolean in other versions.
                 healthy = str(body.get("health")).lower() == "true"
                 return healthy, "" if healthy else "it is not healthy: it may have no leader"
             self._range(_ROOT, 1)
@@ -97,39 +98,41 @@ class Etcd:
         return True, ""
 
     def instances(self, namespace: str) -> list[Instance] | None:
-        """Who is registered in a namespace of Dynamo's; None where it does not say."""
+        """The instances registered in a Dynamo namespace; None if etcd does not answer."""
         try:
             values = [value for _, value, _ in self._range(_instances(namespace))]
         except _NoAnswerError:
             return None
-        return sorted(filter(None, map(_instance, values)), key=lambda one: (one.component, one.address))
+        instances = filter(None, map(_instance, values))
+        return sorted(instances, key=lambda instance: (instance.component, instance.address))
 
     def leases(self, namespace: str) -> dict[str, str]:
-        """Lease -> address of who is registered in a namespace; none where it does not say."""
+        """Lease -> address of the instance registered under it; empty if etcd does not answer."""
         try:
             entries = self._range(_instances(namespace))
         except _NoAnswerError:
             return {}
-        found = {lease: _instance(value) for _, value, lease in entries if lease not in ("", "0")}
-        return {lease: one.address for lease, one in found.items() if one is not None}
+        instances = {lease: _instance(value) for _, value, lease in entries if lease not in ("", "0")}
+        return {lease: instance.address for lease, instance in instances.items() if instance is not None}
 
     def revoke(self, lease: str) -> None:
-        """End a lease, and with it all that is registered by it; nothing where that cannot be done."""
+        """Revoke a lease, which deletes the keys under it. Does nothing if etcd does not answer."""
         with suppress(_NoAnswerError):
             self._first("POST", "/v3/lease/revoke", {"ID": lease}, self._token())
 
     def take_out(self, lease: str) -> dict[bytes, bytes]:
-        """Delete what is registered under a lease, and leave the lease. Returns key -> value.
+        """Delete the keys under a lease, but keep the lease.
 
-        A key of which etcd does not say that it is deleted is returned, too: it may be.
+        Returns:
+            Key -> value. Includes keys whose deletion etcd did not confirm: they may be deleted.
 
         Raises:
-            DynamoctlError: etcd does not say what there is.
+            DynamoctlError: etcd does not list the keys.
         """
         taken: dict[bytes, bytes] = {}
         try:
-            for key, value, its in self._range(_ROOT):
-                if its == lease:
+            for key, value, lease_of_key in self._range(_ROOT):
+                if lease_of_key == lease:
                     taken[key] = value
                     self._first("POST", "/v3/kv/deleterange", {"key": _text(key)}, self._token())
         except _NoAnswerError as error:
@@ -138,10 +141,10 @@ class Etcd:
         return taken
 
     def put_back(self, lease: str, entries: Mapping[bytes, bytes]) -> None:
-        """Register again what was taken out.
+        """Write keys back that `take_out` returned.
 
         Raises:
-            DynamoctlError: etcd does not answer, or the lease has run out.
+            DynamoctlError: etcd does not answer, or the lease has expired.
         """
         try:
             for key, value in entries.items():
@@ -151,35 +154,39 @@ class Etcd:
             raise DynamoctlError(f"etcd: {error}") from None
 
     def _range(self, prefix: bytes, limit: int = 0) -> list[tuple[bytes, bytes, str]]:
-        """Each key that begins so, its value, and its lease or an empty text."""
+        """(key, value, lease) of each key with a prefix; the lease is empty if the key has none."""
         end = prefix[:-1] + bytes([prefix[-1] + 1])
-        question = {"key": _text(prefix), "range_end": _text(end), "limit": limit}
-        body = self._first("POST", "/v3/kv/range", question, self._token())
+        request = {"key": _text(prefix), "range_end": _text(end), "limit": limit}
+        body = self._first("POST", "/v3/kv/range", request, self._token())
         try:
             return [
                 (
-                    base64.b64decode(one.get("key", "")),
-                    base64.b64decode(one.get("value", "")),
-                    str(one.get("lease", "")),
+                    base64.b64decode(entry.get("key", "")),
+                    base64.b64decode(entry.get("value", "")),
+                    str(entry.get("lease", "")),
                 )
-                for one in body.get("kvs", [])
+                for entry in body.get("kvs", [])
             ]
         except (AttributeError, TypeError, ValueError):
-            raise _NoAnswerError("what answers there is no etcd") from None
+            raise _NoAnswerError("what answers there is not an etcd") from None
 
     def _token(self) -> str:
-        """What says who asks, where there are a name and a password; else an empty text."""
+        """An authentication token if user name and password are set, otherwise an empty string."""
         if not all(self._login):
             return ""
         name, password = self._login
-        said = self._first("POST", "/v3/auth/authenticate", {"name": name, "password": password})
-        return str(said.get("token", ""))
+        answer = self._first("POST", "/v3/auth/authenticate", {"name": name, "password": password})
+        return str(answer.get("token", ""))
 
     def _first(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, token: str = ""
     ) -> dict[str, Any]:
-        """The answer of the first member that gives one."""
-        import httpx2  # 7 MB, which supervisors without etcd do not need
+        """The answer of the first member that gives one.
+
+        Raises:
+            _NoAnswerError: no member gives one.
+        """
+        import httpx2  # takes 7 MB, which supervisors without etcd do not need
 
         why = "it has no endpoint"
         headers = {"Authorization": token} if token else {}
@@ -187,15 +194,15 @@ class Etcd:
             for endpoint in self._endpoints:
                 try:
                     answer = http.request(method, endpoint + path, json=body, headers=headers)
-                    said = answer.json()
+                    content = answer.json()
                 except httpx2.HTTPError as error:
                     why = _reason(error)
                 except ValueError:
-                    why = "what answers there is no etcd"
+                    why = "what answers there is not an etcd"
                 else:
-                    if answer.status_code == 200 and isinstance(said, dict):
-                        return said
-                    why = str(said.get("error", "")) if isinstance(said, dict) else ""
+                    if answer.status_code == 200 and isinstance(content, dict):
+                        return content
+                    why = str(content.get("error", "")) if isinstance(content, dict) else ""
                     why = why.removeprefix("etcdserver: ") or f"HTTP {answer.status_code}"
         raise _NoAnswerError(why)
 
@@ -208,11 +215,11 @@ def _context(ca: str, certificate: str, key: str) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cadata=ca)
         with ExitStack() as stack:
-            # The library takes files alone; these are in memory.
+            # The ssl module only takes files here, so the texts go to files in memory.
             context.load_cert_chain(*(_memory_file(text, stack) for text in (certificate, key)))
     except (OSError, ValueError) as error:
         raise PreflightError(
-            f"etcd's certificates cannot be used: {error}", f"look at {', '.join(CERTIFICATES)}"
+            f"etcd's certificates cannot be used: {error}", f"check {', '.join(CERTIFICATES)}"
         ) from None
     return context
 

@@ -1,7 +1,7 @@
-"""HTTP to a deployment's own units: one question a connection, no TLS, no proxy.
+"""HTTP client for a deployment's own units: one request per connection, no TLS, no proxy.
 
-h11 writes and reads it. A client with all that units do not need (TLS, proxies, pools) takes 7 MB in every
-supervisor, and several times as much of the CPU for each of the questions that every unit is asked.
+It uses h11. A full client (TLS, proxies, connection pools) takes 7 MB in every supervisor, and several times
+as much CPU time per request.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from dynamoctl import policies
 
 TIMEOUT_S = policies.PROBE_TIMEOUT_S
 _PIECE = 65536
-# What stands for itself in a path and a query (RFC 3986), and what is quoted already.
+# Characters that are not quoted in a path and a query (RFC 3986), and % of what is quoted already.
 _KEPT = "%/?:@!$&'()*+,;=~"
 
 _T = TypeVar("_T")
 
 
 class NoAnswerError(Exception):
-    """Nothing came back that is HTTP; the text says why, in a word."""
+    """No HTTP answer came back; the text says why, in a word."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back, whatever its status."""
+    """An answer, with any status."""
 
     status: int
     body: bytes
@@ -46,16 +46,16 @@ class Answer:
         """The body as JSON.
 
         Raises:
-            ValueError: it is none.
+            ValueError: it is not JSON.
         """
         return json.loads(self.body)
 
 
 class Stream:
-    """An answer whose body may still be on its way.
+    """An answer whose body is read as it arrives.
 
     Attributes:
-        status: 200 and so on.
+        status: the HTTP status code.
     """
 
     status: int
@@ -66,26 +66,26 @@ class Stream:
         self._timeout_s = timeout_s
 
     async def begin(self) -> None:
-        """Read how it begins.
+        """Read the status line and the headers.
 
         Raises:
-            NoAnswerError: it is no HTTP, broke off, or did not come in time.
+            NoAnswerError: the answer is not HTTP, broke off, or did not come in time.
         """
         while not isinstance(event := await self._next(), h11.Response):
-            pass  # 100 and the like
+            pass  # informational responses, such as 100
         self.status = event.status_code
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """The body as it comes.
+        """The parts of the body as they arrive.
 
         Raises:
-            NoAnswerError: it broke off, or nothing more came in time.
+            NoAnswerError: the body broke off, or the next part did not come in time.
         """
         while isinstance(event := await self._next(), h11.Data):
             yield bytes(event.data)
 
     async def lines(self) -> AsyncIterator[str]:
-        """The body's lines as they come, without their ends.
+        """The lines of the body as they arrive, without line ends.
 
         Raises:
             NoAnswerError: as `pieces`.
@@ -103,20 +103,20 @@ class Stream:
             while (event := self._http.next_event()) is h11.NEED_DATA:
                 self._http.receive_data(await _within(self._timeout_s, self._reader.read(_PIECE)))
         except h11.RemoteProtocolError:
-            raise NoAnswerError("no HTTP") from None
-        assert not isinstance(event, type)  # PAUSED comes where a connection is asked a second question
+            raise NoAnswerError("not HTTP") from None
+        assert not isinstance(event, type)  # PAUSED only comes with a second request on a connection
         return event
 
 
 async def ask(method: str, url: str, body: object = None, timeout_s: float = TIMEOUT_S) -> Answer:
-    """One question and its whole answer.
+    """Send one request and read the whole answer.
 
     Args:
         body: sent as JSON, unless it is None.
-        timeout_s: how long each part of the answer may take.
+        timeout_s: time limit for each part of the answer, in seconds.
 
     Raises:
-        NoAnswerError: there is none.
+        NoAnswerError: no HTTP answer came back.
     """
     async with stream(method, url, body, timeout_s) as answer:
         return Answer(answer.status, b"".join([piece async for piece in answer.pieces()]))
@@ -126,38 +126,38 @@ async def ask(method: str, url: str, body: object = None, timeout_s: float = TIM
 async def stream(
     method: str, url: str, body: object = None, timeout_s: float = TIMEOUT_S
 ) -> AsyncIterator[Stream]:
-    """The same, with the body to be read as it comes."""
+    """As `ask`, but the caller reads the body as it arrives."""
     http = h11.Connection(h11.CLIENT)
-    async with sent(url, _question(http, method, url, body), timeout_s) as reader:
+    async with sent(url, _request(http, method, url, body), timeout_s) as reader:
         answer = Stream(http, reader, timeout_s)
         await answer.begin()
         yield answer
 
 
 async def says_anything(url: str) -> bool:
-    """Whether anything comes back, whatever it says."""
-    question = _question(h11.Connection(h11.CLIENT), "GET", url, None)
+    """Whether any byte comes back from a GET of this URL."""
+    request = _request(h11.Connection(h11.CLIENT), "GET", url, None)
     try:
-        async with sent(url, question, TIMEOUT_S) as reader:
+        async with sent(url, request, TIMEOUT_S) as reader:
             return bool(await _within(TIMEOUT_S, reader.read(1)))
     except NoAnswerError:
         return False
 
 
 @asynccontextmanager
-async def sent(url: str, question: bytes, timeout_s: float) -> AsyncIterator[asyncio.StreamReader]:
-    """A connection to the URL's host on which this has been written, and what comes back on it."""
+async def sent(url: str, request: bytes, timeout_s: float) -> AsyncIterator[asyncio.StreamReader]:
+    """Connect to the URL's host and send a request; gives the reader for the answer."""
     parts = urlsplit(url)
     opening = asyncio.open_connection(parts.hostname, parts.port or 80)
     reader, writer = await _within(timeout_s, opening)
     try:
-        writer.write(question)
+        writer.write(request)
         yield reader
     finally:
         writer.close()
 
 
-def _question(http: h11.Connection, method: str, url: str, body: object) -> bytes:
+def _request(http: h11.Connection, method: str, url: str, body: object) -> bytes:
     path = quote(url.partition("//")[2].partition("/")[2], safe=_KEPT)
     data = b"" if body is None else json.dumps(body).encode()
     headers = [("Host", urlsplit(url).netloc), ("Connection", "close")]

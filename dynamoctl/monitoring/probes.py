@@ -1,6 +1,6 @@
-"""One attempt each: is it up, does it list the model, does it answer?
+"""Probes of units and services. Each probe makes one attempt.
 
-No retries and no waiting here; a gate does that, with its deadline.
+A probe neither retries nor waits; a gate does that, with its deadline.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from dynamoctl.monitoring import loopback_http
 from dynamoctl.monitoring.loopback_http import NoAnswerError
 from dynamoctl.planner.plan import Gate
 
-# How what `gate_is_open` says begins if the unit has answered, and is not ready.
+# Prefixes of the reasons from `gate_is_open` that mean: the unit answered, but is not ready.
 ANSWERS = ("HTTP", "generate:", "no endpoint generate")
 STORE_TIMEOUT_S = 3.0
 NATS_PORT = 4222
 
 
 async def gate_is_open(gate: Gate) -> tuple[bool, str]:
-    """Whether the unit behind a gate says ready, and what it said, in a few words."""
+    """Whether the unit behind a gate reports ready: (ready, its answer in a few words)."""
     try:
         answer = await loopback_http.ask("GET", f"{gate.origin}{gate.path}")
         if gate.kind == "endpoint":
-            said = answer.json()["endpoints"]["generate"]
-            return said == "ready", f"generate: {said}"
+            status = answer.json()["endpoints"]["generate"]
+            return status == "ready", f"generate: {status}"
     except NoAnswerError as error:
         return False, str(error)
     except (ValueError, KeyError, TypeError):
@@ -37,12 +37,12 @@ async def gate_is_open(gate: Gate) -> tuple[bool, str]:
 
 
 async def answers(gate: Gate) -> bool:
-    """Whether anything comes back from a unit, whatever it says."""
+    """Whether a unit sends any answer at all."""
     return await loopback_http.says_anything(f"{gate.origin}{gate.path}")
 
 
 async def get_json(url: str) -> dict[str, Any] | None:
-    """The JSON object at a URL; None where there is none."""
+    """The JSON object at a URL; None if there is no answer or it is not a JSON object."""
     try:
         body = (await loopback_http.ask("GET", url)).json()
     except (NoAnswerError, ValueError):
@@ -51,7 +51,7 @@ async def get_json(url: str) -> dict[str, Any] | None:
 
 
 async def get_text(url: str) -> str:
-    """The text at a URL; empty where it does not give 200."""
+    """The text at a URL; empty if the status is not 200."""
     try:
         answer = await loopback_http.ask("GET", url)
     except NoAnswerError:
@@ -60,9 +60,9 @@ async def get_text(url: str) -> str:
 
 
 async def lists_model(endpoint: str, model: str) -> tuple[bool, str]:
-    """Whether the frontend serves the model: (yes, why not).
+    """Whether the frontend serves the model: (serves, why not).
 
-    `/v1/models/{id}/ready` answers 200 in both cases (Dynamo 1.4; 503 from 1.6 on): its body counts.
+    `/v1/models/{id}/ready` answers 200 in both cases (Dynamo 1.4; 503 from 1.6 on), so the body decides.
     """
     body = await get_json(f"{endpoint}/v1/models/{model}/ready")
     if body is None:
@@ -73,7 +73,7 @@ async def lists_model(endpoint: str, model: str) -> tuple[bool, str]:
 
 
 async def complete(endpoint: str, model: str) -> tuple[bool, str]:
-    """Ask for a few tokens: (whether they came, why not)."""
+    """Request a completion of a few tokens: (whether tokens came, why not)."""
     request = {"model": model, "prompt": "The capital of France is", "max_tokens": 4, "temperature": 0}
     try:
         answer = await loopback_http.ask(
@@ -91,22 +91,23 @@ async def complete(endpoint: str, model: str) -> tuple[bool, str]:
 
 
 def nats_answers(url: str) -> tuple[bool, str]:
-    """Whether a NATS server is there: (yes, why not). It speaks first, before any login."""
+    """Whether a NATS server answers: (answers, why not). NATS sends INFO first, before any login."""
     server = urlsplit(url if "://" in url else f"nats://{url}")
     try:
         with socket.create_connection(
             (server.hostname or "localhost", server.port or NATS_PORT), timeout=STORE_TIMEOUT_S
-        ) as line:
-            greeting = line.recv(4)
+        ) as connection:
+            greeting = connection.recv(4)
     except (OSError, ValueError) as error:
         return False, (getattr(error, "strerror", None) or str(error)).lower()
-    return (True, "") if greeting == b"INFO" else (False, "what answers there is no NATS")
+    return (True, "") if greeting == b"INFO" else (False, "what answers there is not a NATS server")
 
 
 def store_answers(store: Store) -> tuple[bool, str]:
-    """Whether a remote store of LMCache's can be used: (yes, why not). Blocks for some seconds at most.
+    """Whether LMCache's remote store can be used: (usable, why not). Blocks for some seconds at most.
 
-    A Redis is asked with its name and password; of another store it is only known whether it listens.
+    A Redis gets a PING, with its user name and password. For any other store, the probe only tells whether a
+    process listens.
     """
     if store.scheme in ("redis", "rediss", "unix"):
         try:
@@ -116,11 +117,11 @@ def store_answers(store: Store) -> tuple[bool, str]:
         else:
             return _redis_answers(store, redis)
     if store.scheme in ("fs", "unix"):
-        there = Path(store.path).exists()
-        return there, "" if there else "there is no such path"
+        exists = Path(store.path).exists()
+        return exists, "" if exists else "there is no such path"
     why = ""
     for host, port in store.addresses:
-        if not port:  # S3's: it has none in its URL
+        if not port:  # an S3 URL, which has no port
             return True, ""
         try:
             with socket.create_connection((host, port), timeout=STORE_TIMEOUT_S):
@@ -137,7 +138,7 @@ def _redis_answers(store: Store, redis: Any) -> tuple[bool, str]:
         ) as client:
             client.ping()
     except redis.AuthenticationError:
-        return False, "it wants another name or password"
+        return False, "it rejects the user name or password"
     except redis.TimeoutError:
         return False, f"no answer within {STORE_TIMEOUT_S:g} s"
     except redis.ConnectionError:

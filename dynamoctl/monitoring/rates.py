@@ -1,7 +1,7 @@
-"""From counters at two moments to rates and quantiles. Pure.
+"""Rates and quantiles from two samples of counters. Pure.
 
-A unit's counters begin at 0 when its process does. So each unit is compared with itself, and one that was
-started anew meanwhile has counted from 0 since.
+A unit's counters start at 0 when its process starts. So the samples are compared unit by unit, and a unit
+that was restarted in between has counted from 0.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-# Upper bound -> how many values were not above it, as in a Prometheus histogram.
+# Upper bound -> number of values at or below it, as in a Prometheus histogram.
 Buckets = Mapping[float, float]
 
 
 @dataclass(frozen=True)
 class UnitCounts:
-    """What one unit has counted since its process began.
+    """The counts of one unit since its process started.
 
     Attributes:
-        started_at: when that was, seconds since the epoch; another process has another one.
+        started_at: start time, in seconds since the epoch; it differs between processes.
         counters: name -> count.
-        histograms: name -> its buckets.
+        histograms: name -> buckets.
     """
 
     started_at: float
@@ -32,7 +32,12 @@ class UnitCounts:
 
 @dataclass(frozen=True)
 class Sample:
-    """What all units had counted at one moment: `at` on a clock that does not jump, seconds."""
+    """The counts of all units at one moment.
+
+    Attributes:
+        at: the moment, in seconds of the monotonic clock.
+        units: unit -> its counts.
+    """
 
     at: float
     units: Mapping[str, UnitCounts]
@@ -40,12 +45,12 @@ class Sample:
 
 @dataclass(frozen=True)
 class Change:
-    """What was counted between two moments.
+    """The change of all counts between two samples.
 
     Attributes:
-        seconds: how long that was.
-        counters: name -> how many came; a name is missing where no unit counts such.
-        histograms: name -> the buckets of the values that came.
+        seconds: time between the samples.
+        counters: name -> increase; a name is missing if no unit has such a counter.
+        histograms: name -> buckets of the new values.
     """
 
     seconds: float = 0.0
@@ -53,26 +58,28 @@ class Change:
     histograms: Mapping[str, Buckets] = field(default_factory=dict)
 
     def per_second(self, name: str) -> float | None:
-        """How many came in a second; None where nobody counts such."""
+        """Increase of a counter per second; None if no unit has such a counter."""
         if name not in self.counters or self.seconds <= 0:
             return None
         return self.counters[name] / self.seconds
 
     def ratio(self, part: str, whole: str) -> float | None:
-        """A part of the whole, as hits of what was asked for; None where nothing was asked for."""
-        among = self.counters.get(whole, 0.0)
-        return self.counters.get(part, 0.0) / among if among > 0 else None
+        """Increase of one counter divided by that of another; None if the other did not increase."""
+        total = self.counters.get(whole, 0.0)
+        return self.counters.get(part, 0.0) / total if total > 0 else None
 
     def quantile(self, name: str, share: float) -> float | None:
-        """See `quantile`; None where there is no such histogram."""
+        """`quantile` of a histogram; None if there is no such histogram."""
         return quantile(self.histograms.get(name, {}), share)
 
 
 def sample(at: float, started: Mapping[str, float], answer: Mapping[str, Any]) -> Sample:
-    """What a snapshot says (`observe.Snapshot`, as it comes over the socket).
+    """A sample from a snapshot (`observe.Snapshot` as JSON, from the supervisor's socket).
 
     Args:
-        started: unit -> when its process was started.
+        at: when the snapshot was taken, in seconds of the monotonic clock.
+        started: unit -> start time of its process, in seconds since the epoch.
+        answer: the snapshot.
     """
     counters, histograms = answer.get("counters", {}), answer.get("histograms", {})
     return Sample(
@@ -93,8 +100,8 @@ def sample(at: float, started: Mapping[str, float], answer: Mapping[str, Any]) -
 
 
 def change(old: Sample, new: Sample) -> Change:
-    """What came between two samples. What a unit has counted that was not seen in both is left out: nobody
-    knows when that was.
+    """The change between two samples. A unit that is missing in one of them is left out, because it is not
+    known when it counted.
     """
     counters: dict[str, float] = {}
     histograms: dict[str, dict[float, float]] = {}
@@ -103,8 +110,8 @@ def change(old: Sample, new: Sample) -> Change:
         if before is None:
             continue
         if before.started_at != now.started_at:
-            nothing: dict[str, Buckets] = {name: {} for name in now.histograms}
-            before = UnitCounts(now.started_at, dict.fromkeys(now.counters, 0.0), nothing)
+            empty: dict[str, Buckets] = {name: {} for name in now.histograms}
+            before = UnitCounts(now.started_at, dict.fromkeys(now.counters, 0.0), empty)
         for name, count in now.counters.items():
             if name in before.counters:
                 counters[name] = counters.get(name, 0.0) + _increase(before.counters[name], count)
@@ -115,45 +122,50 @@ def change(old: Sample, new: Sample) -> Change:
 
 
 def together(changes: Iterable[Change]) -> Change:
-    """Changes one after the other as one."""
+    """Consecutive changes added up."""
     seconds = 0.0
     counters: dict[str, float] = {}
     histograms: dict[str, dict[float, float]] = {}
-    for one in changes:
-        seconds += one.seconds
-        for name, count in one.counters.items():
+    for part in changes:
+        seconds += part.seconds
+        for name, count in part.counters.items():
             counters[name] = counters.get(name, 0.0) + count
-        for name, buckets in one.histograms.items():
+        for name, buckets in part.histograms.items():
             _add(histograms.setdefault(name, {}), buckets)
     return Change(seconds, counters, histograms)
 
 
 def quantile(buckets: Buckets, share: float) -> float | None:
-    """The value that this share of all values is not above; None where there are no values, or no bounds.
+    """The quantile of a histogram, computed as Prometheus's `histogram_quantile` does.
 
-    As Prometheus has it: values are taken as spread evenly in their bucket, and what is above the last bound
-    counts as that bound.
+    Values count as evenly spread in their bucket, and values above the last finite bound count as that bound.
+
+    Args:
+        share: the quantile, 0 to 1.
+
+    Returns:
+        None if there are no values, or no finite bounds.
     """
     bounds = sorted(buckets)
     if not bounds or math.isinf(bounds[0]) or not buckets[bounds[-1]] > 0:
         return None
     wanted = share * buckets[bounds[-1]]
-    low = below = 0.0
+    lower = below = 0.0
     for bound in bounds:
-        # The units' pages are not made in one moment: a bucket may be behind the one below it.
+        # The units' metrics are not read at one moment, so a bucket may lag behind the one below it.
         count = max(below, buckets[bound])
         if count >= wanted and count > below:
             if math.isinf(bound):
-                return low
-            return low + (bound - low) * (wanted - below) / (count - below)
+                return lower
+            return lower + (bound - lower) * (wanted - below) / (count - below)
         if not math.isinf(bound):
-            low = bound
+            lower = bound
         below = count
-    return low
+    return lower
 
 
 def _increase(old: float, new: float) -> float:
-    """A counter that has fallen has begun anew."""
+    """The increase of a counter; a counter that fell was reset to 0."""
     return new - old if new >= old else new
 
 

@@ -1,1 +1,1 @@
-"""What each command does, without a word of how it looks."""
+"""The commands' work, without their input and output."""

@@ -1,4 +1,4 @@
-"""Variants of a deployment, brought up, measured and taken down in turn on this machine."""
+"""Compare variants of a deployment: bring each up, measure it and take it down on this machine."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ OnState = Callable[[DeploymentState], None]
 
 @dataclass(frozen=True)
 class Watching:
-    """Who is told how far it is.
+    """Callbacks that report the progress of a comparison.
 
     Attributes:
-        begins: called with the variant, the round and what it does next, in words.
-        state: called with each state of the units on their way up or down.
-        progress: called as the load goes on.
-        model: called with (what, fraction done) while a model is prepared.
-        so_far: called with what there is after each run that went well.
+        begins: called with the variant, the round (from 0) and the next step, in words.
+        state: called with each new state while units start or stop.
+        progress: called with the progress of the load.
+        model: called with (step, fraction done) while a model is prepared.
+        so_far: called with the results so far after each successful run.
     """
 
     begins: Callable[[str, int, str], None]
@@ -47,13 +47,14 @@ class Watching:
 
 @dataclass
 class Outcome:
-    """What came of one variant.
+    """The results of one variant.
 
     Attributes:
-        deployment: the name under which it is brought up. (A variant's own may be no name of one.)
-        runs: one for each round that it went through.
-        ready_s: seconds to ready, of each.
-        error: why there are no more runs.
+        variant: the variant.
+        deployment: the name of its deployment. (A variant's name may not be valid for a deployment.)
+        runs: its successful runs, one for each round.
+        ready_s: seconds until the deployment was ready, for each round.
+        error: why there are no more runs; None if all succeeded.
     """
 
     variant: Variant
@@ -64,21 +65,27 @@ class Outcome:
 
     @property
     def pooled(self) -> Bench | None:
-        """All its rounds as one; None where none went well."""
+        """All rounds merged into one; None if a round failed or none is finished."""
         if self.error is not None or not self.runs:
             return None
-        return replace(self.runs[0], measured=comparison.pooled([one.measured for one in self.runs]))
+        return replace(self.runs[0], measured=comparison.pooled([run.measured for run in self.runs]))
 
     @property
     def figures(self) -> Figures | None:
-        """What it is compared by."""
-        one = self.pooled
-        return comparison.figures(one.passes) if one else None
+        """The figures by which variants are compared; None if there is no result."""
+        pooled = self.pooled
+        return comparison.figures(pooled.passes) if pooled else None
 
 
 @dataclass(frozen=True)
 class Compared:
-    """All of them, measured with the same prompts."""
+    """The results of a comparison, in which all variants got the same prompts.
+
+    Attributes:
+        seed: seed of the first round's prompts; each later round adds 1.
+        repeat: number of rounds.
+        began: start time, in seconds since the epoch.
+    """
 
     workload: Workload
     seed: int
@@ -89,11 +96,11 @@ class Compared:
 
     @property
     def failure(self) -> DynamoctlError | None:
-        """Which failed, if any did."""
-        failed = [one for one in self.outcomes if one.error]
+        """An error that lists the failed variants; None if none failed."""
+        failed = [outcome for outcome in self.outcomes if outcome.error]
         if not failed:
             return None
-        lines = [line for one in failed for line in _words(one)]
+        lines = [line for outcome in failed for line in _error_lines(outcome)]
         return DynamoctlError(
             f"{count(len(failed), 'variant')} of {len(self.outcomes)} failed", "\n".join(lines)
         )
@@ -101,7 +108,7 @@ class Compared:
     @property
     def answer(self) -> CompareAnswer:
         """What `bench compare` answers."""
-        against = next((one for one in self.outcomes if one.figures), None)
+        against = next((outcome for outcome in self.outcomes if outcome.figures), None)
         return CompareAnswer(
             began=iso(self.began),
             workload=workloads.as_json(self.workload, self.seed),
@@ -109,7 +116,7 @@ class Compared:
             request_rate=self.load.request_rate,
             repeat=self.repeat,
             against=against.variant.name if against else None,
-            variants=tuple(_result(one, against) for one in self.outcomes),
+            variants=tuple(_result(outcome, against) for outcome in self.outcomes),
         )
 
 
@@ -124,36 +131,37 @@ def compare(
     repeat: int,
     watching: Watching,
 ) -> Compared:
-    """Measure each variant. One that fails is left out of later rounds; the others go on.
+    """Measure all variants. A variant that fails is left out of later rounds; the others continue.
 
-    Every other round goes through them backwards, so that what changes on the machine with time (its
-    temperature, a page cache that fills) falls on all alike.
+    Every second round runs in reverse order, so that slow changes of the machine (temperature, a page cache
+    that fills) affect all variants equally.
 
     Args:
-        common: what all have in common, by the spec's names.
-        config: the TOML of those that have none of their own.
+        common: settings that all variants share, by the spec's names.
+        config: the TOML file of variants without their own.
+        repeat: number of rounds.
 
     Raises:
-        KeyboardInterrupt: the user broke it off. What was up for it has been taken down; what was measured
-            is with `watching`.
+        KeyboardInterrupt: the user interrupted it. Its deployment has been taken down, and `watching` has
+            got the results so far.
     """
-    outcomes = tuple(Outcome(one, f"bench-{number}") for number, one in enumerate(variants, 1))
+    outcomes = tuple(Outcome(variant, f"bench-{number}") for number, variant in enumerate(variants, 1))
     compared = Compared(workload, seed, load, repeat, time.time(), outcomes)
     for number in range(repeat):
-        for one in outcomes if number % 2 == 0 else reversed(outcomes):
-            if one.error is not None:
+        for outcome in outcomes if number % 2 == 0 else reversed(outcomes):
+            if outcome.error is not None:
                 continue
             try:
-                _once(one, number, common, config, workload, seed + number, load, forget, watching)
+                _once(outcome, number, common, config, workload, seed + number, load, forget, watching)
             except DynamoctlError as error:
-                one.error = error
+                outcome.error = error
             else:
                 watching.so_far(compared)
     return compared
 
 
 def _once(
-    one: Outcome,
+    outcome: Outcome,
     number: int,
     common: Mapping[str, Any],
     config: Path | None,
@@ -163,19 +171,19 @@ def _once(
     forget: Forget,
     watching: Watching,
 ) -> None:
-    """One variant up, measured, and down.
+    """Bring one variant up, measure it and take it down.
 
     Raises:
-        DynamoctlError: it did not come up, did not answer, or could not be taken down.
+        DynamoctlError: it did not become ready, a request failed, or it could not be taken down.
     """
-    variant, name = one.variant, one.deployment
+    variant, name = outcome.variant, outcome.deployment
     watching.begins(variant.name, number, "starts")
     state = Folder(name).read_state()
     if state is not None and state.supervisor_lives:
         raise PreflightError(f"'{name}' is up already", f"take it down first: dynamoctl down -n {name}")
     planned = plan_for_here({**common, **variant.flags, "name": name}, variant.config or config)
     try:
-        one.ready_s.append(up(planned, False, watching.state, watching.model).seconds)
+        outcome.ready_s.append(up(planned, False, watching.state, watching.model).seconds)
         watching.begins(variant.name, number, "is measured")
         run = bench.run(name, workload, seed, load, forget, watching.progress)
     finally:
@@ -183,26 +191,26 @@ def _once(
         down(name, watching.state)
     if run.failure is not None:
         raise run.failure
-    one.runs.append(run)
+    outcome.runs.append(run)
 
 
-def _result(one: Outcome, against: Outcome | None) -> VariantResult:
-    pooled, figures = one.pooled, one.figures
+def _result(outcome: Outcome, against: Outcome | None) -> VariantResult:
+    pooled, figures = outcome.pooled, outcome.figures
     to = against.figures if against else None
     return VariantResult(
-        name=one.variant.name,
+        name=outcome.variant.name,
         ok=pooled is not None,
-        ready_s=tuple(round(seconds, 1) for seconds in one.ready_s),
+        ready_s=tuple(round(seconds, 1) for seconds in outcome.ready_s),
         figures=results.rounded(figures) if figures else None,
         ratios=comparison.ratios(figures, to) if figures and to else None,
         bench=pooled.answer if pooled else None,
-        error=Error.of(one.error) if one.error else None,
+        error=Error.of(outcome.error) if outcome.error else None,
     )
 
 
-def _words(one: Outcome) -> list[str]:
-    assert one.error is not None
+def _error_lines(outcome: Outcome) -> list[str]:
+    assert outcome.error is not None
     return [
-        f"{one.variant.name}: {one.error.message}",
-        *(f"  {line}" for line in one.error.hint.splitlines()),
+        f"{outcome.variant.name}: {outcome.error.message}",
+        *(f"  {line}" for line in outcome.error.hint.splitlines()),
     ]

@@ -1,4 +1,4 @@
-"""The built-in model: converted once from the GGUF in its package to safetensors."""
+"""Convert the built-in model once from the GGUF file in its package to safetensors."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pathlib import Path
 from dynamoctl.errors import PreflightError
 from dynamoctl.processes import process_control
 
-# Runs in a process of its own: it needs torch and transformers, which this process never imports.
-# Each line that it prints is a progress mark: FRACTION WHAT.
+# Runs in its own process, because it needs torch and transformers, which dynamoctl never imports.
+# Each line that it prints reports progress, as FRACTION STEP.
 _SCRIPT = """
 import os, sys
 folder, name, out = sys.argv[1:]
@@ -39,10 +39,14 @@ say(1.0, "done")
 
 
 def convert_builtin(gguf: Path, folder: Path, on_progress: Callable[[str, float], None]) -> None:
-    """Convert the model into `folder`, whole or not at all.
+    """Convert the model into `folder`, atomically.
+
+    Args:
+        gguf: the GGUF file.
+        on_progress: called with (step, fraction done).
 
     Raises:
-        PreflightError: it cannot be converted, or not be written.
+        PreflightError: the model cannot be converted or written.
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -50,30 +54,30 @@ def convert_builtin(gguf: Path, folder: Path, on_progress: Callable[[str, float]
     except OSError as error:
         raise PreflightError(
             f"cannot write to {folder.parent}: {error.strerror}",
-            "set DYNAMOCTL_CACHE to a folder that can be written",
+            "set DYNAMOCTL_CACHE to a writable folder",
         ) from None
     try:
         _run(gguf, scratch, on_progress)
-        if not folder.exists():  # another `up` may have been quicker
+        if not folder.exists():  # another `up` may have finished first
             os.replace(scratch, folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _run(gguf: Path, out: Path, on_progress: Callable[[str, float], None]) -> None:
-    def mark(line: str) -> None:
-        fraction, _, what = line.partition(" ")
-        with contextlib.suppress(ValueError):  # a library's own word on stdout
-            on_progress(what.strip(), float(fraction))
+    def on_line(line: str) -> None:
+        fraction, _, step = line.partition(" ")
+        with contextlib.suppress(ValueError):  # output of a library
+            on_progress(step.strip(), float(fraction))
 
     code, lines = process_control.run_script(
         [sys.executable, "-c", _SCRIPT, str(gguf.parent), gguf.name, str(out)],
         {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"},
         out,
-        mark,
+        on_line,
     )
     if code != 0:
         raise PreflightError(
             "the built-in model could not be converted",
-            "\n".join([*lines, "install dynamoctl with its extra cpu or gpu again"]),
+            "\n".join([*lines, "reinstall dynamoctl with its extra cpu or gpu"]),
         )

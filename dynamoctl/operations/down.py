@@ -1,4 +1,4 @@
-"""Take a deployment down and prove that nothing of it is left."""
+"""Take a deployment down and verify that nothing of it is left."""
 
 from __future__ import annotations
 
@@ -16,19 +16,21 @@ from dynamoctl.processes import cleanup, process_control
 from dynamoctl.state import DeploymentState, Folder
 
 _POLL_S = 0.2
-# It writes its first state when it has been imported, and a deleted one again after two seconds.
+# How long a supervisor may take to write its first state, in seconds. It rewrites a deleted one after 2 s.
 _FIRST_STATE_PATIENCE_S = 30.0
-# The driver takes a dead process's memory back a moment later.
+# How long the driver may take to free a dead process's memory, in seconds.
 _GPU_PATIENCE_S = 10.0
 
 
 @dataclass
 class Down:
-    """What `down` did.
+    """The result of `down`.
 
     Attributes:
-        was_running: whether there was anything to take down.
+        name: the deployment.
+        was_running: whether anything of it was running.
         removed: the units that were stopped.
+        seconds: how long it took.
     """
 
     name: str
@@ -38,7 +40,10 @@ class Down:
 
 
 def down(name: str, on_state: Callable[[DeploymentState], None]) -> Down:
-    """Stop everything of a deployment. Nothing there is fine.
+    """Stop everything of a deployment. It is not an error if nothing is running.
+
+    Args:
+        on_state: called with the state while the units stop.
 
     Raises:
         LeftoverError: something could not be removed; the message names it.
@@ -47,13 +52,13 @@ def down(name: str, on_state: Callable[[DeploymentState], None]) -> Down:
     folder = Folder(name)
     if not folder.exists() and not process_control.supervisors(folder.path):
         return Down(name, was_running=False)
-    with folder.lock():  # an `up` that is about to start its supervisor holds it
+    with folder.lock():  # an `up` holds the lock until its supervisor has started
         state = _read(folder) or _about_to_start(folder)
     if state is None:
         return Down(name, was_running=False)
     ran = [unit.name for unit in state.units if unit.identity and is_running(unit.identity)]
     was_running = state.supervisor_lives or bool(ran)
-    pids = {one.pid for one in members(f"{state.start_id}/")}
+    pids = {process.pid for process in members(f"{state.start_id}/")}
     listeners = ports.listeners(_ports(state)) if was_running else set()
     if state.supervisor is not None and state.supervisor_lives:
         process_control.send(state.supervisor, signal.SIGTERM)
@@ -70,13 +75,13 @@ def down(name: str, on_state: Callable[[DeploymentState], None]) -> Down:
     if left:
         raise LeftoverError(
             f"could not remove all of '{name}': " + "; ".join(left),
-            "end those by hand, then run `dynamoctl down` again",
+            "remove these by hand, then run `dynamoctl down` again",
         )
     return Down(name, was_running, ran, time.monotonic() - began)
 
 
 def _read(folder: Folder) -> DeploymentState | None:
-    """The state; where it is damaged, or of another version, what its processes tell of themselves."""
+    """The state; if it is damaged or has another version, a state from what else is known."""
     try:
         return folder.read_state()
     except DynamoctlError:
@@ -84,7 +89,7 @@ def _read(folder: Folder) -> DeploymentState | None:
 
 
 def _without_a_state(folder: Folder, supervisors: list[Identity]) -> DeploymentState:
-    """What is known besides."""
+    """A state from the plan and the processes, for a deployment without a readable state."""
     supervisor = supervisors[0] if supervisors else None
     state = DeploymentState(folder.name, "", "", "", _start_id(folder), supervisor=supervisor)
     state.record_files(cleanup.files_of_plan(folder))
@@ -99,7 +104,7 @@ def _latest(folder: Folder, before: DeploymentState) -> DeploymentState:
 
 
 def _start_id(folder: Folder) -> str:
-    """From the plan; where that is damaged too, from a process that works in this folder, if one does."""
+    """The start id from the plan; if that is damaged, from a process that works in the folder."""
     with contextlib.suppress(DynamoctlError):
         if (plan := folder.read_plan()) is not None:
             return str(plan["start_id"])
@@ -118,7 +123,7 @@ def _drain_s(folder: Folder) -> float:
 
 
 def _about_to_start(folder: Folder) -> DeploymentState | None:
-    """What is known where a supervisor has written no state: its `up` was killed, or the folder deleted."""
+    """The state if there is no state file: `up` was killed, or the folder was deleted."""
     supervisors = process_control.supervisors(folder.path)
     if not supervisors:
         known = _without_a_state(folder, [])
@@ -132,19 +137,19 @@ def _about_to_start(folder: Folder) -> DeploymentState | None:
 
 
 def _ports(state: DeploymentState) -> dict[int, str]:
-    """Port -> unit, of the units whose gates have passed: only then is the listener known to be theirs."""
+    """Port -> unit, for units that were ready: only then the listener is known to be the unit's."""
     return {port: unit.name for unit in state.units if unit.ready_at for port in unit.ports.values()}
 
 
 def _sweep(
     folder: Folder, state: DeploymentState, listeners: set[tuple[int, int]], pids: set[int]
 ) -> list[str]:
-    """Remove what a supervisor has left (nothing, unless it died); give back what stays.
+    """Remove what the supervisor left (nothing, unless it died); return what remains.
 
     Args:
-        listeners: who listened on its ports when this began, (port, pid): they may not any more. Another
-            process may: the port is free by then.
-        pids: its processes, as far as they lived when this began.
+        listeners: (port, pid) of the processes that listened on the deployment's ports when `down` began.
+            They must be gone; another process may use the port by now.
+        pids: pids of the deployment's processes that lived when `down` began.
     """
     shared = cleanup.own_files(state)
     left: list[str] = []
@@ -153,7 +158,7 @@ def _sweep(
         for unit in (u for roles in policies.STOP_ORDER for u in state.units if u.role in roles):
             if unit.identity is not None and is_running(unit.identity):
                 shared |= processes.files_of(
-                    one.pid for one in members(f"{state.start_id}/{unit.name}", unit.identity)
+                    process.pid for process in members(f"{state.start_id}/{unit.name}", unit.identity)
                 )
                 cleanup.terminate_and_wait(unit.identity, grace_s=policies.stop_grace_s(_drain_s(folder)))
         left += cleanup.describe(cleanup.kill_members(f"{state.start_id}/", None, shared))
@@ -170,14 +175,14 @@ def _sweep(
         ]
     if any(unit.gpus for unit in state.units):
         left += _gpu_memory_of(pids)
-    still = cleanup.remove_files(shared)
-    left += still
+    remaining_files = cleanup.remove_files(shared)
+    left += remaining_files
     left += cleanup.remove_folders(folder.store, folder.path / "run")
     with contextlib.suppress(OSError):
         folder.socket.unlink()
     if state.state not in ("stopped", "failed") or left:
         state.state = "failed" if left else "stopped"
-        state.record_files(still)
+        state.record_files(remaining_files)
         for unit in state.units:
             unit.state = "stopped" if not left else unit.state
         folder.write_state(state)
@@ -185,9 +190,9 @@ def _sweep(
 
 
 def _gpu_memory_of(pids: set[int]) -> list[str]:
-    """GPU memory that the driver still counts for these processes, which have ended.
+    """GPU memory that the driver still attributes to these processes, which have ended.
 
-    In a container the driver may count by pids of the host; then there is nothing to see here.
+    In a container, NVML may report pids of the host's pid namespace; then nothing is found.
     """
     deadline = time.monotonic() + _GPU_PATIENCE_S
     while True:

@@ -1,4 +1,4 @@
-"""What other programs are handed: plans, and what runs (from deployments' folders; nobody is asked)."""
+"""Exports for other programs: plans, and Prometheus targets from the deployments' folders."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from dynamoctl.state import Folder, deployments, targets_folder, write_whole
 
 
 def prometheus_targets(names: list[str]) -> list[dict[str, Any]]:
-    """The targets of those of these deployments that are up, as `file_sd` takes them.
+    """The Prometheus targets of these deployments, as far as they are up, in `file_sd` format.
 
     Raises:
-        DynamoctlError: a plan is damaged, or another user's.
+        DynamoctlError: a plan is damaged, or belongs to another user.
     """
     return [group for name in names for group in _targets(Folder(name))]
 
 
 def prometheus_config(name: str | None) -> str:
-    """A `prometheus.yml` that follows one deployment, or all.
+    """A `prometheus.yml` that scrapes one deployment, or all of them.
 
-    What it names is written by each deployment's supervisor, so that it is right whatever ports come next.
+    It refers to files that the supervisors write, so that it stays valid when ports change.
     """
     from dynamoctl.export import prometheus
 
@@ -43,8 +43,8 @@ class Exported:
     """A plan for another runner.
 
     Attributes:
-        content: the text, or file -> text.
-        notes: what whoever takes it should know.
+        content: the text, or file name -> text.
+        notes: what the user should know about it.
     """
 
     content: str | dict[str, str]
@@ -55,18 +55,18 @@ def k8s(flags: Mapping[str, Any], config: Path | None, where: Cluster) -> Export
     """A Kubernetes manifest for Dynamo's operator.
 
     Raises:
-        SpecError: it makes no deployment, none in a cluster, or a secret would stand in it.
+        SpecError: the spec is invalid, cannot run in a cluster, or would put a secret into the manifest.
     """
     from dynamoctl.export import kubernetes, manifest_text
     from dynamoctl.operations.planning import plan_for_cluster
 
     planned = plan_for_cluster(flags, config, where)
     documents = kubernetes.manifest(planned.plan, where, planned.spec.env)
-    notes = [f"left out: {one}" for one in kubernetes.left_out(planned.plan)]
+    notes = [f"left out: {feature}" for feature in kubernetes.left_out(planned.plan)]
     if where.image is None and kubernetes.needs_plugin(planned.plan):
         notes.append(
-            "the image is a placeholder: LMCache in process needs one with dynamoctl's vLLM plugin;"
-            " name it with --image, or take --lmcache-mode mp or --no-lmcache"
+            "the image is a placeholder: in-process LMCache needs an image with dynamoctl's vLLM plugin;"
+            " set it with --image, or use --lmcache-mode mp or --no-lmcache"
         )
     return Exported(manifest_text.render(documents, planned.plan, where), tuple(notes))
 
@@ -75,8 +75,8 @@ def shell(flags: Mapping[str, Any], config: Path | None) -> Exported:
     """A bash script for this machine.
 
     Raises:
-        SpecError: it makes no deployment, or a command line has a secret in it.
-        PreflightError: not on this host.
+        SpecError: the spec is invalid, or a command line contains a secret.
+        PreflightError: this host cannot run the plan.
     """
     from dynamoctl.export import shell as script
 
@@ -85,21 +85,21 @@ def shell(flags: Mapping[str, Any], config: Path | None) -> Exported:
 
 
 def systemd(flags: Mapping[str, Any], config: Path | None, manager: Manager) -> Exported:
-    """Units for systemd on this machine: file -> text.
+    """systemd units for this machine: file name -> text.
 
     Raises:
-        SpecError: it makes no deployment, or a command line has a secret in it.
-        PreflightError: not on this host.
+        SpecError: the spec is invalid, or a command line contains a secret.
+        PreflightError: this host cannot run the plan.
     """
     from dynamoctl.export import systemd as files
 
     planned = _plan_of_one_host(flags, config)
-    # A service has none of the caller's environment, which `up` hands on.
-    here = [name for name in sorted(os.environ) if name.startswith("HF_") and name not in planned.spec.env]
-    forgotten = [
-        f"{name} is set here, and not in a service: the target says which file is for it" for name in here
+    # `up` passes on the caller's environment; a service does not get it.
+    names = [name for name in sorted(os.environ) if name.startswith("HF_") and name not in planned.spec.env]
+    missing = [
+        f"{name} is set here but not in the services: the target says which file is for it" for name in names
     ]
-    return Exported(files.units(planned.plan, manager), (*_notes(planned), *forgotten))
+    return Exported(files.units(planned.plan, manager), (*_notes(planned), *missing))
 
 
 def _plan_of_one_host(flags: Mapping[str, Any], config: Path | None) -> Planned:
@@ -108,21 +108,21 @@ def _plan_of_one_host(flags: Mapping[str, Any], config: Path | None) -> Planned:
     planned = plan_for_here(flags, config)
     if planned.spec.discovery != "file":
         raise SpecError(
-            "discovery: what is exported for a machine finds its processes in a folder there, not in an etcd",
-            "leave --discovery, --roles and --advertise out; or run `dynamoctl up` on each host",
+            "discovery: exports for one machine use file discovery in a local folder, not etcd",
+            "leave out --discovery, --roles and --advertise; or run `dynamoctl up` on each host",
         )
     return planned
 
 
 def _notes(planned: Planned) -> tuple[str, ...]:
-    """What must be there before the plan can run without `up`."""
+    """What the plan needs before it can run without `up`."""
     if planned.model.builtin and planned.model.folder is None:
         return (f"the model is not in {planned.model.path} yet: `dynamoctl up` puts it there",)
     return ()
 
 
 def require_known(name: str) -> None:
-    """Raise SpecError where no deployment of this name was ever started."""
+    """Raise SpecError if no deployment of this name was ever started."""
     if Folder(name).read_state() is None:
         known = deployments()
         hint = f"known are: {', '.join(known)}" if known else "bring it up first: dynamoctl up --help"
@@ -130,7 +130,7 @@ def require_known(name: str) -> None:
 
 
 def write_all(folder: Path, files: Mapping[str, str]) -> None:
-    """Write these files into a folder, which is made if it is not there.
+    """Write these files into a folder, which is made if it does not exist.
 
     Raises:
         PreflightError: they cannot be written.
@@ -146,7 +146,7 @@ def write_all(folder: Path, files: Mapping[str, str]) -> None:
 
 
 def write(path: Path, content: object) -> None:
-    """Write what was exported: text as it is, a script so that it can be run, all else as JSON.
+    """Write an export: text as it is, a script with execute permission, anything else as JSON.
 
     Raises:
         PreflightError: it cannot be written.
@@ -154,18 +154,18 @@ def write(path: Path, content: object) -> None:
     text = content if isinstance(content, str) else json.dumps(content, indent=2) + "\n"
     try:
         if path.exists() and not path.is_file():
-            path.write_text(text, encoding="utf-8")  # a pipe, say
+            path.write_text(text, encoding="utf-8")  # a pipe, for example
         else:
-            # Prometheus may be reading it.
+            # Atomically, because Prometheus may be reading the file.
             write_whole(path.resolve(), text, 0o777 if text.startswith("#!") else 0o666)
     except OSError as error:
         raise PreflightError(
-            f"cannot write {path}: {error.strerror}", "name a file in a folder that is there with -o"
+            f"cannot write {path}: {error.strerror}", "name a file in an existing folder with -o"
         ) from None
 
 
 def _targets(folder: Folder) -> list[dict[str, Any]]:
-    """Of a deployment that was ready and lives, as the supervisor says it to Prometheus."""
+    """The targets of a deployment that was ready and lives, as the supervisor writes them."""
     from dynamoctl.export import prometheus
     from dynamoctl.host.processes import is_running
     from dynamoctl.operations.serving import read_plan

@@ -1,4 +1,4 @@
-"""A `dynamoctl.toml` that suits this machine: look at it, decide, write it down."""
+"""Write a `dynamoctl.toml` for this machine."""
 
 from __future__ import annotations
 
@@ -30,23 +30,24 @@ Written by `dynamoctl init` for {machine}.
 
     {next}
 
-What has no # was asked for or chosen for this machine. Take a # away to set what stands there: it is the
-default, or what is said behind it. A flag of `up` wins over its key here.
-Models that are here: {models}."""
+Lines without # were requested or chosen for this machine. Remove a # to set a key; its value is the default,
+or as the comment behind it says. A flag of `up` overrides its key here.
+Models on this host: {models}."""
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A file that has not been written yet.
+    """A config file that has not been written yet.
 
     Attributes:
-        planned: what `up` makes of it here.
-        gpus: the GPUs that may be used, as `--gpus` counts them.
-        models: those that are here without a download.
-        machine: what was seen, in words.
+        planned: the plan that `up` makes from it on this host.
+        gpus: the visible GPUs, in the order of `--gpus`.
+        models: the models that need no download.
+        machine: a description of the machine.
         next: the command to run next.
-        notes: what to know of the choices.
-        private: whether it holds a password.
+        notes: remarks about the choices.
+        text: the file's text.
+        private: whether the file holds a password.
     """
 
     planned: planning.Planned
@@ -60,51 +61,51 @@ class Draft:
 
 
 def draft(flags: Mapping[str, Any], path: Path) -> Draft:
-    """The file for this machine with what the user wants in it.
+    """The config file for this machine with the user's settings.
 
-    The environment is not written down: it wins over a file anyway.
+    Settings from the environment are not written, because they override the file anyway.
 
     Args:
-        flags: as `up` has them, by the spec's names; None is "not given".
-        path: where it is to be; `STDOUT` for a look at it.
+        flags: flags of `up`, by the spec's names; None means "not given".
+        path: the file to write later; `STDOUT` to only print it.
 
     Raises:
-        SpecError: it makes no deployment.
-        PreflightError: not on this host.
+        SpecError: the settings are invalid.
+        PreflightError: this host cannot run the plan.
     """
-    seen = planning.look(flags.get("name") or "default")
-    gpus = usable(seen.gpus, seen.visible_gpus)
-    asked = {**flags, "mode": flags.get("mode") or _mode(flags, len(gpus), seen)}
+    host_facts = planning.look(flags.get("name") or "default")
+    gpus = usable(host_facts.gpus, host_facts.visible_gpus)
+    asked = {**flags, "mode": flags.get("mode") or _mode(flags, len(gpus), host_facts)}
     spec, _ = load(asked, {})
     notes = []
-    if not spec.gpus and topology.device(spec, seen) == "cuda":
+    if not spec.gpus and topology.device(spec, host_facts) == "cuda":
         asked["gpus"] = _first(len(gpus), spec)
         spec, _ = load(asked, {})
         notes += _on_gpus(len(gpus), spec)
-    planned = planning.plan(spec, seen)
+    planned = planning.plan(spec, host_facts)
     if planned.model.folder is None and not planned.model.is_folder:
-        notes.append(f"the first start fetches {planned.model.path} from the hub")
+        notes.append(f"the first start downloads {planned.model.path} from the hub")
     command = f"dynamoctl up {spec.mode}"
     if path not in (STDOUT, Path(CONFIG_NAME)):
         command += f" --config {shlex.quote(str(path))}"
-    here = tuple(models.here())
-    machine = _machine(seen, gpus)
-    head = _HEAD.format(machine=machine, next=command, models=", ".join(here) or "none")
+    local_models = tuple(models.here())
+    machine = _machine(host_facts, gpus)
+    head = _HEAD.format(machine=machine, next=command, models=", ".join(local_models) or "none")
     text = template.render(head, _values(asked, spec, planned), _taken_here(planned))
     if path != STDOUT and (path.parent / SCHEMA_NAME).is_file():
         text = f"#:schema ./{SCHEMA_NAME}\n{text}"
     private = bool(spec.lmcache.remote and remote_stores.parse(spec.lmcache.remote).password)
-    return Draft(planned, gpus, here, machine, command, tuple(notes), text, private)
+    return Draft(planned, gpus, local_models, machine, command, tuple(notes), text, private)
 
 
 def write(text: str, path: Path, force: bool, private: bool = False) -> None:
-    """Write a file that is not there yet, or over one with `force`.
+    """Write a new file, or overwrite one with `force`.
 
     Args:
-        private: for nobody else to read.
+        private: whether only this user may read it.
 
     Raises:
-        SpecError: it is there, or cannot be written.
+        SpecError: the file exists, or cannot be written.
     """
     how = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | (os.O_TRUNC if force else os.O_EXCL)
     try:
@@ -115,28 +116,28 @@ def write(text: str, path: Path, force: bool, private: bool = False) -> None:
     except FileExistsError:
         raise SpecError(
             f"{path} is there already, and was left as it is",
-            "write over it with --force, or name another with --output",
+            "overwrite it with --force, or name another file with --output",
         ) from None
     except OSError as error:
         raise SpecError(f"cannot write {path}: {error.strerror}", "name another file with --output") from None
 
 
-def _mode(flags: Mapping[str, Any], gpus: int, seen: HostFacts) -> str:
-    """Two GPUs are enough for prefill and decode apart, unless what is asked for says otherwise."""
+def _mode(flags: Mapping[str, Any], gpus: int, host_facts: HostFacts) -> str:
+    """`disagg` if the user's flags need it or there are enough GPUs for it, otherwise `agg`."""
     if any(flags.get(name) for name in ("decode", "prefill", "decode_args", "prefill_args")):
         return "disagg"
     if flags.get("workers"):
         return "agg"
     named = flags.get("gpus")
     wanted = DeploymentSpec(device=flags.get("device") or "auto", engine=flags.get("engine") or "vllm")
-    if not named and topology.device(wanted, seen) == "cpu":
+    if not named and topology.device(wanted, host_facts) == "cpu":
         return "agg"
-    there = len(named.split(",")) if named else gpus
-    return "disagg" if there >= 2 * (flags.get("tp") or 1) else "agg"
+    gpu_count = len(named.split(",")) if named else gpus
+    return "disagg" if gpu_count >= 2 * (flags.get("tp") or 1) else "agg"
 
 
 def _first(gpus: int, spec: DeploymentSpec) -> tuple[int, ...] | None:
-    """The GPUs that `up` would take; one that is alone is shared by two. None where there are too few."""
+    """The GPUs that `up` would use; two workers share a single GPU. None if there are too few."""
     if spec.ranks <= gpus:
         return tuple(range(spec.ranks))
     return (0, 0) if gpus == 1 and spec.replicas == spec.ranks == 2 else None
@@ -144,18 +145,18 @@ def _first(gpus: int, spec: DeploymentSpec) -> tuple[int, ...] | None:
 
 def _on_gpus(gpus: int, spec: DeploymentSpec) -> list[str]:
     if not spec.gpus:
-        return [f"it takes {count(spec.ranks, 'GPU')}, and {gpus} may be used here: name them as gpus"]
+        return [f"it needs {count(spec.ranks, 'GPU')}, but {gpus} can be used here: list the GPUs in gpus"]
     if len(set(spec.gpus)) < spec.ranks:
         return ["there is one GPU: both workers share it"]
     if spec.ranks < gpus:
-        more = "workers" if spec.mode == "agg" else "decode, prefill"
-        return [f"{spec.ranks} of {gpus} GPUs are taken; for more raise {more} or tp, and name as many gpus"]
+        sizes = "workers" if spec.mode == "agg" else "decode, prefill"
+        return [f"{spec.ranks} of {gpus} GPUs are used; to use more, raise {sizes} or tp, and list more gpus"]
     return []
 
 
 def _values(asked: Mapping[str, Any], spec: DeploymentSpec, planned: planning.Planned) -> dict[str, Any]:
-    """What is set, as the TOML has it: paths are absolute, since `up` may run in another folder."""
-    found: dict[str, Any] = {}
+    """The keys to set, as in the TOML. Paths are absolute, because `up` may run in another folder."""
+    values: dict[str, Any] = {}
     for path, given in asked.items():
         if given is None:
             continue
@@ -164,23 +165,23 @@ def _values(asked: Mapping[str, Any], spec: DeploymentSpec, planned: planning.Pl
             value = getattr(value, name)
         if isinstance(given, str) and isinstance(value, float) and given.strip()[-1:].isalpha():
             value = given.strip()  # a size with a unit
-        found[path] = value
+        values[path] = value
     if spec.gpus:
-        found["gpus"] = [int(gpu) if gpu.isdigit() else gpu for gpu in spec.gpus]
+        values["gpus"] = [int(gpu) if gpu.isdigit() else gpu for gpu in spec.gpus]
     model = planned.model
-    return {**found, "mode": spec.mode, "model": policies.BUILTIN_MODEL if model.builtin else model.path}
+    return {**values, "mode": spec.mode, "model": policies.BUILTIN_MODEL if model.builtin else model.path}
 
 
 def _taken_here(planned: planning.Planned) -> dict[str, float]:
-    """What the plan takes for a key whose default depends on the host."""
-    settings = planned.plan.lmcache_settings
-    return {f"lmcache.{one.name}": float(one.value) for one in settings if one.name == "cpu_gb"}
+    """The plan's values of keys whose defaults depend on the host."""
+    settings = [setting for setting in planned.plan.lmcache_settings if setting.name == "cpu_gb"]
+    return {f"lmcache.{setting.name}": float(setting.value) for setting in settings}
 
 
-def _machine(seen: HostFacts, gpus: tuple[Gpu | None, ...]) -> str:
+def _machine(host_facts: HostFacts, gpus: tuple[Gpu | None, ...]) -> str:
     kinds = (f"{gpu.name}, {gpu.memory_mib / 1024:.0f} GiB" if gpu else "MIG" for gpu in gpus)
-    what = f"{count(len(gpus), 'GPU')} ({'; '.join(dict.fromkeys(kinds))})" if gpus else "no GPU"
+    gpu_text = f"{count(len(gpus), 'GPU')} ({'; '.join(dict.fromkeys(kinds))})" if gpus else "no GPU"
     return (
-        f"{count(len(seen.cores), 'core')}, {seen.memory_total_gib:.0f} GiB of memory"
-        f" ({seen.memory_available_gib:.0f} free) and {what}"
+        f"{count(len(host_facts.cores), 'core')}, {host_facts.memory_total_gib:.0f} GiB of memory"
+        f" ({host_facts.memory_available_gib:.0f} free) and {gpu_text}"
     )

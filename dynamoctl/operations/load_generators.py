@@ -1,6 +1,6 @@
-"""The programs that make the load: each sends requests to a deployment and says how they were answered.
+"""Load generators: programs that send requests to a deployment and measure the answers.
 
-They are the field's own. What they cannot say, the units' counters do (`operations.bench`).
+They are established tools. What they cannot measure comes from the units' counters (`operations.bench`).
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from dynamoctl.host.models import cache_home
 from dynamoctl.planner.plan import DeploymentPlan
 from dynamoctl.processes import process_control
 
-# Of tqdm's line: 3/8 [00:12<00:20, ... or, of AIPerf's, Profiling: 3/8 |...
+# Matches tqdm's lines (3/8 [00:12<00:20, ...) and AIPerf's (Profiling: 3/8 |...).
 _PROGRESS = re.compile(r"\b(\d+)/\d+ \[|Profiling: (\d+)/\d+ ")
 _LAST_LINES = 8
-# It cannot share the engine's environment: the two want different versions of the same packages.
+# AIPerf needs its own environment: it requires other versions of packages that the engine uses.
 _AIPERF = "aiperf==0.13.0"
-# Not for the load generator: it asks the loopback without a proxy, has no key, and must not touch a GPU.
+# Variables that a load generator does not get: it uses the loopback without a proxy, and needs no API key.
 _UNSET = ("http_proxy", "https_proxy", "all_proxy", "openai_api_key")
 
 OnDone = Callable[[int], None]
@@ -39,9 +39,10 @@ class Load:
     """How requests are sent.
 
     Attributes:
-        concurrency: how many at a time, at most.
-        request_rate: how many begin in a second, on average (Poisson); None: each as soon as it may.
-        aiperf: the program that sends them; None: `vllm bench serve`.
+        concurrency: largest number of concurrent requests.
+        request_rate: mean number of requests started per second (Poisson); None to start each as soon as the
+            concurrency allows.
+        aiperf: AIPerf's program; None to use `vllm bench serve`.
     """
 
     concurrency: int = 1
@@ -50,7 +51,7 @@ class Load:
 
     @property
     def tool(self) -> str:
-        """What sends them."""
+        """The name of the load generator."""
         return "vllm bench serve" if self.aiperf is None else "aiperf"
 
 
@@ -60,14 +61,14 @@ def send(
     """Send the requests.
 
     Args:
-        folder: an empty one.
-        on_done: called with the number of requests that have been answered.
+        folder: an empty folder for the load generator's files.
+        on_done: called with the number of requests answered so far.
 
     Returns:
-        Seconds from the first request to the last answer, and each request.
+        Seconds from the first request to the last answer, and the requests.
 
     Raises:
-        DynamoctlError: it cannot be measured. (A request that fails is no error here.)
+        DynamoctlError: the load generator failed. (A failed request is not an error here.)
     """
     if load.aiperf is not None:
         return _aiperf(load.aiperf, plan, requests, load, folder, on_done)
@@ -77,7 +78,7 @@ def send(
 def _vllm_bench_serve(
     plan: DeploymentPlan, requests: Sequence[Request], load: Load, folder: Path, on_done: OnDone
 ) -> tuple[float, list[Answered]]:
-    """`vllm bench serve`, in the engine's environment."""
+    """Run `vllm bench serve` in the engine's environment."""
     trace, result = folder / "trace.jsonl", folder / "result.json"
     trace.write_text(workloads.trace(requests), encoding="utf-8")
     argv = [
@@ -98,7 +99,7 @@ def _vllm_bench_serve(
         "--result-dir", str(folder),
         "--result-filename", result.name,
     ]  # fmt: skip
-    # It makes text of a block's number by way of Python's hash, which must be the same in every pass.
+    # It makes a block's text from its number with Python's hash, which must be the same in every pass.
     environ = _environment(plan) | {"PYTHONHASHSEED": "0"}
     lines = _run(argv, environ, folder, on_done)
     try:
@@ -117,7 +118,7 @@ def _aiperf(
     folder: Path,
     on_done: OnDone,
 ) -> tuple[float, list[Answered]]:
-    """AIPerf (0.13), in an environment of its own. It ends with 0 where requests fail; its records say so."""
+    """Run AIPerf (0.13) in its own environment. It exits with 0 even if requests fail; its records say so."""
     trace = folder / "trace.jsonl"
     trace.write_text(workloads.text_trace(requests), encoding="utf-8")
     argv = [
@@ -141,7 +142,7 @@ def _aiperf(
         "--ui", "simple",
         "--no-server-metrics", "--no-gpu-telemetry",
     ]  # fmt: skip
-    # Told to keep off the hub, it does not read a folder either.
+    # With HF_HUB_OFFLINE, AIPerf does not read a local folder either.
     environ = _environment(plan)
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "PYTHONPATH"):
         environ.pop(name, None)
@@ -154,30 +155,32 @@ def _aiperf(
 
 
 def find_aiperf(named: Path | None, on_install: Callable[[Path], None]) -> Path:
-    """AIPerf's program: the one that is named, or the one in dynamoctl's cache, installed there at first.
+    """The path of AIPerf's program: `named`, or the one in dynamoctl's cache, installed there if missing.
 
     Args:
-        on_install: called with the folder before it is installed.
+        on_install: called with the folder before an installation.
 
     Raises:
-        SpecError: what is named is no program.
-        PreflightError: it cannot be installed.
+        SpecError: `named` is not a program.
+        PreflightError: AIPerf cannot be installed.
     """
     if named is not None:
         if not os.access(named, os.X_OK) or named.is_dir():
-            raise SpecError(f"there is no program {named}", "name AIPerf's own, as in ENVIRONMENT/bin/aiperf")
+            raise SpecError(
+                f"there is no program {named}", "give the path of AIPerf, as in ENVIRONMENT/bin/aiperf"
+            )
         return named.absolute()
     folder = cache_home() / _AIPERF.replace("==", "-")
-    program, whole = folder / "bin" / "aiperf", folder / "installed"
-    if not whole.exists():
+    program, completed = folder / "bin" / "aiperf", folder / "installed"
+    if not completed.exists():
         on_install(folder)
         _install(folder)
-        whole.touch()
+        completed.touch()
     return program
 
 
 def _install(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)  # of an install that was broken off
+    shutil.rmtree(folder, ignore_errors=True)  # an interrupted installation
     python = str(folder / "bin" / "python")
     if uv := shutil.which("uv"):
         steps = [
@@ -194,7 +197,7 @@ def _install(folder: Path) -> None:
         hint = f"{error.hint}\n" if isinstance(error, DynamoctlError) else ""
         raise PreflightError(
             f"cannot install {_AIPERF} into {folder}",
-            f"{hint}install it elsewhere and name its program: --aiperf PROGRAM",
+            f"{hint}install it elsewhere and give the path of its program: --aiperf PROGRAM",
         ) from None
 
 
@@ -205,21 +208,21 @@ def _environment(plan: DeploymentPlan) -> dict[str, str]:
 
 
 def _run(argv: Sequence[str], environ: dict[str, str], folder: Path, on_done: OnDone) -> list[str]:
-    """Run it to its end; give back its last lines.
+    """Run a program to its end; return its last lines.
 
     Raises:
-        DynamoctlError: it failed.
+        DynamoctlError: it cannot be started, or it failed.
     """
     last: deque[str] = deque(maxlen=_LAST_LINES)
 
-    def heard(line: str) -> None:
+    def on_line(line: str) -> None:
         if marks := _PROGRESS.findall(line):
             on_done(int(marks[-1][0] or marks[-1][1]))
         elif line.strip():
             last.append(line)
 
     try:
-        code = process_control.follow(argv, environ, folder, heard)
+        code = process_control.follow(argv, environ, folder, on_line)
     except OSError as error:
         raise DynamoctlError(f"cannot start {argv[0]}: {error.strerror}") from None
     if code != 0:

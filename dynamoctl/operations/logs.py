@@ -18,23 +18,23 @@ from dynamoctl.planner.secrets import redact
 from dynamoctl.state import Folder
 
 _POLL_S = 0.3
-# How many lines of each log, if nothing is said.
+# Default number of lines of each log.
 LINES = 40
-# Several processes write to one log, and some say whole seconds alone: its times are not quite in order.
+# The times in a log are not quite in order: several processes write to it, some with whole seconds only.
 _DISORDER_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line of a log.
+    """A line of a log. A line without its own time or level takes those of the line before it.
 
     Attributes:
-        unit: who wrote it.
-        text: as it stands there, without secrets.
-        at: when it was written, or the line that it belongs to, which is the one before it or, at the very
-            beginning, the next; seconds since the epoch. The log's own time where no line has any.
-        level: how bad it is, or the line that it belongs to; as Python's logging numbers it, or None.
-        word: where its own level stands in it without colours: begin and end; or None.
+        unit: the unit that wrote the line.
+        text: the line, without secrets.
+        at: when it was written, in seconds since the epoch. Lines before the first one with a time take its
+            time; if no line has a time, this is the file's mtime.
+        level: level number of Python's logging, or None.
+        word: begin and end of the level's word in the line without colours, or None.
     """
 
     unit: str
@@ -49,11 +49,11 @@ class Query:
     """Which lines are wanted.
 
     Attributes:
-        lines: the last so many of each log; 0 for all, those of the start before too; None for 40, or for all
-            that fit where something else is asked for.
-        since: those that were written since; seconds since the epoch.
-        pattern: those in which this is found.
-        level: those of this level and of worse ones.
+        lines: number of last lines of each log; 0 for all lines, including those of the start before; None
+            for 40, or for all matching lines if another attribute is set.
+        since: only lines written since then, in seconds since the epoch.
+        pattern: only lines in which this matches.
+        level: only lines of at least this level.
     """
 
     lines: int | None = None
@@ -63,16 +63,16 @@ class Query:
 
     @property
     def filters(self) -> bool:
-        """Whether not every line is wanted."""
+        """Whether only some lines are wanted."""
         return (self.since, self.pattern, self.level) != (None, None, None)
 
     @property
     def last(self) -> int:
-        """How many lines of each log at most; 0 for all."""
+        """Largest number of lines of each log; 0 for all."""
         return self.lines if self.lines is not None else 0 if self.filters else LINES
 
     def wants(self, line: Line, live: bool) -> bool:
-        """Whether a line is wanted. One that comes in now is new, whatever it says of its time."""
+        """Whether a line is wanted. A live line counts as new, whatever time it has."""
         if self.level is not None and (line.level or fields.LEVELS["info"]) < self.level:
             return False
         if self.since is not None and not live and line.at < self.since:
@@ -83,20 +83,20 @@ class Query:
 def query(
     lines: int | None, since: str | None, grep: str | None, ignore_case: bool, level: str | None
 ) -> Query:
-    """What was asked for, in the words of the command line.
+    """The query of `logs`'s flags.
 
     Raises:
-        SpecError: a time or an expression that is none.
+        SpecError: a time or a regular expression is invalid, or --ignore-case comes without --grep.
     """
     if ignore_case and grep is None:
-        raise SpecError("--ignore-case says how --grep looks, and there is no --grep", "add --grep REGEX")
+        raise SpecError("--ignore-case only works with --grep", "add --grep REGEX")
     at = pattern = None
     if since is not None:
         try:
             at = moment(since, time.time())
         except (ValueError, OverflowError):
             raise SpecError(
-                f"--since: '{since}' is no time",
+                f"--since: '{since}' is not a time",
                 "as in 30s, 10m, 2h, 1d, 12:34, 2026-11-25T12:34 or 2026-11-25T12:34:56Z",
             ) from None
     if grep is not None:
@@ -118,10 +118,10 @@ def units(name: str) -> list[str]:
 
 
 def read(name: str, unit: str | None, wanted: Query, follow: bool) -> Iterator[Line]:
-    """The lines of one unit's log, or of all by their times; with `follow` without an end.
+    """The lines of one unit's log, or of all logs sorted by time; with `follow`, forever.
 
     Raises:
-        SpecError: no such deployment, or no such unit.
+        SpecError: there is no such deployment or unit.
     """
     known = units(name)
     if not known:
@@ -151,7 +151,7 @@ def read(name: str, unit: str | None, wanted: Query, follow: bool) -> Iterator[L
 
 
 class _Log:
-    """The lines of one unit's log that are wanted."""
+    """The wanted lines of one unit's log."""
 
     def __init__(self, folder: Folder, unit: str, wanted: Query) -> None:
         self._unit = unit
@@ -161,7 +161,7 @@ class _Log:
         self.close = self._tail.close
 
     def begin(self, new: bool = False) -> None:
-        """Find the place of the first line; it is that of the log where that is new."""
+        """Find the first line; that is the first of the log if the log is new."""
         if new:
             self._tail.begin()
             return
@@ -173,12 +173,12 @@ class _Log:
         )
 
     def last(self, whole: bool) -> Iterable[Line]:
-        """What is there and wanted; with `whole` a last line without an end too."""
+        """The wanted lines that exist now; with `whole`, also a last line without a line end."""
         lines = self._wanted_of(self._dated(self._all(whole)), live=False)
         return deque(lines, self._wanted.last) if self._wanted.last else lines
 
     def more(self) -> Iterator[Line]:
-        """What has come since and is wanted."""
+        """The wanted lines that were written since the last call."""
         return self._wanted_of(map(self._line, self._tail.more()), live=True)
 
     def _all(self, whole: bool) -> Iterator[Line]:
@@ -188,12 +188,12 @@ class _Log:
 
     def _line(self, raw: str) -> Line:
         text = redact(raw)
-        said = self._carry.read(fields.plain(text), self._tail.latest)
+        own = self._carry.read(fields.plain(text), self._tail.latest)
         at = self._tail.latest if self._carry.at is None else self._carry.at
-        return Line(self._unit, text, at, self._carry.level, said.word)
+        return Line(self._unit, text, at, self._carry.level, own.word)
 
     def _dated(self, lines: Iterable[Line]) -> Iterator[Line]:
-        """The same, where lines before the first that has a time have that one."""
+        """The same lines; those before the first line with a time get its time."""
         first: list[Line] = []
         for line in lines:
             if self._carry.at is None:
@@ -214,13 +214,13 @@ class _Log:
 
 
 def _by_time(logs: Iterable[Iterable[Line]]) -> Iterator[Line]:
-    """The lines of all by their times; those of one log stay in their order."""
+    """The lines of all logs sorted by time; the lines of one log keep their order."""
     for _, line in heapq.merge(*map(_timed, logs), key=itemgetter(0)):
         yield line
 
 
 def _timed(lines: Iterable[Line]) -> Iterator[tuple[float, Line]]:
-    """Each line with its time, but never one before the last line's."""
+    """Each line with its time, or with that of the line before if that is later."""
     latest = 0.0
     for line in lines:
         latest = max(latest, line.at)

@@ -1,4 +1,4 @@
-"""From the user's words to a plan for this host."""
+"""Make a plan for this host from flags, config file and environment."""
 
 from __future__ import annotations
 
@@ -24,10 +24,12 @@ from dynamoctl.state import Folder, deployments
 
 @dataclass(frozen=True)
 class Planned:
-    """A spec with what came of it on this host. `spec` has its device and model filled in.
+    """A spec and the plan made from it on this host.
 
     Attributes:
-        sources: where each of its values comes from, as `spec.load` says it.
+        spec: the spec, with device and model filled in.
+        facts: the host's facts for which the plan was made.
+        sources: where each of the spec's values comes from, as `spec.load` returns it.
     """
 
     spec: DeploymentSpec
@@ -38,81 +40,85 @@ class Planned:
 
 
 def find_config(named: Path | None) -> Path | None:
-    """The TOML to read: the one that is named, or dynamoctl.toml in the working folder.
+    """The TOML file to read: `named`, or dynamoctl.toml in the working folder; None if there is none.
 
     Raises:
-        SpecError: the named file is not there.
+        SpecError: the file `named` does not exist.
     """
     if named is not None:
         if not named.is_file():
-            raise SpecError(f"there is no config file {named}", "mend the path after --config")
+            raise SpecError(f"there is no config file {named}", "fix the path after --config")
         return named
-    here = Path(CONFIG_NAME)
-    return here if here.is_file() else None
+    default = Path(CONFIG_NAME)
+    return default if default.is_file() else None
 
 
 def plan_for_here(flags: Mapping[str, Any], config: Path | None) -> Planned:
-    """Read what the user wants, look at the host, plan.
+    """Make a plan for this host from flags, the environment and the config file.
+
+    Args:
+        flags: flags of `up`, by the spec's names.
+        config: the file named by the user, or None.
 
     Raises:
-        SpecError: it makes no deployment.
-        PreflightError: not on this host.
+        SpecError: the settings are invalid.
+        PreflightError: this host cannot run the plan.
     """
     spec, sources = load(flags, os.environ, find_config(config))
     return plan(spec, look(spec.name), sources)
 
 
 def plan_for_cluster(flags: Mapping[str, Any], config: Path | None, where: Cluster) -> Planned:
-    """Plan for pods: GPUs, memory and ports of this machine do not matter.
+    """Make a plan for pods, independent of the GPUs, memory and ports of this machine.
 
     Raises:
-        SpecError: it makes no deployment, or none in a cluster.
+        SpecError: the settings are invalid, or cannot be used in a cluster.
     """
     spec, sources = load(flags, os.environ, find_config(config))
     spec = cluster.require_portable(spec)
     model = cluster.model(spec, where, policies.GPU_MODEL)
     spec = spec.model_copy(update={"model": model.path})
-    seen = cluster.host(spec)
-    return Planned(spec, seen, model, make_plan(spec, seen, model, sources), sources)
+    host_facts = cluster.host(spec)
+    return Planned(spec, host_facts, model, make_plan(spec, host_facts, model, sources), sources)
 
 
 def look(name: str) -> HostFacts:
-    """One look at the host, for a deployment of this name."""
+    """The facts of the host, for a deployment of this name."""
     return facts.gather(Folder(name).path, reserved_ports=_planned_ports(but=name))
 
 
-def plan(spec: DeploymentSpec, seen: HostFacts, sources: Mapping[str, str] | None = None) -> Planned:
-    """Plan what the user wants.
+def plan(spec: DeploymentSpec, host_facts: HostFacts, sources: Mapping[str, str] | None = None) -> Planned:
+    """Make a plan for a spec.
 
     Raises:
-        SpecError: it makes no deployment.
-        PreflightError: not on this host.
+        SpecError: the spec is invalid.
+        PreflightError: this host cannot run the plan.
     """
-    device = topology.device(spec, seen)
+    device = topology.device(spec, host_facts)
     model = models.locate(spec.model or models.default_model(device), spec.served_model_name)
     spec = spec.model_copy(update={"device": device, "model": model.path})
-    return Planned(spec, seen, model, make_plan(spec, seen, model, sources), sources or {})
+    return Planned(spec, host_facts, model, make_plan(spec, host_facts, model, sources), sources or {})
 
 
 def with_own_ports(planned: Planned) -> Planned:
-    """The same with other ports where another deployment has planned one of them in the meantime.
+    """The plan, made again with other ports if another deployment has taken one of them in the meantime.
 
     Raises:
-        PreflightError: one of them is the HTTP port, which is the user's to choose.
+        PreflightError: the HTTP port is taken, which only the user can change.
     """
     name = planned.spec.name
     theirs = _planned_ports(but=name)
     if theirs.isdisjoint(_ports(planned.plan)):
         return planned
-    seen = look(name)
-    plan = make_plan(planned.spec, seen, planned.model, planned.sources)
+    host_facts = look(name)
+    plan = make_plan(planned.spec, host_facts, planned.model, planned.sources)
     lost = theirs & _ports(plan)
     if lost:
         raise PreflightError(
             f"port {min(lost)} is that of another deployment, which has just been started",
-            "take another with --port",
+            "choose another port with --port",
         )
-    return replace(planned, facts=seen, plan=plan)
+    return replace(planned, facts=host_facts, plan=plan)
 
 
 def _ports(plan: DeploymentPlan) -> set[int]:
@@ -120,8 +126,8 @@ def _ports(plan: DeploymentPlan) -> set[int]:
 
 
 def _planned_ports(but: str) -> set[int]:
-    """Ports of the other deployments' plans, which may not have been bound yet."""
-    planned: set[int] = set()
+    """The ports of other deployments' plans, which may not be bound yet."""
+    taken: set[int] = set()
     for name in deployments():
         if name == but:
             continue
@@ -131,5 +137,5 @@ def _planned_ports(but: str) -> set[int]:
             continue
         if state is not None and state.supervisor_lives:
             for unit in state.units:
-                planned |= set(unit.ports.values())
-    return planned
+                taken |= set(unit.ports.values())
+    return taken

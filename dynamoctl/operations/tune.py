@@ -1,4 +1,4 @@
-"""LMCache's chunk size and memory swept for a workload, and the best of them set in the user's TOML."""
+"""Sweep LMCache's chunk size and memory for a workload, and set the best values in the user's TOML file."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ from dynamoctl.state import write_whole
 
 @dataclass(frozen=True)
 class Tuned:
-    """What came of a sweep.
+    """The result of a sweep.
 
     Attributes:
-        best: the variant with the shortest time to the first token; None where none went well.
-        values: the keys of `[lmcache]` that it has.
-        path: the TOML.
-        written: whether they were set in it.
+        compared: the results of all variants.
+        best: the variant with the shortest time to first token; None if all failed.
+        values: the best variant's keys of `[lmcache]`.
+        path: the TOML file.
+        written: whether the values were written to it.
     """
 
     compared: Compared
@@ -67,25 +68,30 @@ def tune(
     write: bool,
     watching: Watching,
 ) -> Tuned:
-    """Measure each chunk size with each size of the cache, and write the best into the TOML.
+    """Measure each chunk size with each cache size, and write the best values to the TOML file.
 
     Args:
-        cpu_gbs: sizes of the cache, GiB, as `cpu_gb` in the TOML; none: it stays as it is.
-        write: whether to write it.
+        config: the TOML file; None for `dynamoctl.toml` in the working folder.
+        common: settings that all variants share, by the spec's names.
+        chunk_sizes: in tokens.
+        cpu_gbs: cache sizes in GiB, as `cpu_gb` in the TOML file; empty to leave the size unchanged.
+        repeat: number of rounds.
+        write: whether to write the values.
 
     Raises:
-        SpecError: there is no TOML, it has no LMCache, or its keys cannot be set.
+        SpecError: there is no TOML file, LMCache is off in it, or its keys cannot be set.
         PreflightError: tomlkit is not installed.
+        DynamoctlError: the file cannot be written.
     """
     path = find_config(config)
     if path is None:
-        raise SpecError(f"there is no {CONFIG_NAME} here to tune", "make one: dynamoctl init")
+        raise SpecError(f"there is no {CONFIG_NAME} here to tune", "make one with: dynamoctl init")
     if not load_spec({}, {}, path).lmcache.enabled:
         raise SpecError(f"LMCache is off in {path}", "set enabled = true in its [lmcache]")
     candidates = variants.grid(chunk_sizes, cpu_gbs)
     if write:
         toml_edit.require()
-        _edited(path, _values(candidates[0]))  # whether it can be done, before an hour is spent
+        _edited(path, _values(candidates[0]))  # fails now if the file cannot be edited, not after an hour
     compared = compare(candidates, common, path, workload, seed, load, forget, repeat, watching)
     best = _best(compared.outcomes)
     if best is None:
@@ -106,20 +112,20 @@ def _result(one: VariantResult) -> TuneVariantResult:
 
 
 def _best(outcomes: Sequence[Outcome]) -> Outcome | None:
-    good = [(one, one.figures) for one in outcomes]
+    measured = [(outcome, outcome.figures) for outcome in outcomes]
     candidates = [
-        (one.variant.name, figures, one.runs[0].plan.lmcache_cpu_gib)
-        for one, figures in good
+        (outcome.variant.name, figures, outcome.runs[0].plan.lmcache_cpu_gib)
+        for outcome, figures in measured
         if figures is not None and figures.ttft_first_s is not None
     ]
     if not candidates:
         return None
     name = comparison.best(candidates)
-    return next(one for one in outcomes if one.variant.name == name)
+    return next(outcome for outcome in outcomes if outcome.variant.name == name)
 
 
 def _values(variant: variants.Variant) -> dict[str, int | float]:
-    """As they stand in the TOML: 12, not 12.0."""
+    """A variant's values in the form for the TOML file: 12, not 12.0."""
     return {
         name.removeprefix("lmcache."): int(value) if value == int(value) else value
         for name, value in variant.flags.items()
@@ -127,24 +133,24 @@ def _values(variant: variants.Variant) -> dict[str, int | float]:
 
 
 def _edited(path: Path, values: Mapping[str, int | float]) -> str:
-    """The TOML with these values, read back to see that it has them.
+    """The TOML file's text with these values, verified by reading it back.
 
     Raises:
-        SpecError: it cannot have them.
+        SpecError: the values cannot be set, or another key of the file overrides them.
     """
     text = toml_edit.with_lmcache(path.read_text(encoding="utf-8"), dict(values))
     with tempfile.TemporaryDirectory(prefix="dynamoctl-tune-") as folder:
-        tried = Path(folder) / path.name
-        tried.touch(0o600)
-        tried.write_text(text, encoding="utf-8")
-        lmcache = load_spec({}, {}, tried).lmcache
+        copy = Path(folder) / path.name
+        copy.touch(0o600)
+        copy.write_text(text, encoding="utf-8")
+        lmcache = load_spec({}, {}, copy).lmcache
     if any(getattr(lmcache, name) != value for name, value in values.items()):
-        raise SpecError(f"{path} sets these in another way too: {', '.join(values)}", "take that away")
+        raise SpecError(f"{path} also sets these by other keys: {', '.join(values)}", "remove the other keys")
     return text
 
 
 def _write(path: Path, text: str) -> None:
-    """Whole or not at all, with the permissions that it has; a link stays one."""
+    """Write the file atomically and keep its permissions; a symbolic link stays one."""
     real = path.resolve()
     try:
         write_whole(real, text, stat.S_IMODE(real.stat().st_mode))

@@ -27,7 +27,7 @@ from dynamoctl.processes import cleanup, process_control
 from dynamoctl.state import DeploymentState, Folder, starts_in_turn
 
 _POLL_S = 0.2
-# A supervisor that has said `failed` has nothing left to do but to end.
+# How long a supervisor may take to exit after it reported `failed`, in seconds.
 _END_PATIENCE_S = 10.0
 
 OnState = Callable[[DeploymentState], None]
@@ -36,11 +36,12 @@ OnProgress = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class Up:
-    """How an `up` ended well.
+    """The result of a successful `up`.
 
     Attributes:
-        already: it was up before, with the same plan.
-        seconds: from the start of the units to the proving completion.
+        state: the deployment's state.
+        already: whether it was up before, with the same plan.
+        seconds: time from the start to ready.
     """
 
     state: DeploymentState
@@ -49,18 +50,19 @@ class Up:
 
 
 def up(planned: Planned, keep: bool, on_state: OnState, on_progress: OnProgress) -> Up:
-    """Bring it up, or find it up.
+    """Bring a deployment up, or wait for one that is up or starting with the same plan.
 
     Args:
-        keep: leave what was started where it is if it fails.
+        keep: whether started units stay up if the start fails.
         on_state: called with each new state while the units start.
-        on_progress: called with (what, fraction done) while the model is prepared.
+        on_progress: called with (step, fraction done) while the model is prepared.
 
     Raises:
-        SpecError: it is up with another plan.
-        PreflightError: this host cannot run it.
-        NotReadyError: a unit died on the way, or the deadline passed. Nothing is left running.
-        KeyboardInterrupt: the user broke it off. Nothing is left running.
+        SpecError: the deployment is up with another plan.
+        PreflightError: this host cannot run the plan.
+        NotReadyError: a unit died during the start, or the timeout passed. Nothing is left running, unless
+            `keep` is set.
+        KeyboardInterrupt: the user interrupted the start. Nothing is left running.
     """
     folder = Folder(planned.spec.name)
     with folder.lock():
@@ -82,10 +84,10 @@ def up(planned: Planned, keep: bool, on_state: OnState, on_progress: OnProgress)
 
 
 def _running(folder: Folder) -> DeploymentState | None:
-    """The state of a deployment that is up or on its way; None where nothing of it runs.
+    """The state of a deployment that is up or starting; None if nothing of it runs.
 
     Raises:
-        PreflightError: its supervisor is gone, but not its processes.
+        PreflightError: it is being taken down, or its supervisor is gone but its processes are not.
     """
     state = folder.read_state()
     if state is None:
@@ -99,16 +101,16 @@ def _running(folder: Folder) -> DeploymentState | None:
     alive = members(f"{state.start_id}/")
     if alive:
         raise PreflightError(
-            f"the supervisor of '{folder.name}' is gone, but {len(alive)} of its processes live",
+            f"the supervisor of '{folder.name}' is gone, but {len(alive)} of its processes still run",
             f"remove them first: dynamoctl down -n {folder.name}",
         )
     return None
 
 
 def _require_same(planned: Planned, folder: Folder, state: DeploymentState) -> None:
-    """Raise SpecError where the running deployment is not what is asked for."""
+    """Raise SpecError if the running deployment has another spec than the requested one."""
     body = folder.read_plan() or {}
-    # An earlier version's plan has no word of what this one added: it runs with what is the default now.
+    # A plan of an earlier version lacks newer settings; it runs with their defaults.
     old: dict[str, Any] = {**DeploymentSpec().model_dump(mode="json"), **body.get("spec", {})}
     new = planned.spec.model_dump(mode="json")
     differs = list(_differences(old, new))
@@ -118,18 +120,18 @@ def _require_same(planned: Planned, folder: Folder, state: DeploymentState) -> N
             "\n".join(
                 [
                     *(
-                        f"{key}: is {redact(was, key)!r}, asked for {redact(wanted, key)!r}"
+                        f"{key}: is {redact(was, key)!r}, requested {redact(wanted, key)!r}"
                         for key, was, wanted in differs
                     ),
-                    f"take it down first (dynamoctl down -n {folder.name}), or give this one a name of"
-                    " its own with -n NAME and a port with --port",
+                    f"take it down first (dynamoctl down -n {folder.name}), or give this one another name"
+                    " and port: -n NAME --port PORT",
                 ]
             ),
         )
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> Any:
-    # How long to wait is about the command, not about what it brings up.
+    # The timeout is a setting of the command, not of the deployment.
     for key in sorted((old.keys() | new.keys()) - {"timeout_s"}):
         was, wanted = old.get(key), new.get(key)
         if isinstance(was, dict) and isinstance(wanted, dict):
@@ -142,27 +144,28 @@ def _start(planned: Planned, folder: Folder, keep: bool, on_progress: OnProgress
     """Check the host, prepare the model and the folder, start the supervisor."""
     earlier, facts = _clear(folder), planned.facts
     if facts.memory_available_gib < (available := memory_gib()[1]):
-        facts = replace(facts, memory_available_gib=available)  # by what an earlier start had left
+        facts = replace(facts, memory_available_gib=available)  # `_clear` has freed memory
     warnings = registry.require(registry.check(planned.plan, facts, planned.model))
-    warnings += [f"{path} of an earlier start stays: it is in use, or may not be removed" for path in earlier]
+    warnings += [
+        f"{path} of an earlier start could not be removed: it is in use, or permission is denied"
+        for path in earlier
+    ]
     if planned.model.builtin and planned.model.folder is None:
         conversion.convert_builtin(models.builtin_gguf(), Path(planned.model.path), on_progress)
     for tier in planned.plan.lmcache_tiers:
         if tier.kind in ("disk", "gds"):
-            # LMCache would make it for everybody to read, and prompts can be recovered from it in part.
+            # LMCache would make it world-readable, and parts of prompts can be recovered from the KV cache.
             Path(tier.place).mkdir(mode=0o700, parents=True, exist_ok=True)
     cleanup.remove_folders(folder.store, folder.path / "run")
     folder.store.mkdir(parents=True)
     _set_logs_aside(folder)
-    folder.remove_targets()  # of a start that nobody took down: it is up again when this one is ready
+    folder.remove_targets()  # those of an earlier start; the supervisor writes new ones when it is ready
     with starts_in_turn():
         return _begin(with_own_ports(planned), folder, keep, warnings, earlier)
 
 
 def _clear(folder: Folder) -> Files:
-    """Remove what an earlier start has left outside the folder, killed with all of its processes; give back
-    what stays.
-    """
+    """Remove files that an earlier, killed start left outside the folder; return those that remain."""
     state = folder.read_state()
     return cleanup.remove_files(cleanup.files_of_plan(folder) if state is None else cleanup.own_files(state))
 
@@ -170,7 +173,7 @@ def _clear(folder: Folder) -> Files:
 def _begin(
     planned: Planned, folder: Folder, keep: bool, warnings: list[str], earlier: Files
 ) -> DeploymentState:
-    """Write the plan, start its supervisor, and wait for its first word."""
+    """Write the plan, start its supervisor, and wait for its first state."""
     start_id = uuid.uuid4().hex
     folder.write_plan(
         {
@@ -183,7 +186,7 @@ def _begin(
             "earlier_files": files_as_json(earlier),
         }
     )
-    folder.state_file.unlink(missing_ok=True)  # only now: it knew of those files
+    folder.state_file.unlink(missing_ok=True)  # not earlier, because it has the list of the earlier files
     supervisor = process_control.spawn_supervisor(folder.path, folder.log("supervisor"))
     try:
         return _first_state(folder, supervisor, start_id)
@@ -193,7 +196,7 @@ def _begin(
 
 
 def _first_state(folder: Folder, supervisor: Identity, start_id: str) -> DeploymentState:
-    """Wait until the supervisor has said that it is there."""
+    """Wait until the supervisor has written its first state."""
     while True:
         state = folder.read_state()
         if state is not None and state.start_id == start_id:
@@ -201,7 +204,7 @@ def _first_state(folder: Folder, supervisor: Identity, start_id: str) -> Deploym
         process_control.reap()
         if not is_running(supervisor):
             raise DynamoctlError(
-                "the supervisor ended before it had begun",
+                "the supervisor exited before it wrote its first state",
                 "\n".join([*last_lines(folder.log("supervisor")), f"log: {folder.log('supervisor')}"]),
             )
         time.sleep(_POLL_S / 4)
@@ -214,7 +217,7 @@ def _set_logs_aside(folder: Folder) -> None:
 
 
 def _wait(folder: Folder, state: DeploymentState, supervisor: Identity, on_state: OnState) -> DeploymentState:
-    """Wait until it is ready or has failed; the supervisor holds the deadline."""
+    """Wait until the deployment is ready or has failed; the supervisor enforces the timeout."""
     failure: dict[str, Any] | None = None
     while True:
         lives = is_running(supervisor)
@@ -225,7 +228,7 @@ def _wait(folder: Folder, state: DeploymentState, supervisor: Identity, on_state
             return state
         if state.state == "failed" and failure is not None:
             if not (folder.read_plan() or {}).get("keep"):
-                _until_gone(supervisor)  # it has written its last word, and ends
+                _until_gone(supervisor)
             error = NotReadyError(failure["message"], failure["hint"])
             error.exit_code = failure["code"]
             raise error
@@ -254,7 +257,7 @@ def _until_gone(supervisor: Identity) -> None:
 
 
 def interrupt(folder: Folder, supervisor: Identity, on_state: OnState) -> None:
-    """Break off a start: tell the supervisor, wait until all is gone."""
+    """Interrupt a start: send SIGTERM to the supervisor, and wait until it has stopped everything."""
     process_control.send(supervisor, signal.SIGTERM)
     while is_running(supervisor):
         process_control.reap()

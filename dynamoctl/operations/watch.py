@@ -1,4 +1,4 @@
-"""Deployments looked at again and again: what they are, and what came since the last look."""
+"""Watch deployments: their status, and the rates since the last look."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from dynamoctl.answers.watch import Rates, WatchAnswer
 from dynamoctl.monitoring import rates
 from dynamoctl.operations.status import Look, look
 
-# How far back latencies are looked at: in one interval there may be no request at all.
+# Time span of the latency figures, in seconds: a single interval may have no request.
 LATENCY_S = 30.0
-# How far back a sparkline goes.
+# Time span of a sparkline, in seconds.
 HISTORY_S = 120.0
-# Counters do not move meanwhile, and a look costs the host some milliseconds.
+# Shortest interval, in seconds: counters do not change faster, and each look costs some milliseconds.
 LEAST_INTERVAL_S = 0.2
 
 
@@ -26,8 +26,8 @@ class Seen:
 
     Attributes:
         shown: what `status` answers.
-        last: what came since the look before; None at the first look, and where it does not run.
-        recent: what came in each interval of the last two minutes, the oldest first.
+        last: the change since the previous look; None at the first look, and if the deployment is down.
+        recent: the changes of the last two minutes, oldest first.
     """
 
     shown: StatusAnswer
@@ -36,12 +36,12 @@ class Seen:
 
     @property
     def latencies(self) -> rates.Change:
-        """What came in the last `LATENCY_S` seconds, or in the last interval where that is longer."""
+        """The change in the last `LATENCY_S` seconds, or in the last interval if that is longer."""
         chosen: list[rates.Change] = []
-        for one in reversed(self.recent):
-            if chosen and sum(each.seconds for each in chosen) + one.seconds > LATENCY_S:
+        for change in reversed(self.recent):
+            if chosen and sum(each.seconds for each in chosen) + change.seconds > LATENCY_S:
                 break
-            chosen.append(one)
+            chosen.append(change)
         return rates.together(chosen)
 
     @property
@@ -53,22 +53,22 @@ class Seen:
 
 
 def watch(names: Callable[[], list[str]], interval_s: float) -> Iterator[list[Seen]]:
-    """Look at these deployments every so many seconds, without an end.
+    """Look at deployments every `interval_s` seconds, forever.
 
     Args:
-        names: which they are; asked at each look.
+        names: returns the deployments' names; called at each look.
     """
     watched: dict[str, _Watched] = {}
     while True:
         began = time.monotonic()
-        here = names()
-        watched = {name: watched.get(name) or _Watched() for name in here}
-        yield [watched[name].take(look(name)) for name in here]
+        current = names()
+        watched = {name: watched.get(name) or _Watched() for name in current}
+        yield [watched[name].take(look(name)) for name in current]
         time.sleep(max(0.0, began + interval_s - time.monotonic()))
 
 
 class _Watched:
-    """What is remembered of one deployment between two looks."""
+    """The data of one deployment that is kept between two looks."""
 
     def __init__(self) -> None:
         self._start_id = ""
@@ -91,7 +91,7 @@ class _Watched:
         self._sample = new
         if last is not None:
             self._recent.append(last)
-            while sum(one.seconds for one in self._recent) > HISTORY_S:
+            while sum(change.seconds for change in self._recent) > HISTORY_S:
                 self._recent.popleft()
         return Seen(now.shown, last, tuple(self._recent))
 

@@ -1,1 +1,1 @@
-"""Processes that dynamoctl starts, signals and cleans up after."""
+"""Starting, signalling and cleaning up processes."""

@@ -1,7 +1,7 @@
-"""Stopping a unit and proving that nothing of it is left.
+"""Stop a unit and verify that nothing of it is left.
 
-Used by the supervisor, and by `down` where the supervisor itself is gone: so everything here works
-from recorded identities and from the mark that each process carries, not from child handles.
+Used by the supervisor, and by `down` if the supervisor is gone. So everything here works with recorded
+identities and with the mark in each process's environment, not with child handles.
 """
 
 from __future__ import annotations
@@ -30,52 +30,53 @@ from dynamoctl.processes import cache_server
 from dynamoctl.processes.process_control import reap, send
 from dynamoctl.state import DeploymentState, Folder
 
-# A process that has just been forked may be about to become a resource tracker: its command line does not say
-# so yet, and on a busy machine that takes a while.
+# A process that has just been forked may be about to become a resource tracker; its command line shows that
+# only after exec, which takes a while on a busy machine.
 _NEW_S = 0.5
 
 
-def kill_members(mark: str, leader: Identity | None, found: Files) -> list[Identity]:
-    """SIGKILL every process of a unit until none is left; give back those that stay.
+def kill_members(mark: str, leader: Identity | None, files: Files) -> list[Identity]:
+    """SIGKILL every process of a unit until none is left; return those that remain.
 
-    Resource trackers are the last to go: what the others have left in /dev/shm is theirs to remove.
+    Resource trackers come last, because they remove what the other processes left in /dev/shm.
 
     Args:
         mark: the unit's mark, or `START-ID/` for all units of a start.
         leader: the unit's first process, if it is known.
-        found: gets the files that they would leave (`host.processes.files_of`).
+        files: gets the files that the processes would leave (`host.processes.files_of`).
     """
     began = time.monotonic()
     while True:
-        left = [one for one in members(mark, leader) if one.pid != os.getpid()]
+        left = [process for process in members(mark, leader) if process.pid != os.getpid()]
         if not left:
             return []
-        found |= files_of(one.pid for one in left)
+        files |= files_of(process.pid for process in left)
         passed = time.monotonic() - began
         if passed > policies.KILL_PATIENCE_S:
             return left
-        trackers = [one for one in left if is_resource_tracker(one.pid)]
-        for one in left:
-            if one in trackers and passed < policies.TRACKER_PATIENCE_S:
+        trackers = [process for process in left if is_resource_tracker(process.pid)]
+        for process in left:
+            if process in trackers and passed < policies.TRACKER_PATIENCE_S:
                 continue
-            if passed < _NEW_S and age_s(one) < _NEW_S:
+            if passed < _NEW_S and age_s(process) < _NEW_S:
                 continue
             try:
-                send(one, signal.SIGKILL)
+                send(process, signal.SIGKILL)
             except PermissionError:
                 return left
         time.sleep(0.05)
 
 
 def own_files(state: DeploymentState) -> Files:
-    """What a deployment has made outside its folder, as far as that can be known without its processes:
-    what was noted, and what carries the name of this start.
+    """The known files that a deployment made outside its folder.
+
+    These are the recorded files, and the cache server's pools of this start.
     """
     return state.recorded_files | cache_server.pools(state.start_id)
 
 
 def files_of_plan(folder: Folder) -> Files:
-    """The same where there is no state: what the plan tells."""
+    """As `own_files`, from the plan, for a deployment without a readable state."""
     try:
         plan = folder.read_plan() or {}
         return files_from_json(plan.get("earlier_files", {})) | cache_server.pools(plan.get("start_id", ""))
@@ -84,18 +85,18 @@ def files_of_plan(folder: Folder) -> Files:
 
 
 def remove_files(files: Files) -> Files:
-    """Remove shared memory, sockets and their folders that no living process uses; give back what stays.
+    """Remove shared memory, sockets and their folders that no living process uses; return what remains.
 
-    What has come under the name of a file that is gone is another's, and is left alone.
+    A file with the same path but another identity belongs to another program and is left alone.
     """
-    there = {path: which for path, which in files.items() if is_there(path, which)}
-    if not there:
+    existing = {path: identity for path, identity in files.items() if is_there(path, identity)}
+    if not existing:
         return {}
     in_use = files_of(all_pids())
     left: Files = {}
-    for path, which in sorted(there.items()):
+    for path, identity in sorted(existing.items()):
         if any(used == path or used.startswith(f"{path}/") for used in in_use):
-            left[path] = which
+            left[path] = identity
             continue
         try:
             if Path(path).is_dir():
@@ -105,27 +106,31 @@ def remove_files(files: Files) -> Files:
         except FileNotFoundError:
             pass
         except OSError:
-            left[path] = which
+            left[path] = identity
     return left
 
 
 def remove_folders(*folders: Path) -> list[str]:
-    """Remove folders with all that is in them; give back those that stay."""
+    """Remove folders and their content; return those that remain."""
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
     return [str(folder) for folder in folders if folder.exists()]
 
 
 def describe(identities: Iterable[Identity]) -> list[str]:
-    """Leftover processes for people."""
-    return [f"process {one.pid} ({command_line(one.pid)})" for one in identities]
+    """Processes as text for people: pid and command line."""
+    return [f"process {identity.pid} ({command_line(identity.pid)})" for identity in identities]
 
 
 def terminate_and_wait(leader: Identity, grace_s: float, tick: Callable[[], object] = reap) -> bool:
-    """One SIGTERM to a unit's first process (a second would abort vLLM's own clean-up), then wait.
+    """Send one SIGTERM to a unit's first process (a second aborts vLLM's own clean-up), then wait.
+
+    Args:
+        grace_s: how long to wait, in seconds.
+        tick: called on each round of the wait.
 
     Returns:
-        Whether it has ended within `grace_s` seconds.
+        Whether the process ended within `grace_s` seconds.
     """
     if not send(leader, signal.SIGTERM):
         return True

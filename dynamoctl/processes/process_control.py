@@ -21,21 +21,25 @@ _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 
 def become_subreaper() -> None:
-    """Make orphaned descendants ours, so that a unit's process cannot get away by forking twice."""
+    """Become the parent of orphaned descendants, so that no process of a unit escapes by forking twice."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise InternalError(f"prctl(PR_SET_CHILD_SUBREAPER): {os.strerror(ctypes.get_errno())}")
 
 
 def raise_descriptor_limit() -> None:
-    """As many open files as this user may have, for us and for the engines: vLLM asks for 65,535."""
+    """Raise the limit of open files to the hard limit, also for child processes: vLLM asks for 65,535."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def spawn(argv: Sequence[str], environ: Mapping[str, str], cwd: Path, log: Path) -> Identity:
-    """Start a unit: a session (and so a process group) of its own, output appended to its log.
+    """Start a program in its own session (and so its own process group), with its output appended to a log.
+
+    Args:
+        environ: the whole environment.
+        cwd: working directory; it is made if it does not exist.
 
     Raises:
         OSError: the program cannot be started.
@@ -53,7 +57,7 @@ def spawn(argv: Sequence[str], environ: Mapping[str, str], cwd: Path, log: Path)
             start_new_session=True,
         )
     identity = identify(child.pid)
-    # `reap` collects every child; without a return code Popen would warn that nobody did.
+    # `reap` collects every child; without a return code, Popen would warn that the child is still running.
     child.returncode = 0
     if identity is None:
         raise InternalError(f"process {child.pid} has vanished before it was reaped")
@@ -67,7 +71,7 @@ def spawn_supervisor(folder: Path, log: Path) -> Identity:
 
 
 def supervisors(folder: Path) -> list[Identity]:
-    """The supervisors of a deployment that live, by their command line."""
+    """The living supervisors of a deployment, found by their command line."""
     return started_as(_supervising(folder))
 
 
@@ -80,8 +84,14 @@ def run_script(
 ) -> tuple[int, list[str]]:
     """Run a helper program to its end; it is killed if the caller is interrupted.
 
+    Args:
+        on_line: called with each line of its stdout.
+
     Returns:
-        Its exit code, and the last lines that it wrote to stderr.
+        Its exit code, and up to six last lines of its stderr.
+
+    Raises:
+        OSError: the program cannot be started.
     """
     with tempfile.TemporaryFile("w+") as errors:
         child = subprocess.Popen(
@@ -107,11 +117,11 @@ def run_script(
 
 
 def follow(argv: Sequence[str], environ: Mapping[str, str], cwd: Path, on_line: Callable[[str], None]) -> int:
-    """Run a program, which may start others, to its end; if the caller is interrupted, all are killed.
+    """Run a program, which may start others, to its end. All of them are killed at the end or on interrupt.
 
     Args:
-        on_line: called with each line of its output and of its errors. A carriage return ends a line too: so
-            progress bars are seen.
+        on_line: called with each line of stdout and stderr. A carriage return also ends a line, so that the
+            updates of progress bars are seen.
 
     Returns:
         Its exit code.
@@ -134,7 +144,7 @@ def follow(argv: Sequence[str], environ: Mapping[str, str], cwd: Path, on_line: 
     try:
         for line in child.stdout:
             on_line(line.rstrip())
-        # It stays a zombie, so that the group's number is still its own below.
+        # WNOWAIT keeps the zombie, so that the process group id cannot be reused before killpg.
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     finally:
         os.killpg(child.pid, signal.SIGKILL)
@@ -157,11 +167,12 @@ def reap() -> dict[int, int]:
 
 
 def send(identity: Identity, number: signal.Signals) -> bool:
-    """Signal this very process; False where it is gone. The pid cannot be taken by another between
-    the check and the signal: a pidfd holds on to the process.
+    """Send a signal to exactly this process; False if it is gone.
+
+    A pidfd refers to the process, so that the pid cannot be reused between the check and the signal.
 
     Raises:
-        PermissionError: it is not ours to signal.
+        PermissionError: this user may not signal it.
     """
     try:
         descriptor = os.pidfd_open(identity.pid)
@@ -179,7 +190,7 @@ def send(identity: Identity, number: signal.Signals) -> bool:
 
 
 def how_it_ended(code: int) -> str:
-    """`exit 1`, or the name of the signal."""
+    """An exit code as text: `exit 1`, or the name of the signal for a negative code."""
     if code >= 0:
         return f"exit {code}"
     with contextlib.suppress(ValueError):

@@ -1,1 +1,1 @@
-"""A detached process per deployment that starts, watches and stops its units."""
+"""The supervisor: one detached process per deployment, which starts, watches and stops its units."""

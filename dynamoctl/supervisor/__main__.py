@@ -1,4 +1,4 @@
-"""`python -m dynamoctl.supervisor FOLDER`: run the plan that `up` has written there."""
+"""`python -m dynamoctl.supervisor FOLDER`: run the plan that `up` wrote to the deployment's folder."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""One deployment while it is supervised: its plan, its units, and what is known of them.
+"""A supervised deployment: its plan, its units and their state.
 
-`state.json` is written here and nowhere else while the supervisor lives.
+While the supervisor lives, only this module writes `state.json`.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from dynamoctl.supervisor.journal import say
 from dynamoctl.supervisor.leases import Leases
 from dynamoctl.supervisor.registrations import Registrations
 
-# "/tmp" and a little more.
+# Longest path of the temporary directory that leaves room for vLLM's socket names, in characters.
 _LONGEST_TEMPORARY = 10
-_SHORT_TEMPORARY = "/tmp"  # noqa: S108  (`mkdtemp` makes a folder that is nobody else's)
-# How often a unit that is to be renewed and does not end by itself is killed, and how far apart, in seconds.
+_SHORT_TEMPORARY = "/tmp"  # noqa: S108  (`mkdtemp` makes a directory of our own in it)
+# SIGKILLs sent to a unit that is being renewed and does not exit by itself, and seconds between them.
 _KILLS, _KILL_INTERVAL_S = 60, 1.0
 
 
@@ -39,16 +39,17 @@ class Member:
     """A unit at run time.
 
     Attributes:
-        mark: what its processes carry in their environment.
-        ready: set while its gate has passed.
-        ended: set once its first process has ended.
-        exit_code: how it ended (as `subprocess` counts: the negative of a signal); None while it lives.
-        restarts: when it was restarted, in seconds of the monotonic clock.
-        ready_since: when its gate passed the last time, in seconds of the monotonic clock; 0 where it has
-            not.
-        renewed: whether it was ended by us, to be started again: no failure of its own.
-        is_deaf: whether it is its own process that does not answer, while it is `unresponsive`.
-        stranger: whether another process has answered at its gate.
+        mark: the value of `host.processes.MARK` in the environment of the unit's processes.
+        ready: set while the unit's gate is passed.
+        ended: set when the unit's first process has exited.
+        exit_code: exit code of the first process, or minus the signal number (as in `subprocess`); None
+            while it runs.
+        log: reader of the unit's log; None before the first start.
+        restarts: times of the restarts, in seconds of the monotonic clock.
+        ready_since: when the gate last passed, in seconds of the monotonic clock; 0 if it never did.
+        renewed: whether the supervisor ended the unit to start it again, which is not a failure.
+        is_deaf: while the unit is `unresponsive`, whether its own process is the one that does not answer.
+        stranger: whether a process that is not the unit's answered at its gate.
     """
 
     def __init__(self, unit: Unit, state: UnitState, mark: str) -> None:
@@ -67,24 +68,26 @@ class Member:
 
 
 class Deployment:
-    """What all parts of the supervisor share.
+    """The state that all parts of the supervisor share.
 
     Attributes:
-        plan: what was asked for.
-        keep: whether what has failed stays up.
-        state: what `state.json` says.
+        folder: the deployment's folder.
+        plan: the plan that this supervisor runs.
+        keep: whether units stay up after a failure (`up --keep`).
+        start_id: id of this start; the mark of each of its processes begins with it.
+        state: the content of `state.json`.
         members: the units, in the plan's order.
-        frontend: the one of them that is the frontend; None where it runs on another host.
-        files: what its processes would leave behind: files, and folders of sockets. What an earlier start has
-            left, and could not be removed, is among them.
-        unsaved: whether the state could not be written the last time.
-        listed: whether the frontend lists the model, once all of it is up.
-        registrations: Dynamo's file discovery; None where that is etcd.
-        leases: the workers' leases in etcd; None where discovery is by files.
-        turns: GPU -> held by the unit that is being restarted on it.
+        frontend: the frontend among the units; None if it runs on another host.
+        files: files and socket directories that the processes would leave behind. Includes leftovers of an
+            earlier start that could not be removed.
+        turns: GPU -> lock that the unit that restarts on this GPU holds.
+        unsaved: whether the last attempt to write the state failed.
+        listed: whether the frontend lists the model, once all units are up.
+        registrations: Dynamo's file discovery; None if discovery uses etcd.
+        leases: the workers' leases in etcd; None if discovery uses files.
 
     Raises:
-        DynamoctlError: there is no plan of this name.
+        DynamoctlError: the folder has no plan.
     """
 
     def __init__(self, name: str) -> None:
@@ -112,60 +115,60 @@ class Deployment:
             state.patches = [patch.name for patch in patches.switched_on(unit.env)]
             self.state.units.append(state)
             self.members.append(Member(unit, state, f"{self.start_id}/{unit.name}"))
-        self.frontend = next((one for one in self.members if one.unit.role == "frontend"), None)
+        self.frontend = next((member for member in self.members if member.unit.role == "frontend"), None)
         self.files: Files = files_from_json(body.get("earlier_files", {}))
         self.state.record_files(self.files)
         self.turns: dict[int | str, asyncio.Lock] = {}
         self.unsaved = False
         self.listed = True
         self.registrations = Registrations(self.folder.store) if self.plan.discovery == "file" else None
-        # In etcd a registration has a lease, which its own process keeps up.
+        # In etcd, a registration has a lease that the registering process renews.
         self.leases: Leases | None = None
         if self.plan.discovery == "etcd":
             self.leases = Leases(self.etcd, self.namespace, self.plan.address)
         self._sockets = ""
-        self._said = ""  # the state that the log has told of
-        self._is_published = False  # whether Prometheus has been told of it
-        self._unpublished = ""  # why not
+        self._logged_state = ""  # the deployment's state that the log reported last
+        self._is_published = False  # whether the Prometheus targets are written
+        self._unpublished = ""  # the last reported reason why they are not
 
-    # ---- its state ------------------------------------------------------------------------
+    # ---- state ----------------------------------------------------------------------------
 
     def follow(self, member: Member, event: lifecycle.Event) -> None:
-        """Take note of what has happened to a unit.
+        """Apply an event to a unit's state (`lifecycle.follow`).
 
         Raises:
-            InternalError: it cannot happen to a unit in this state.
+            InternalError: the event cannot happen to a unit in this state.
         """
         member.state.state = lifecycle.follow(member.state.state, event)
 
     def degrade(self) -> None:
-        """What has failed stays so, whatever ends besides."""
+        """Set the deployment to `degraded`, unless it has failed."""
         if self.state.state != "failed":
             self.state.state = "degraded"
 
     def degrade_or_recover(self) -> None:
-        """Degraded is what is up, but not whole."""
+        """Set a deployment that is up to `ready` if all of it works, otherwise to `degraded`."""
         if self.state.state in ("ready", "degraded"):
-            units = all(member.state.state == "ready" for member in self.members)
-            whole = units and self.listed and not (self.state.lost_stores or self.state.lost_etcd)
+            all_ready = all(member.state.state == "ready" for member in self.members)
+            whole = all_ready and self.listed and not (self.state.lost_stores or self.state.lost_etcd)
             self.state.state = "ready" if whole else "degraded"
 
     def warn(self, what: str) -> None:
-        """Something that `status` shows beside its state; said once."""
+        """Add a warning that `status` shows, and log it. A repeated warning is ignored."""
         if what not in self.state.warnings:
             self.state.warnings.append(what)
             say(what, "WARN")
             self.save()
 
     def set_phase_of_frontend(self, why: str) -> None:
-        """What the whole waits for, once its units are up."""
+        """Show, as the frontend's phase, what the deployment waits for once its units are up."""
         if self.frontend is not None and self.frontend.state.phase != why:
             self.frontend.state.phase = why
             self.save()
 
     def save(self) -> None:
-        """On a full disk the deployment goes on, and what `status` reads is old until there is room."""
-        self._tell()
+        """Write `state.json`. If that fails (full disk), the deployment runs on with an outdated file."""
+        self._log_state()
         self._publish()
         try:
             self.folder.write_state(self.state)
@@ -177,7 +180,7 @@ class Deployment:
             self.unsaved = False
 
     def put_back(self) -> None:
-        """Write what could not be written, and what was deleted: no command would know of what is up."""
+        """Write plan and state again if they were deleted or not written: without them no command works."""
         if not self.folder.is_whole():
             with contextlib.suppress(PreflightError):
                 self.folder.write_plan(self._body)
@@ -186,18 +189,18 @@ class Deployment:
         elif self.unsaved:
             self.save()
 
-    def _tell(self) -> None:
-        if self._said != self.state.state:
-            self._said = self.state.state
+    def _log_state(self) -> None:
+        if self._logged_state != self.state.state:
+            self._logged_state = self.state.state
             why = "; ".join([*self.state.lost_stores, *filter(None, (self.state.lost_etcd,))])
-            is_well = self._said not in ("degraded", "failed")
+            is_well = self._logged_state not in ("degraded", "failed")
             say(
-                f"the deployment is {self._said}{f': {why}' if why else ''}",
+                f"the deployment is {self._logged_state}{f': {why}' if why else ''}",
                 "INFO" if is_well else "WARN",
             )
 
     def _publish(self) -> None:
-        """Tell Prometheus what to scrape, from the first time that it is ready until it is taken down."""
+        """Write the Prometheus targets when the deployment is ready for the first time."""
         if self._is_published or self.state.state not in ("ready", "degraded"):
             return
         try:
@@ -209,10 +212,10 @@ class Deployment:
                 say(why, "ERROR")
             self._unpublished = why
 
-    # ---- its processes --------------------------------------------------------------------
+    # ---- processes ------------------------------------------------------------------------
 
     def reap(self) -> None:
-        """Take note of what has ended. (It is called for every SIGCHLD.)"""
+        """Collect children that have exited, and set `ended` of their units. Runs on every SIGCHLD."""
         ended = process_control.reap()
         for member in self.members:
             identity = member.state.identity
@@ -221,33 +224,33 @@ class Deployment:
                 member.ended.set()
 
     def processes(self, member: Member) -> list[Identity]:
-        """A unit's living processes."""
+        """The unit's living processes."""
         return members(member.mark, member.state.identity)
 
     def processes_of_each(self, of: Sequence[Member]) -> list[list[Identity]]:
-        """The living processes of each of these, in one look at the host's."""
+        """The living processes of each unit, in the order of `of`; scans the host's processes once."""
         return list(members_of_each({member.mark: member.state.identity for member in of}).values())
 
     def living(self) -> list[Identity]:
         """The living processes of all units."""
-        return [one for member in self.processes_of_each(self.members) for one in member]
+        return [process for processes in self.processes_of_each(self.members) for process in processes]
 
     def kill(self, member: Member) -> list[Identity]:
-        """End all of a unit's processes. Returns those that stay all the same."""
+        """SIGKILL all of a unit's processes. Returns those that remain."""
         return cleanup.kill_members(member.mark, member.state.identity, self.files)
 
     def end_to_restart(self, member: Member, why: str) -> None:
-        """End a unit; it is then started again like one that has died."""
+        """SIGKILL a unit's first process. The unit is then restarted like one that died."""
         member.state.phase = why
-        say(f"{member.unit.name} is ended, to be started again: {why}", "WARN")
+        say(f"killing {member.unit.name} to restart it: {why}", "WARN")
         if member.state.identity is not None:
             process_control.send(member.state.identity, signal.SIGKILL)
 
     async def renew(self, member: Member, patience_s: float) -> None:
-        """End a unit, SIGKILL after so many seconds; it is started again at once, and has not failed.
+        """Send SIGTERM, and SIGKILL after `patience_s` seconds. The unit restarts at once, without a failure.
 
         Raises:
-            OSError: there is no descriptor left to tell it, and nothing has happened.
+            OSError: no file descriptor is left to signal the unit; nothing has changed.
         """
         if member.state.identity is None or member.ended.is_set():
             return
@@ -259,11 +262,11 @@ class Deployment:
             if await within(patience_s, member.ended):
                 return
             patience_s = _KILL_INTERVAL_S
-            with contextlib.suppress(OSError):  # without descriptors, the next time
+            with contextlib.suppress(OSError):  # out of descriptors: the next round tries again
                 process_control.send(member.state.identity, signal.SIGKILL)
 
     async def take_out_of_service(self, member: Member, why: str) -> None:
-        """A unit lives and does not answer: nobody is sent to it, and `status` says so."""
+        """Mark a unit that lives but does not answer as unresponsive, and withhold its registrations."""
         is_new = member.state.state == "ready"
         member.state.phase = why
         if is_new:
@@ -274,17 +277,17 @@ class Deployment:
         self.save()
         if member.unit.is_worker:
             own = await asyncio.to_thread(self.processes, member)
-            if member.state.state == "unresponsive":  # else they may be its next start's
+            if member.state.state == "unresponsive":  # otherwise they may belong to its next start
                 await asyncio.to_thread(self._withhold, own)
 
     async def put_back_into_service(self, member: Member) -> None:
-        """It answers again."""
+        """Undo `take_out_of_service` for a unit that answers again."""
         if member.unit.is_worker:
             await asyncio.to_thread(self._hand_back, member)
         if member.state.state != "unresponsive":
-            return  # it has ended meanwhile
+            return  # it has exited meanwhile
         self.follow(member, "answered")
-        # Until it is seen: the frontend may not have heard of it yet, or of anything while it stood still.
+        # Unknown until checked: the frontend may not have seen the registrations come back yet.
         self.listed = self.frontend is None
         member.state.phase = ""
         member.ready.set()
@@ -306,35 +309,40 @@ class Deployment:
             self.leases.hand_back(own)
 
     def forget_the_dead(self) -> None:
-        """Take the registrations of dead workers out of discovery."""
+        """Remove the registrations of dead workers from discovery."""
         if self.registrations is not None:
             self.registrations.forget_the_dead(self.living())
         if self.leases is not None:
             self.leases.end_those_of_the_dead()
 
-    # ---- what they leave ------------------------------------------------------------------
+    # ---- leftovers ------------------------------------------------------------------------
 
     def files_now(self, of: Sequence[Member]) -> dict[str, FileIdentity]:
-        """What would be left of these, were they killed now."""
-        return files_of(one.pid for own in self.processes_of_each(of) for one in own)
+        """The files that these units would leave behind if they were killed now."""
+        return files_of(process.pid for processes in self.processes_of_each(of) for process in processes)
 
     def note_files(self, of: Sequence[Member]) -> bool:
-        """What would be left of these, for a `down` without us. Returns whether there is anything new.
+        """Record the files that these units would leave behind, for a `down` without a supervisor.
 
-        (It runs in a thread, beside those that add to `files`.)
+        It runs in a thread, next to others that add to `files`.
+
+        Returns:
+            Whether the recorded files changed.
         """
         self.files |= self.files_now(of)
-        known = {path: which for path, which in dict(self.files).items() if is_there(path, which)}
+        known = {path: identity for path, identity in dict(self.files).items() if is_there(path, identity)}
         is_new = known != self.state.recorded_files
         self.state.record_files(known)
         return is_new
 
     def sockets(self) -> dict[str, str]:
-        """A folder of vLLM's sockets: killed, it leaves them behind, and in the folder for temporary files
-        nobody could tell whose they are. Returns the variable that vLLM reads.
+        """Make a directory for vLLM's sockets, and return the variable that points vLLM to it.
 
-        It is in /tmp where the names would be too long in the folder for temporary files: a socket's path may
-        have no more than 107 bytes, and LMCache in process has names of 80 in there.
+        A killed vLLM leaves its sockets behind. In the shared temporary directory, it would be unknown to
+        which deployment they belong.
+
+        The directory is in /tmp if the path of the temporary directory is too long: a socket's path has at
+        most 107 bytes (unix(7)), and in-process LMCache uses names of 80 bytes in it.
         """
         if self.plan.engine != "vllm":
             return {}
@@ -355,11 +363,11 @@ class Deployment:
 
     @property
     def namespace(self) -> str:
-        """Dynamo's namespace, that all units share."""
+        """Dynamo's namespace, which all units share."""
         return self.plan.units[0].env["DYN_NAMESPACE"]
 
     def etcd(self) -> Etcd:
-        """The etcd of the plan, with the name, password and certificates that every unit sees.
+        """A client of the plan's etcd, with the user name, password and certificates that the units use.
 
         Raises:
             PreflightError: a certificate cannot be used.
@@ -368,7 +376,10 @@ class Deployment:
 
 
 async def within(seconds: float, event: asyncio.Event) -> bool:
-    """Whether it happens in time. (`wait_for` of Python 3.11 may lose a cancellation here.)"""
+    """Wait up to `seconds` for an event; return whether it is set.
+
+    Python 3.11's `asyncio.wait_for` may lose a cancellation here.
+    """
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()

@@ -1,4 +1,4 @@
-"""Whether etcd can be used, where a deployment's workers find each other there."""
+"""Watch etcd, for a deployment that uses it for discovery."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ _WAITING = "waiting for etcd"
 
 
 async def watch_etcd(deployment: Deployment) -> None:
-    """Without etcd nobody new is found, and who loses his lease there ends."""
+    """Keep `lost_etcd` and the known leases up to date, forever.
+
+    Without etcd, new processes are not discovered, and a process that loses its lease exits.
+    """
     while deployment.leases is not None:
         await asyncio.sleep(lifecycle.WATCH_INTERVAL_S)
         if await _look(deployment):
@@ -20,7 +23,11 @@ async def watch_etcd(deployment: Deployment) -> None:
 
 
 async def until_it_answers(deployment: Deployment, member: Member) -> bool:
-    """Whether it had to be waited for: a unit that starts without it would wait two minutes, and end."""
+    """Wait until etcd answers: a unit that starts without it exits after two minutes.
+
+    Returns:
+        Whether it was necessary to wait.
+    """
     waited = False
     while deployment.plan.discovery == "etcd" and not await _look(deployment):
         waited = True
@@ -32,7 +39,7 @@ async def until_it_answers(deployment: Deployment, member: Member) -> bool:
 
 
 async def _look(deployment: Deployment) -> bool:
-    """Whether it answers; what `status` says of it."""
+    """Check whether etcd answers, and record the result in the state."""
     answers, why = await asyncio.to_thread(_ask, deployment)
     lost = ""
     if not answers:

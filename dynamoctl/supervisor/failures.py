@@ -1,4 +1,4 @@
-"""What keeps a unit from being ready, said so that one can act on it."""
+"""Error messages for units that cannot become ready, with hints that say what to do."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from dynamoctl.supervisor.deployment import Deployment, Member
 from dynamoctl.supervisor.journal import say
 
 _LEASE = (
-    "etcd did not answer it in time, or this host stood still;"
-    " ETCD_LEASE_TTL in [env], in seconds (Dynamo's own: 10), has it outlast more"
+    "the process could not renew its etcd lease in time (etcd slow, or host stalled);"
+    " to tolerate longer stalls, set ETCD_LEASE_TTL (seconds, default 10) in [env]"
 )
 
 
 def died(deployment: Deployment, member: Member) -> NotReadyError:
-    """Record a death and say it: which unit, how, its last lines, its log."""
+    """Record and log a unit's exit; return an error with its exit status, its last log lines and its log."""
     name, log = member.unit.name, deployment.folder.log(member.unit.name)
     member.state.exit = process_control.how_it_ended(member.exit_code or 0)
     lines = last_lines(log)
@@ -37,10 +37,10 @@ def died(deployment: Deployment, member: Member) -> NotReadyError:
 
 
 def require_all(deployment: Deployment) -> None:
-    """Nothing where every unit lives.
+    """Check that every unit lives.
 
     Raises:
-        NotReadyError: one has ended.
+        NotReadyError: a unit has ended.
     """
     for member in deployment.members:
         if member.ended.is_set():
@@ -48,7 +48,7 @@ def require_all(deployment: Deployment) -> None:
 
 
 def lost_port(deployment: Deployment, member: Member) -> NotReadyError:
-    """Somebody took the unit's port between the plan and its start: it can never say ready."""
+    """The error for a unit whose port was taken between plan and start, so that it can never be ready."""
     port = member.unit.gate.port
     deployment.follow(member, "died")
     what = f"{member.unit.name} could not listen on port {port}: taken by {ports.holder(port)}"
@@ -57,7 +57,7 @@ def lost_port(deployment: Deployment, member: Member) -> NotReadyError:
 
 
 def too_late(deployment: Deployment) -> NotReadyError:
-    """It took longer than it may; who is waited for."""
+    """The error for a start that exceeded its timeout; it names the units that are not ready."""
     waiting = [m for m in deployment.members if m.state.state in ("pending", "starting")]
     doing = ", ".join(f"{m.unit.name} is {m.state.phase or 'waiting its turn'}" for m in waiting)
     frontend = deployment.frontend
@@ -65,15 +65,15 @@ def too_late(deployment: Deployment) -> NotReadyError:
     logs = "\n".join(f"log: {deployment.folder.log(m.unit.name)}" for m in waiting)
     return NotReadyError(
         f"not ready within {duration(deployment.plan.timeout_s)}: {doing}",
-        f"give it more time with --timeout SECONDS, or see why\n{logs}".rstrip(),
+        f"raise the limit with --timeout SECONDS, or look for the cause in the logs\n{logs}".rstrip(),
     )
 
 
 def check_lmcache(deployment: Deployment, member: Member) -> None:
-    """LMCache goes on without a cache, or without its kernels, and says so in its log alone.
+    """Look in a unit's log for LMCache running without a cache or its kernels, which only the log reports.
 
     Raises:
-        NotReadyError: it could not start.
+        NotReadyError: LMCache could not start.
     """
     if member.log is None or deployment.plan.lmcache is None:
         return
@@ -85,8 +85,8 @@ def check_lmcache(deployment: Deployment, member: Member) -> None:
             f"log: {deployment.folder.log(member.unit.name)}\nto serve without a cache: --no-lmcache",
         )
     warning = (
-        f"{member.unit.name}: LMCache works without its compiled kernels, and is slow:"
-        " the lmcache that is installed was built for another torch (dynamoctl's extras fit together)"
+        f"{member.unit.name}: LMCache works without its compiled kernels and is slow, because the installed"
+        " lmcache was built for another torch version (dynamoctl's extras install versions that match)"
     )
     if member.log.no_kernels and warning not in deployment.state.warnings:
         deployment.state.warnings.append(warning)

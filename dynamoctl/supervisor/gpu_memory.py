@@ -1,13 +1,15 @@
-"""The GPU memory that a unit needs to start again: waited for, and had back from those that hold it.
+"""The GPU memory that a unit needs to restart: wait for it, and restart the peers that hold it.
 
-vLLM ends at its start where less is free than its share of the GPU. The memory of a process that has died is
-not always free: a peer that reads its KV cache over NIXL has it mapped (CUDA IPC, opened by the first
-transfer), and the driver keeps it until the peer unmaps it or ends, though NVML shows no process that
-holds it. Measured on H200s with driver 580.159.04: with NIXL 1.3.2 (UCX 1.21) neither
-`remove_remote_agent`, nor deregistering, nor the end of the agent unmaps it, whatever UCX_CUDA_IPC_CACHE
-and its MAX_REGIONS and MAX_SIZE say; with NIXL 1.4.1 and UCX_CUDA_IPC_CACHE=n, `remove_remote_agent`
-does. In both the memory was free as the peer ended. So the peers are started again, too, and all of that
-is one recovery, and no failure of theirs.
+vLLM exits at its start if less GPU memory is free than its share. The memory of a dead process is not always
+free. A peer that reads its KV cache over NIXL has the memory mapped (CUDA IPC, opened by the first
+transfer). The driver keeps it until the peer unmaps it or exits, although NVML shows no process that holds
+it.
+
+Measured on H200s with driver 580.159.04: with NIXL 1.3.2 (UCX 1.21) neither `remove_remote_agent`, nor
+deregistering, nor the end of the agent unmaps it, whatever UCX_CUDA_IPC_CACHE and its MAX_REGIONS and
+MAX_SIZE are set to. With NIXL 1.4.1 and UCX_CUDA_IPC_CACHE=n, `remove_remote_agent` unmaps it. With both
+versions, the memory was free when the peer exited. So the peers are restarted as part of the same recovery,
+which does not count as a failure of theirs.
 """
 
 from __future__ import annotations
@@ -30,28 +32,28 @@ from dynamoctl.supervisor import lifecycle
 from dynamoctl.supervisor.deployment import Deployment, Member
 from dynamoctl.supervisor.journal import say
 
-# The driver frees what was not mapped within 4 s of the end of a process (one H200).
+# The driver frees unmapped memory within 4 s of the end of a process (measured on one H200).
 _DRIVER_S = 8.0
 _INTERVAL_S = 1.0
-# What CUDA counts otherwise than NVML does.
+# The difference between CUDA's and NVML's figures.
 _SLACK_MIB = 1024
 
 _WAITING = "waiting for "
 
-# Who may have whose KV cache mapped: it is read over NIXL by the other role.
+# Role -> the role whose workers may have its KV cache mapped, because they exchange it over NIXL.
 _PEERS: dict[Role, Role] = {"prefill": "decode", "decode": "prefill"}
 
 
 @dataclass(frozen=True)
 class Shortage:
-    """Too little is free on one GPU. All in MiB.
+    """Too little free memory on one GPU. All amounts in MiB.
 
     Attributes:
-        gpu: as the plan names it.
-        wanted: what the unit takes.
-        free: what there is.
-        others: pid -> what it holds, of processes of this host that are not the deployment's.
-        unaccounted: what is in use beyond what NVML shows of processes.
+        gpu: the GPU as the plan names it.
+        wanted: memory that the unit needs.
+        free: memory that is free.
+        others: pid -> memory held, of processes on this host that are not the deployment's.
+        unaccounted: memory in use that NVML attributes to no process.
     """
 
     gpu: int | str
@@ -62,15 +64,15 @@ class Shortage:
 
     @property
     def is_by_others(self) -> bool:
-        """Whether processes that are not ours have what is missing, and nothing is in use that nobody has."""
+        """Whether processes of others hold the missing memory, and NVML attributes the rest to processes."""
         return sum(self.others.values()) >= self.wanted - self.free and self.unaccounted < _SLACK_MIB
 
     def __str__(self) -> str:
-        who = ", ".join(
+        holders = ", ".join(
             f"process {pid} ({processes.command_line(pid)})" for pid in sorted(self.others, key=self._held)
         )
         missing = _gib(self.wanted - self.free)
-        holder = f"held by {who}" if self.is_by_others else "held by no process that can be seen"
+        holder = f"held by {holders}" if self.is_by_others else "held by no process that can be seen"
         return f"{missing} of GPU {self.gpu} ({_gib(self.free)} free, {_gib(self.wanted)} wanted), {holder}"
 
     def _held(self, pid: int) -> int:
@@ -80,51 +82,52 @@ class Shortage:
 def shortages(
     argv: Sequence[str], gpus_of_unit: Sequence[int | str], ours: Collection[int]
 ) -> list[Shortage]:
-    """Where too little is free for a worker with this command line; a GPU that NVML does not list is left
-    out.
+    """The GPUs of a worker that have too little free memory; GPUs that NVML does not list are left out.
 
     Args:
-        ours: the pids of the deployment's other units.
+        argv: the worker's command line, which may set `--gpu-memory-utilization`.
+        gpus_of_unit: the worker's GPUs, as the plan names them.
+        ours: pids of the deployment's other units.
     """
     share = utilization(argv, DEFAULT_UTILIZATION)
     if share is None or not gpus_of_unit:
         return []
-    there = gpus.memory()
-    found = []
+    memory_of_gpus = gpus.memory()
+    short = []
     for name in gpus_of_unit:
-        now = next((one for one in there if one.gpu.is_named(name)), None)
+        now = next((memory for memory in memory_of_gpus if memory.gpu.is_named(name)), None)
         if now is None:
             continue
         wanted = int(share * now.gpu.memory_mib) - _SLACK_MIB
         if now.free >= wanted:
             continue
-        # In a container NVML may name pids of the host, which mean nothing here.
+        # In a container, NVML may report pids of the host's pid namespace, which mean nothing here.
         known = {pid: mib for pid, mib in now.by_process.items() if processes.identify(pid) is not None}
         others = {pid: mib for pid, mib in known.items() if pid not in ours}
         unaccounted = now.used - sum(known.values())
-        found.append(Shortage(name, wanted, now.free, others, unaccounted))
-    return found
+        short.append(Shortage(name, wanted, now.free, others, unaccounted))
+    return short
 
 
 async def until_free(deployment: Deployment, member: Member) -> None:
-    """Wait until a unit can have its GPU memory.
+    """Wait until the GPU memory of a unit is free; restart the peers that may have it mapped.
 
     Raises:
-        NotReadyError: it cannot, after ten minutes in which nobody was left who could let it go.
+        NotReadyError: the memory is not free ten minutes after the last peer that may hold it was restarted.
     """
     began = since = time.monotonic()
     holders = _holders(deployment, member)
     while short := await _look(deployment, member):
         now = time.monotonic()
-        is_ours = not all(one.is_by_others for one in short)
-        left = [one for one in holders if is_ours and one.still_lives]
+        is_ours = not all(shortage.is_by_others for shortage in short)
+        left = [holder for holder in holders if is_ours and holder.still_lives]
         what = "; ".join(map(str, short))
         if left and now - began > _DRIVER_S:
             since = now
-            what += f"; {' and '.join(one.member.unit.name for one in left)} may have it mapped"
-            if (holder := await _next_holder(deployment, member, left)) is not None:
+            what += f"; {' and '.join(holder.member.unit.name for holder in left)} may have it mapped"
+            if (next_holder := await _next_holder(deployment, member, left)) is not None:
                 with suppress(OSError):  # no descriptors left: the next round tries again
-                    await _restart_holder(deployment, holder, member)
+                    await _restart_holder(deployment, next_holder, member)
         _show(deployment, member, what, is_first=now == began)
         if now - since > policies.GPU_MEMORY_PATIENCE_S:
             raise _given_up(member, what)
@@ -134,17 +137,17 @@ async def until_free(deployment: Deployment, member: Member) -> None:
 
 
 async def is_short(deployment: Deployment, member: Member) -> bool:
-    """Whether too little is free for it now."""
+    """Whether a unit's GPUs have too little free memory now."""
     return bool(await _look(deployment, member))
 
 
 async def _look(deployment: Deployment, member: Member) -> list[Shortage]:
-    """What is short now. Without descriptors that cannot be known, and nothing could be started anyway."""
+    """The GPUs that are short now. Waits while the host has no descriptors: nothing could be started then."""
     while True:
         try:
             return await asyncio.to_thread(_short, deployment, member)
         except OSError as error:
-            say(f"{member.unit.name}: its GPU memory cannot be looked at: {error}", "WARN")
+            say(f"{member.unit.name}: cannot read its GPU memory: {error}", "WARN")
             await asyncio.sleep(lifecycle.WATCH_INTERVAL_S)
 
 
@@ -159,15 +162,15 @@ def _show(deployment: Deployment, member: Member, what: str, is_first: bool) -> 
 def _short(deployment: Deployment, member: Member) -> list[Shortage]:
     if not member.unit.gpus:
         return []
-    # Of the unit itself there is what even SIGKILL does not end, if anything: that is nobody's to let go.
-    others = [one for one in deployment.members if one is not member]
-    ours = {one.pid for own in deployment.processes_of_each(others) for one in own}
+    # The unit's own processes are left out: what remains of them survived SIGKILL and frees nothing.
+    others = [other for other in deployment.members if other is not member]
+    ours = {process.pid for own in deployment.processes_of_each(others) for process in own}
     return shortages(member.unit.argv, member.unit.gpus, ours)
 
 
 @dataclass(frozen=True)
 class _Holder:
-    """A process that may have the KV cache of another unit's last process mapped."""
+    """A unit's process that may have the KV cache of another unit's last process mapped."""
 
     member: Member
     identity: Identity
@@ -179,31 +182,32 @@ class _Holder:
 
 def _holders(deployment: Deployment, member: Member) -> list[_Holder]:
     role = _PEERS.get(member.unit.role) if deployment.plan.moves_kv_cache else None
-    peers = [one for one in deployment.members if one.unit.role == role]
-    return [_Holder(one, one.state.identity) for one in peers if one.state.identity is not None]
+    peers = [peer for peer in deployment.members if peer.unit.role == role]
+    return [_Holder(peer, peer.state.identity) for peer in peers if peer.state.identity is not None]
 
 
 async def _next_holder(deployment: Deployment, member: Member, left: Sequence[_Holder]) -> Member | None:
-    """Whom to start again next; None where nobody can be, or not now.
+    """The peer to restart next; None if none can be restarted now.
 
-    What serves goes on: while another worker of the dead one's role takes requests, its peers go one after
-    the other, and one that is the only one of its role at a quiet moment.
+    The deployment keeps serving. While another worker of the dead unit's role takes requests, its peers are
+    restarted one after the other, and the only worker of a role when it has no requests.
     """
-    up = [one.member for one in left if one.member.state.state in ("ready", "unresponsive")]
-    if not up or any(one.member.renewed for one in left):
+    up = [holder.member for holder in left if holder.member.state.state in ("ready", "unresponsive")]
+    if not up or any(holder.member.renewed for holder in left):
         return None
-    others = [one for one in deployment.members if one.unit.role == member.unit.role and one is not member]
-    if not any(one.state.state == "ready" for one in others):
+    members = deployment.members
+    others = [other for other in members if other.unit.role == member.unit.role and other is not member]
+    if not any(other.state.state == "ready" for other in others):
         return up[0]
     role = up[0].unit.role
-    peers = [one for one in deployment.members if one.unit.role == role and one.state.state != "failed"]
-    if any(one.state.state != "ready" for one in peers):
-        return None  # another is on its way back
+    peers = [peer for peer in members if peer.unit.role == role and peer.state.state != "failed"]
+    if any(peer.state.state != "ready" for peer in peers):
+        return None  # another peer is being restarted
     return up[0] if len(peers) > 1 or await _is_quiet(deployment, up[0]) else None
 
 
 async def _is_quiet(deployment: Deployment, member: Member) -> bool:
-    """Whether a worker has no request, and gets none for a while."""
+    """Whether a worker has no request and gets none for `QUIET_S` seconds."""
     until = time.monotonic() + policies.QUIET_S
     while True:
         gauges = (await observe.snapshot(deployment.plan)).gauges.get(member.unit.name, {})
@@ -216,7 +220,7 @@ async def _is_quiet(deployment: Deployment, member: Member) -> bool:
 
 
 async def _restart_holder(deployment: Deployment, holder: Member, member: Member) -> None:
-    """End a unit so that it lets the memory go."""
+    """Restart a unit so that it frees the memory."""
     why = f"restarting, to free the GPU memory of {member.unit.name}'s last process"
     say(f"{holder.unit.name} is {why}", "WARN")
     holder.state.phase = why
@@ -227,14 +231,14 @@ def _given_up(member: Member, what: str) -> NotReadyError:
     patience = duration(policies.GPU_MEMORY_PATIENCE_S)
     return NotReadyError(
         f"{member.unit.name} cannot start: it has waited {patience} for {what}",
-        "end who holds it (nvidia-smi lists processes), or take the deployment down and up again, or give the"
-        " unit less: -- --gpu-memory-utilization",
+        "end the process that holds it (nvidia-smi lists processes), or take the deployment down and up"
+        " again, or give the unit less: -- --gpu-memory-utilization",
     )
 
 
 @asynccontextmanager
 async def in_turn(deployment: Deployment, member: Member) -> AsyncIterator[None]:
-    """Alone on its GPUs while it starts: two that measure their free memory at once disturb each other."""
+    """Hold a unit's GPUs while it starts: two engines that profile memory at once disturb each other."""
     async with AsyncExitStack() as stack:
         for gpu in sorted(member.unit.gpus, key=str):
             await stack.enter_async_context(deployment.turns.setdefault(gpu, asyncio.Lock()))

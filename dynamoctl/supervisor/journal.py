@@ -1,4 +1,4 @@
-"""The supervisor's own log: what was started, stopped and restarted, and why. `dynamoctl logs supervisor`."""
+"""The supervisor's log (`dynamoctl logs supervisor`): what was started, stopped and restarted, and why."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ from dynamoctl.humanize import iso
 
 
 def say(text: str, level: Literal["INFO", "WARN", "ERROR"] = "INFO") -> None:
-    """In the form of Dynamo's lines, unless the disk is full."""
+    """Log a line in the format of Dynamo's log lines. On a full disk the line is dropped."""
     with contextlib.suppress(OSError):
         print(f"{iso(time.time())} {level:>5} {text}", file=sys.stderr, flush=True)

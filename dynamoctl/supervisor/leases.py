@@ -1,11 +1,12 @@
-"""Leases in etcd: those of the dead are ended at once.
+"""Leases in etcd: revoke the lease of a dead process at once.
 
-All that a process of Dynamo registers in etcd has one lease, its own. One that is killed cannot end it: it
-stays listed until the lease has run out (10 s, Dynamo 1.4), and each request that is sent to it fails. The
-port in a registration tells whose its lease is: the process listens there while it lives. A lease whose
-process was never seen is left alone: it may be another host's. What a living process that does not answer has
-registered is withheld: the keys are deleted, and later put back under the same lease, which its process goes
-on to keep up.
+Each Dynamo process has one lease, and all its registrations in etcd belong to it. A killed process cannot
+revoke its lease: it stays listed until the lease expires (10 s, Dynamo 1.4), and each request sent to it
+fails. The port in a registration identifies the lease's owner: the process listens on it while it lives. A
+lease whose process was never seen is left alone, because it may belong to another host.
+
+The registrations of a process that lives but does not answer are withheld: the keys are deleted, and later
+put back under the same lease, which the process keeps renewing.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from dynamoctl.monitoring.etcd import Etcd
 
 
 class Leases:
-    """The leases of this host's units. Safe to use from threads.
+    """The leases of this host's units. Thread-safe.
 
     Args:
-        etcd: gives the etcd to ask.
-        namespace: Dynamo's, of the deployment.
+        etcd: returns a client of the etcd.
+        namespace: the deployment's Dynamo namespace.
         host: the address that this host's units register.
     """
 
@@ -38,10 +39,10 @@ class Leases:
         self._lock = threading.Lock()
 
     def learn(self, living: Callable[[], Iterable[Identity]]) -> None:
-        """Find out whose the new ones are.
+        """Find the owners of new leases. Does nothing if etcd does not answer.
 
         Args:
-            living: gives the units' living processes; asked only where there is a new lease.
+            living: returns the units' living processes; called only if there is a new lease.
         """
         try:
             known = self._etcd().leases(self._namespace)
@@ -49,19 +50,19 @@ class Leases:
             return
         with self._lock:
             self._put_back()
-        here = {lease: address for lease, address in known.items() if self._is_here(address)}
+        address_by_lease = {lease: address for lease, address in known.items() if self._is_here(address)}
         with self._lock:
-            new = here.keys() - self._owners.keys()
+            new = address_by_lease.keys() - self._owners.keys()
             if not new:
                 return
-            there = listeners(living())
+            owner_by_port = listeners(living())
             for lease in new:
-                port = here[lease].rpartition(":")[2]
-                if port.isdecimal() and int(port) in there:
-                    self._owners[lease] = there[int(port)]
+                port = address_by_lease[lease].rpartition(":")[2]
+                if port.isdecimal() and int(port) in owner_by_port:
+                    self._owners[lease] = owner_by_port[int(port)]
 
     def end_those_of_the_dead(self) -> None:
-        """Where etcd does not answer, they run out by themselves."""
+        """Revoke the leases of dead processes. If etcd does not answer, they expire by themselves."""
         with self._lock:
             for lease, owner in list(self._owners.items()):
                 if is_running(owner):
@@ -75,20 +76,20 @@ class Leases:
                     return
 
     def withhold(self, owners: Iterable[Identity]) -> None:
-        """Take out of discovery what these have registered, until it is handed back; if etcd answers."""
+        """Remove these processes' registrations from etcd until `hand_back`. Does nothing without etcd."""
         identities = set(owners)
         with self._lock:
-            for lease in [one for one, owner in self._owners.items() if owner in identities]:
+            for lease in [lease for lease, owner in self._owners.items() if owner in identities]:
                 self._returning.discard(lease)
                 with suppress(DynamoctlError):
-                    # Again and again: what etcd did not delete the last time is still there.
+                    # Repeated on every call, because etcd may not have deleted every key the last time.
                     self._withheld.setdefault(lease, {}).update(self._etcd().take_out(lease))
 
     def hand_back(self, owners: Iterable[Identity]) -> None:
-        """Put back what was withheld of these; where etcd does not answer, when it does."""
+        """Put back the withheld registrations of these processes, now or as soon as etcd answers."""
         identities = set(owners)
         with self._lock:
-            self._returning |= {one for one in self._withheld if self._owners.get(one) in identities}
+            self._returning |= {lease for lease in self._withheld if self._owners.get(lease) in identities}
             self._put_back()
 
     def _put_back(self) -> None:

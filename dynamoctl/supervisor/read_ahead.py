@@ -1,4 +1,4 @@
-"""A model's weights, on their way into the page cache while the engine's Python still imports."""
+"""Read a model's weights into the page cache while the engine's Python still imports."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ import threading
 from collections.abc import Iterable
 from pathlib import Path
 
-# Small enough to stop soon, large enough for any disk.
+# Bytes per read: small enough to stop quickly, large enough for any disk.
 _CHUNK = 8 * 1024 * 1024
 
 
 def read_ahead(files: Iterable[Path], stop: threading.Event) -> int:
-    """Read these files and forget what was read: the page cache keeps it.
+    """Read these files and drop the data: the page cache keeps it.
 
-    Asking the kernel to do it (posix_fadvise, WILLNEED) is not enough: it reads one window of the
-    disk's and leaves the rest.
+    posix_fadvise(POSIX_FADV_WILLNEED) is not enough: the kernel reads only one read-ahead window.
+
+    Args:
+        stop: ends the reading when it is set.
 
     Returns:
-        How many bytes were read. A file that cannot be read is left to the engine to report.
+        Bytes read. A file that cannot be read is skipped: the engine reports it.
     """
     buffer = bytearray(_CHUNK)
     total = 0
@@ -28,13 +30,13 @@ def read_ahead(files: Iterable[Path], stop: threading.Event) -> int:
         except OSError:
             continue
         try:
-            at = 0
+            offset = 0
             while not stop.is_set():
-                count = os.preadv(descriptor, [buffer], at)
+                count = os.preadv(descriptor, [buffer], offset)
                 if not count:
                     break
-                at += count
-            total += at
+                offset += count
+            total += offset
         except OSError:
             continue
         finally:

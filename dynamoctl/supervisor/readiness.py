@@ -1,4 +1,4 @@
-"""Whether a deployment serves. Passed gates are not enough: see "Proving completion" in docs/design.md."""
+"""Verify that a deployment serves. Passed gates are not enough: "Proving completion" in docs/design.md."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from dynamoctl.monitoring import cache_probe, observe, probes
 from dynamoctl.supervisor import failures, lifecycle
 from dynamoctl.supervisor.deployment import Deployment
 
-# The engine publishes its counters a step later.
+# The engine publishes its counters one step after it counts.
 _COUNTER_TRIES = 15
-# How long the prompt is that proves LMCache, in its chunks.
+# Length of the prompt that verifies LMCache, in chunks of `chunk_size` tokens.
 _PROBE_CHUNKS = 1.2
 
 
 async def prove(deployment: Deployment) -> None:
-    """Ready means: the frontend lists the model, and a completion has come back.
+    """Wait until the frontend lists the model and a completion has come back.
 
-    A disaggregated one must have moved its KV cache: a prefill worker without NIXL passes every
-    health check and serves nobody. Without the frontend, this host's part is ready when its gates passed.
+    In a disaggregated deployment, the completion must have moved its KV cache: a prefill worker without NIXL
+    passes every health check and serves no request. A host without the frontend is ready when its gates have
+    passed.
 
     Raises:
-        NotReadyError: a unit has ended, or LMCache does not do what it is there for.
+        NotReadyError: a unit has ended, or LMCache does not work.
     """
     if deployment.frontend is None:
         return
@@ -41,7 +42,7 @@ async def prove(deployment: Deployment) -> None:
 
 
 async def is_listed(deployment: Deployment) -> tuple[bool, str]:
-    """Whether the frontend lists the model: (yes, why not)."""
+    """Whether the frontend lists the model: (listed, why not)."""
     plan = deployment.plan
     listed, why = await probes.lists_model(plan.endpoint, plan.model)
     if not listed and plan.elsewhere:
@@ -50,7 +51,7 @@ async def is_listed(deployment: Deployment) -> tuple[bool, str]:
 
 
 async def _answers(deployment: Deployment) -> tuple[bool, str]:
-    """One completion, with a KV transfer where the plan has one: (yes, why not)."""
+    """Whether one completion succeeds, with a KV transfer if the plan has one: (succeeded, why not)."""
     plan = deployment.plan
     before = await observe.transfers(plan)
     done, why = await probes.complete(plan.endpoint, plan.model)
@@ -65,26 +66,28 @@ async def _answers(deployment: Deployment) -> tuple[bool, str]:
 
 
 async def _prove_cache(deployment: Deployment) -> None:
-    """Does LMCache give back what it was given? An engine serves on without it, and says nothing.
+    """Verify that LMCache returns the KV cache that it stored: an engine serves without it, unreported.
 
-    Nothing is a warning: it serves, if slower, and some models' KV cache LMCache cannot keep. Something
-    else is an error: answers would be wrong.
+    No hit is a warning: the deployment serves, only slower, and LMCache cannot store every model's KV cache.
+
+    Raises:
+        NotReadyError: LMCache returns another KV cache than it stored, so that answers would be wrong.
     """
     if deployment.plan.lmcache is None or deployment.plan.elsewhere:
-        return  # off, or other hosts' engines have caches of their own, which cannot be emptied from here
-    deployment.set_phase_of_frontend("asking LMCache")
+        return  # LMCache is off, or other hosts have engines whose prefix caches cannot be cleared from here
+    deployment.set_phase_of_frontend("verifying LMCache")
     warnings = deployment.state.warnings
     try:
         probe = await cache_probe.run(deployment.plan, _PROBE_CHUNKS)
     except NotReadyError as error:
-        warnings.append(f"LMCache was not put to the proof: {error.message}")
+        warnings.append(f"LMCache could not be verified: {error.message}")
         return
     if probe.hit_tokens and probe.same_answer is False:
         raise NotReadyError(cache_probe.WRONG, cache_probe.MEND)
     if not probe.hit_tokens and not probe.prefix_cache_cleared:
-        warnings.append("LMCache was not put to the proof: the engines answered by themselves")
+        warnings.append("LMCache could not be verified: the engines answered from their own prefix caches")
     elif not probe.hit_tokens:
         warnings.append(
-            f"LMCache gave none of {probe.prompt_tokens} tokens back: this serves without a cache"
-            f" (ask again with: dynamoctl cache check -n {deployment.state.name})"
+            f"LMCache returned none of {probe.prompt_tokens} tokens: the deployment serves without a cache"
+            f" (check again with: dynamoctl cache check -n {deployment.state.name})"
         )

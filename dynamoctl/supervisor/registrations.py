@@ -1,15 +1,16 @@
-"""Dynamo's file discovery, kept true: the living stay registered, the dead do not.
+"""Keep Dynamo's file discovery correct: living processes stay registered, dead ones do not.
 
-A registration is a file in the deployment's store. Its process sets the file's time to the present every
-3.3 s, and anybody removes it where that is 10 s ago (Dynamo 1.4). A process that is frozen or starved for
-that long does not register again when it goes on: it lives and serves nobody. A dead one stays listed for
-those 10 s, and each request that is sent to it fails. So the supervisor, which knows who lives, sets the time
-of the living's files, puts back what was removed all the same, and removes those of the dead at once. Those
-of a worker that lives and does not answer it withholds: its process does not write them again, either.
+A registration is a file in the deployment's discovery directory. Its process updates the file's mtime every
+3.3 s, and any process removes a file whose mtime is more than 10 s old (Dynamo 1.4). A process that is frozen
+or starved for longer does not register again when it resumes: it lives but gets no requests. A dead process
+stays listed for those 10 s, and each request sent to it fails. So the supervisor, which knows the living
+processes, touches their files, puts back files that were removed, and removes the files of dead processes at
+once. It withholds the files of a worker that lives but does not answer; the worker does not write them
+again, either.
 
-The supervisor can be starved as well. So the time that it sets is ahead, and mostly it is the last that was
-set. Where it has set none for 10 s, or where a clock jumped, a file that is not there has expired, and is put
-back at once. Otherwise its process may have removed it, and leaves in peace.
+The supervisor can be starved as well, so it sets an mtime in the future. If it has touched a file within
+the last 10 s and the file is gone, its process may have removed it on a graceful exit, and the file is not
+put back. If more than 10 s have passed, or a clock jumped, the file has expired and is put back at once.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ from typing import Any
 
 from dynamoctl.host.processes import Identity, is_running, listeners
 
-# Dynamo's limit (1.4). A worker that leaves in peace removes its files itself, and has ended by then.
+# Dynamo's expiry (1.4). A worker that exits gracefully removes its own files, and has exited by then.
 PUT_BACK_S = 10.0
-# How far ahead: longer than a core of a host was seen to stand still (20 s). Where the supervisor has died, a
-# living unit takes it back with its own next touch.
+# How far in the future the mtime is: longer than the longest stall of a host that was seen (20 s). If the
+# supervisor dies, a living unit resets the mtime with its own next touch.
 AHEAD_S = 60.0
-# The time since the host's start, and that of the day, by which Dynamo judges a file's: either may jump.
+# Seconds of the monotonic clock and of the wall clock, by which Dynamo judges an mtime; either may jump.
 _Clocks = tuple[float, float]
-# In a file's name, between the parts of its key; the last part is the id of an instance or a channel.
+# Separates the parts of the key in a file's name; the last part is the id of an instance or a channel.
 _SLASH = "%2F"
 
 
@@ -49,7 +50,12 @@ def _clocks() -> _Clocks:
 
 
 class Registrations:
-    """What the units of one deployment have registered, and who they are. Safe to use from threads."""
+    """The registrations of one deployment's units, and the processes that own them. Thread-safe.
+
+    Args:
+        store: the deployment's discovery directory.
+        now: returns the current times of both clocks.
+    """
 
     def __init__(self, store: Path, now: Callable[[], _Clocks] = _clocks) -> None:
         self._store = store
@@ -61,13 +67,13 @@ class Registrations:
         self._lock = threading.Lock()
 
     def keep(self, living: Callable[[], Iterable[Identity]]) -> bool:
-        """One round, due every few seconds.
+        """Touch, put back, withhold and remove files as needed. To be called every few seconds.
 
         Args:
-            living: gives the units' living processes; asked only where somebody new has registered.
+            living: returns the units' living processes; called only if there is a new registration.
 
         Returns:
-            Whether a folder had to be made anew: a frontend that watches it sees nothing of it any more.
+            Whether a directory had to be made again: a frontend that watches the old one sees no changes.
         """
         made, now = False, self._now()
         with self._lock:
@@ -85,31 +91,31 @@ class Registrations:
         return made
 
     def forget_the_dead(self, living: Iterable[Identity]) -> None:
-        """Remove at once what none of these has registered."""
+        """Remove at once the registrations that belong to none of these processes."""
         identities = list(living)
         with self._lock:
             self._learn(lambda: identities)
             for path, known in list(self._known.items()):
                 if known.owner not in identities or not is_running(known.owner):
                     self._forget(path)
-            # Whoever registered them has gone before it was known.
+            # Registrations whose process died before its ownership was known.
             bodies = {path: body for path in self._files() if (body := _parse(_text(path))) is not None}
             ports = {_id(path): port for path, body in bodies.items() if (port := _port(body)) is not None}
-            there = listeners(identities)
-            dead = {name for name, port in ports.items() if port not in there}
+            owner_by_port = listeners(identities)
+            dead = {name for name, port in ports.items() if port not in owner_by_port}
             for path in bodies:
                 if path not in self._known and _id(path) in dead:
                     path.unlink(missing_ok=True)
 
     def withhold(self, owners: Iterable[Identity]) -> None:
-        """Take out of discovery what these living processes have registered, until it is handed back."""
+        """Remove the registrations of these living processes until `hand_back`."""
         with self._lock:
-            self._withheld = {one for one in self._withheld if is_running(one)} | set(owners)
+            self._withheld = {owner for owner in self._withheld if is_running(owner)} | set(owners)
             for path in self._paths_of(self._withheld):
                 _remove(path)
 
     def hand_back(self, owners: Iterable[Identity]) -> None:
-        """Put back what was withheld of these."""
+        """Put back the withheld registrations of these processes."""
         with self._lock:
             own = self._withheld.intersection(owners)
             self._withheld -= own
@@ -118,14 +124,14 @@ class Registrations:
                 self._put_back(path, self._known[path].text)
 
     def has_any(self, owners: Iterable[Identity]) -> bool:
-        """Whether an instance that these processes have registered is in the store now."""
+        """Whether the discovery directory holds an instance that these processes registered."""
         with self._lock:
             return any(path.exists() for path in self._instances_of(owners))
 
     def has_never_seen(self, owners: Iterable[Identity]) -> bool:
-        """Whether these processes have registered no instance that was ever seen: it cannot be put back.
+        """Whether no instance of these processes was ever seen, so that none can be put back.
 
-        False where there is something in the store of which it is not known whose it is.
+        False if the discovery directory holds a file whose owner is not known.
         """
         with self._lock:
             return self._all_read and not self._instances_of(owners)
@@ -141,11 +147,11 @@ class Registrations:
         return sorted(self._store.glob("v1/*/*"))
 
     def _learn(self, living: Callable[[], Iterable[Identity]]) -> None:
-        """Read what has been written since, and find out whose it is."""
+        """Read the files written since the last call, and find their owners."""
         before, self._changes = self._changes, self._look()
         if self._changes == before and self._all_read:
             return
-        # Another look after each change: this one may have come in the middle of it.
+        # Read once more after each change: this read may have come in the middle of one.
         self._all_read = self._changes == before
         new: dict[Path, tuple[str, dict[str, Any]]] = {}
         for path in self._files():
@@ -162,12 +168,12 @@ class Registrations:
                 new[path] = (text, body)
         if not new:
             return
-        there = listeners(living())
+        owner_by_port = listeners(living())
         for path, (text, body) in new.items():
             port = _port(body)
-            if port in there:
-                self._known[path] = _Registration(text, there[port], self._now())
-        # A model's card and the like name an instance, and no port.
+            if port in owner_by_port:
+                self._known[path] = _Registration(text, owner_by_port[port], self._now())
+        # Other files, such as a model's card, name an instance and no port.
         owners = {_id(path): known.owner for path, known in self._known.items()}
         for path, (text, body) in new.items():
             owner = owners.get(_instance(path, body))
@@ -176,25 +182,31 @@ class Registrations:
         self._all_read &= new.keys() <= self._known.keys()
 
     def _look(self) -> dict[Path, tuple[int, int]]:
-        """What is another one once a file has come, gone or been written: Dynamo writes each beside its place
-        and moves it there (1.4), and the folder's time tells of it. Touching a file does not show.
+        """Directory -> (inode, mtime in ns); differs after a file was added, removed or written.
+
+        Dynamo (1.4) writes a temporary file and renames it, which changes the directory's mtime. Touching a
+        file does not.
         """
         store = self._store / "v1"
-        found = {}
+        changes = {}
         for folder in (store, *store.glob("*/")):
             with contextlib.suppress(OSError):
-                seen = folder.stat()
-                found[folder] = (seen.st_ino, seen.st_mtime_ns)
-        return found
+                status = folder.stat()
+                changes[folder] = (status.st_ino, status.st_mtime_ns)
+        return changes
 
     def _forget(self, path: Path) -> None:
         del self._known[path]
         _remove(path)
 
     def _put_back(self, path: Path, text: str) -> bool:
-        """Whole or not at all: Dynamo reads a file as soon as it is there. True where its folder was not."""
+        """Write a registration atomically: Dynamo reads a file as soon as it exists.
+
+        Returns:
+            Whether its directory was missing.
+        """
         missing = not path.parent.exists()
-        # On a full disk, say, the next round tries again.
+        # If that fails, on a full disk for example, the next round tries again.
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary = self._store.parent / ".registration"
@@ -209,7 +221,7 @@ def _remove(path: Path) -> None:
 
 
 def _touch(path: Path, now: _Clocks) -> bool:
-    """Let it last; False where it is not there (any more)."""
+    """Set a file's mtime to `AHEAD_S` in the future; False if the file does not exist."""
     _, day = now
     ahead = day + AHEAD_S
     try:
@@ -228,7 +240,7 @@ def _id(path: Path) -> str:
 
 
 def _text(path: Path) -> str:
-    """Empty where it is not there (any more)."""
+    """The file's text; empty if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -244,7 +256,7 @@ def _parse(text: str) -> dict[str, Any] | None:
 
 
 def _instance(path: Path, body: dict[str, Any]) -> str:
-    """The id of the instance that a file without a port belongs to."""
+    """The id of the instance to which a file without a port belongs."""
     try:
         return format(int(body["metadata"]["worker"]["worker_id"]), "x")
     except (KeyError, TypeError, ValueError):

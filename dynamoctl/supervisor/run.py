@@ -1,6 +1,6 @@
-"""Runs one plan: starts the units in order, waits at their gates, watches, restarts, stops.
+"""Run one plan: start the units in order, wait at their gates, watch, restart, stop.
 
-One asyncio loop; once all is up, one task a unit and one for each thing that is watched.
+One asyncio loop; once all units are up, it has one task per unit and one per watch.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from dynamoctl.supervisor import (
 from dynamoctl.supervisor.deployment import Deployment, within
 from dynamoctl.supervisor.journal import say
 
-# From the first start on.
+# Tasks that run from the first start on.
 _KEEPS = (watching.keep_up, watching.watch_files)
-# Once all is up.
+# Tasks that run once all units are up.
 _WATCHES = (
     watching.watch_answers,
     watching.watch_registrations,
@@ -42,9 +42,10 @@ _WATCHES = (
 
 
 async def run(deployment: Deployment) -> int:
-    """Start, watch until told to stop, stop. Returns the exit code of this process.
+    """Start the deployment, watch it until SIGTERM or SIGINT, and stop it.
 
-    SIGTERM and SIGINT tell it to stop.
+    Returns:
+        The exit code of the supervisor process.
     """
     process_control.become_subreaper()
     process_control.raise_descriptor_limit()
@@ -54,27 +55,27 @@ async def run(deployment: Deployment) -> int:
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, lambda: None)
     loop.add_signal_handler(signal.SIGCHLD, deployment.reap)
-    deployment.folder.write_state(deployment.state)  # `up` waits for it: here a full disk is an error
+    deployment.folder.write_state(deployment.state)  # `up` waits for it, so a full disk is an error here
     with contextlib.suppress(OSError):
         deployment.folder.socket.unlink()
-    os.chdir(deployment.folder.path)  # a socket's path may have no more than 107 bytes
+    os.chdir(deployment.folder.path)  # a socket's path has at most 107 bytes (unix(7))
     listener = await control.listen(deployment)
-    keeping = [asyncio.ensure_future(watching.surely(keep, deployment)) for keep in _KEEPS]
+    keep_tasks = [asyncio.ensure_future(watching.surely(keep, deployment)) for keep in _KEEPS]
     try:
         failure = await _until_stopped(_live(deployment), stop)
     finally:
         listener.close()
-        for one in keeping:
-            one.cancel()
+        for task in keep_tasks:
+            task.cancel()
     return await _end(deployment, failure, stop)
 
 
 async def _live(deployment: Deployment) -> None:
-    """Bring up, then watch for ever."""
+    """Bring the deployment up, then watch it forever."""
     try:
         async with asyncio.timeout(deployment.plan.timeout_s):
             await starting.bring_up(deployment)
-            # From here on no registration can be lost. Without descriptors the next round sees them.
+            # From here on, no registration can be lost. If descriptors run out, the next round reads them.
             with contextlib.suppress(OSError):
                 await asyncio.to_thread(watching.keep_registered, deployment)
     except TimeoutError:
@@ -91,7 +92,7 @@ async def _live(deployment: Deployment) -> None:
 
 
 async def _until_stopped(life: Awaitable[None], stop: asyncio.Event) -> DynamoctlError | None:
-    """Run until it fails or a stop is asked for; give back the failure."""
+    """Run `life` until it fails or a stop is requested; return the failure, if any."""
     living = asyncio.ensure_future(life)
     stopped = asyncio.ensure_future(stop.wait())
     await asyncio.wait((living, stopped), return_when=asyncio.FIRST_COMPLETED)
@@ -133,11 +134,11 @@ async def _end(deployment: Deployment, failure: DynamoctlError | None, stop: asy
 
 
 def _failure(error: Exception) -> DynamoctlError:
-    """What of an error the user is told. One that nobody foresaw ends the deployment, and not just us:
-    a worker without a supervisor is what must not be."""
-    own = _own_errors(error)
-    if own:
-        return own[0]
+    """The error that the user sees. An unexpected error ends the whole deployment, not only the supervisor,
+    because no worker may run without one."""
+    own_errors = _own_errors(error)
+    if own_errors:
+        return own_errors[0]
     say("".join(traceback.format_exception(error)), "ERROR")
     return InternalError(f"the supervisor failed: {error!r}", "please report this, with its log")
 

@@ -1,4 +1,4 @@
-"""Start every unit in its turn, and wait at its gate."""
+"""Start the units in order, and wait at their gates."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from dynamoctl.supervisor.deployment import Deployment, Member, within
 from dynamoctl.supervisor.journal import say
 from dynamoctl.supervisor.read_ahead import read_ahead
 
-# The most of the free memory that weights may take as page cache: the engines need the rest.
+# Largest share of the free memory that weights may take as page cache: the engines need the rest.
 _WEIGHTS_SHARE = 0.5
 
 
 async def bring_up(deployment: Deployment) -> None:
-    """Start every unit once the gates before it have passed; then prove the deployment.
+    """Start each unit when the gates before it have passed; then verify that the deployment serves.
 
     Raises:
-        NotReadyError: a unit, or the whole, cannot be used.
+        NotReadyError: a unit or the deployment does not become ready.
     """
     reading = asyncio.ensure_future(read_logs(deployment))
     enough = threading.Event()
@@ -46,7 +46,7 @@ async def bring_up(deployment: Deployment) -> None:
 
 
 def _read_weights_ahead(deployment: Deployment, enough: threading.Event) -> None:
-    """Unless they would not fit: then they would push each other out."""
+    """Read the weights into the page cache if they fit; otherwise their pages would evict each other."""
     plan = deployment.plan
     model = models.locate(plan.model_path)
     if plan.engine != "vllm" or model.folder is None or model.weights_gib is None:
@@ -57,7 +57,7 @@ def _read_weights_ahead(deployment: Deployment, enough: threading.Event) -> None
 
 
 async def start_in_turn(deployment: Deployment, member: Member) -> None:
-    """Start a unit once those before it are ready, and wait until it is."""
+    """Start a unit when the units before it are ready, and wait until it is ready."""
     for other in deployment.members:
         if other.unit.name in member.unit.after:
             await other.ready.wait()
@@ -69,7 +69,7 @@ def start(deployment: Deployment, member: Member) -> None:
     """Start a unit.
 
     Raises:
-        NotReadyError: its program cannot be run.
+        NotReadyError: its program cannot be started.
     """
     unit, state = member.unit, member.state
     deployment.follow(member, "start")
@@ -99,10 +99,10 @@ def start(deployment: Deployment, member: Member) -> None:
 
 
 async def gate(deployment: Deployment, member: Member) -> None:
-    """Wait until the unit's own process says ready.
+    """Wait until the unit's own process reports ready.
 
     Raises:
-        NotReadyError: it has ended, or it can never be ready.
+        NotReadyError: the unit has ended, or can never become ready.
     """
     while True:
         if member.ended.is_set():
@@ -126,21 +126,21 @@ async def gate(deployment: Deployment, member: Member) -> None:
 
 
 def _is_own_answer(deployment: Deployment, member: Member) -> bool:
-    """Identity before health: the port that answered belongs to the unit's own processes."""
+    """Whether the port that answered belongs to the unit's own processes."""
     port, leader = member.unit.gate.port, member.state.identity
-    # The first process mostly is the one; to find the others, all of the host's are looked at.
+    # Usually the first process listens; finding the others takes a scan of all processes of the host.
     return (leader is not None and listens(port, [leader])) or listens(port, deployment.processes(member))
 
 
 async def read_logs(deployment: Deployment) -> None:
-    """Keep the phases of starting units up to date, for ever."""
+    """Keep the phases of starting units up to date, forever."""
     while True:
         await asyncio.sleep(lifecycle.GATE_INTERVAL_S)
         changed = False
         for member in deployment.members:
             if member.state.state != "starting" or member.log is None:
                 continue
-            member.log.read()  # where a stranger answers, too: there it will say that the port is lost
+            member.log.read()  # also if a stranger answers: the log then says that the port is lost
             if member.state.phase != member.log.phase and not member.stranger:
                 member.state.phase = member.log.phase
                 changed = True

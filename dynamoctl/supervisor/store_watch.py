@@ -1,4 +1,4 @@
-"""LMCache goes on without a remote store that has died, and says nothing: so the store is asked."""
+"""Watch LMCache's remote stores: LMCache continues without a dead store and does not report it."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ from dynamoctl.supervisor.deployment import Deployment, Member, within
 
 
 async def watch_stores(deployment: Deployment) -> None:
-    """Say which stores cannot be used; have LMCache's server connect again to those that are back."""
-    remote = [
+    """Keep `lost_stores` up to date; restart LMCache's server when a store is back, so that it reconnects."""
+    stores = [
         remote_stores.parse(tier.place) for tier in deployment.plan.lmcache_tiers if tier.kind == "remote"
     ]
-    while remote:
+    while stores:
         await asyncio.sleep(lifecycle.WATCH_INTERVAL_S)
         lost = []
-        for store in remote:
+        for store in stores:
             answers, why = await asyncio.to_thread(probes.store_answers, store)
             if not answers:
-                lost.append(f"LMCache's store {store.shown} cannot be used: {why}; requests go on without")
+                lost.append(
+                    f"LMCache's store {store.shown} cannot be used: {why}; requests are served without it"
+                )
         if lost != deployment.state.lost_stores:
             if set(deployment.state.lost_stores) - set(lost):
                 await _renew_cache_server(deployment)
@@ -33,23 +35,23 @@ async def watch_stores(deployment: Deployment) -> None:
 
 
 async def _renew_cache_server(deployment: Deployment) -> None:
-    """LMCache's server does not connect again to a store that was away (0.5.3), and does not say so.
+    """Restart LMCache's server, which does not reconnect to a store that was unavailable (lmcache 0.5.3).
 
-    A new one does. The workers find it by themselves; what was in CPU memory is lost.
+    The workers find the new server by themselves. The content of its CPU memory is lost.
     """
     for member in deployment.members:
         if member.unit.role != "cache":
             continue
-        await _until_back(deployment, member)  # one that is starting may have started without the store
+        await _until_back(deployment, member)  # a server that is starting may have missed the store
         if member.state.state == "ready":
             await deployment.renew(member, policies.GRACE_READY_S)
             await _until_back(deployment, member)
-            # Until then the workers have not seen it, and keep nothing.
+            # Until then the workers have not found the new server and store nothing.
             await asyncio.sleep(3 * SERVER_HEARTBEAT_S)
 
 
 async def _until_back(deployment: Deployment, member: Member) -> None:
-    """Until it is ready, or has been given up."""
+    """Wait until a unit is ready or the deployment has failed."""
     while not await within(lifecycle.WATCH_INTERVAL_S, member.ready):
         if member.state.state == "failed" and deployment.state.state == "failed":
             return

@@ -1,4 +1,4 @@
-"""Watch what is up: does it answer, is the model listed, what would it leave behind?"""
+"""Watch running units: whether they answer and are registered, and which files they would leave behind."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from dynamoctl.supervisor.journal import say
 from dynamoctl.supervisor.registrations import Registrations
 from dynamoctl.supervisor.silences import Silences
 
-# How often all processes are looked through for files that nothing has told of.
+# Seconds between full scans for files, in case a change was missed.
 _FILES_INTERVAL_S = 60.0
-# Units in these states make files at any moment, and one that is made just before all is killed is not known.
+# Units in these states create files at any moment, and a file made just before a kill would be unknown.
 _MAKING_FILES = ("pending", "starting", "backoff")
-# How often it is asked then whether there is new shared memory.
+# Seconds between checks for new shared memory while a unit is in one of these states.
 _GLANCE_S = 0.05
 
 
 async def surely(watch: Callable[[Deployment], Awaitable[None]], deployment: Deployment) -> None:
-    """Go on watching where the host has run out of descriptors or of disk for a while."""
+    """Run a watch, and run it again if the host is temporarily out of descriptors or disk space."""
     while True:
         try:
             await watch(deployment)
@@ -36,7 +36,10 @@ async def surely(watch: Callable[[Deployment], Awaitable[None]], deployment: Dep
 
 
 async def keep_up(deployment: Deployment) -> None:
-    """Registrations and logs, from the first start on: an engine that imports starves those that are up."""
+    """Keep registrations and log sizes in order from the first start on, forever.
+
+    An engine that imports its modules can starve units that are up already.
+    """
     while True:
         await asyncio.sleep(lifecycle.KEEP_INTERVAL_S)
         await asyncio.to_thread(_keep, deployment)
@@ -44,31 +47,32 @@ async def keep_up(deployment: Deployment) -> None:
 
 
 def _keep(deployment: Deployment) -> None:
-    # Without a descriptor the second cannot be done; the first can.
+    # First, because it works even if no descriptor is left.
     for name in ("supervisor", *(member.unit.name for member in deployment.members)):
         files.bound(deployment.folder.log(name))
     keep_registered(deployment)
 
 
 def keep_registered(deployment: Deployment) -> None:
-    """One round of what keeps the living in the store."""
+    """One round of `Registrations.keep`."""
     registrations, frontend = deployment.registrations, deployment.frontend
     if registrations is not None and registrations.keep(deployment.living) and frontend:
-        # It would find them at its next look at the whole store, and route by half of them.
+        # The frontend would see only a part of the registrations, and route by that part.
         deployment.end_to_restart(frontend, "its store was deleted")
 
 
 async def watch_files(deployment: Deployment) -> None:
-    """Note new files when somebody has made some, and once more then: they are mapped a moment later.
+    """Record new files when shared memory or sockets change, and again on the next round.
 
-    From the first start on: an engine that loads has made most of its files before it is ready.
+    The second scan is needed because a file is mapped a moment after it is made. This runs from the first
+    start on: a loading engine has made most of its files before it is ready.
     """
     traces: tuple[int, frozenset[str]] = (0, frozenset())
     again, is_ours, looked = True, True, 0.0
     while True:
         if not any(member.state.state in _MAKING_FILES for member in deployment.members):
             await asyncio.sleep(lifecycle.WATCH_INTERVAL_S)
-        elif not is_ours:  # other programs are busy: not at each of their files
+        elif not is_ours:  # the changes are those of other programs: check less often
             await asyncio.sleep(lifecycle.GATE_INTERVAL_S)
         else:
             await _memory_or(lifecycle.GATE_INTERVAL_S, traces[0])
@@ -82,20 +86,20 @@ async def watch_files(deployment: Deployment) -> None:
 
 
 async def _memory_or(seconds: float, changed_ns: int) -> None:
-    """Wait until somebody makes shared memory, or for so long."""
+    """Wait until any process makes shared memory, for at most `seconds`."""
     deadline = time.monotonic() + seconds
     while memory_changed_ns() == changed_ns and time.monotonic() < deadline:
         await asyncio.sleep(_GLANCE_S)
 
 
 async def watch_answers(deployment: Deployment) -> None:
-    """Take what lives and does not answer out of service, and start it again where it stays so."""
+    """Take units that live but do not answer out of service, and restart those that stay silent."""
     silences = Silences(deployment)
     while True:
         await asyncio.sleep(lifecycle.WATCH_INTERVAL_S)
         for member, silence in await silences.look():
             if member.state.state not in ("ready", "unresponsive") or member.ended.is_set() or member.renewed:
-                continue  # it has ended, or is about to, while others were seen to
+                continue  # it has ended, or is about to, while the loop handled other units
             if silence.is_hung:
                 deployment.end_to_restart(member, silence.words)
             elif silence.is_silent:
@@ -106,9 +110,10 @@ async def watch_answers(deployment: Deployment) -> None:
 
 
 async def watch_registrations(deployment: Deployment) -> None:
-    """End a worker that lives and is not in the store: it does not register again, and is asked nothing.
+    """Restart a ready worker whose registration was lost before the supervisor saw it.
 
-    What is known of a registration is put back. This one was lost before anything was.
+    Such a worker does not register again and gets no requests. A registration that was seen is put back
+    instead (`Registrations.keep`).
     """
     missing: dict[str, float] = {}
     while deployment.registrations is not None:
@@ -122,22 +127,25 @@ async def watch_registrations(deployment: Deployment) -> None:
 
 
 async def _never_seen(deployment: Deployment, registrations: Registrations) -> dict[str, Member]:
-    """The workers that are ready and that nobody has ever seen in the store, by name."""
-    ready = [one for one in deployment.members if one.unit.is_worker and one.state.state == "ready"]
-    # The first process mostly registers. To find the others, all of the host's are looked at.
-    unseen = [one for one in ready if registrations.has_never_seen(filter(None, [one.state.identity]))]
+    """Name -> worker that is ready and whose registration was never seen."""
+    workers = [member for member in deployment.members if member.unit.is_worker]
+    ready = [worker for worker in workers if worker.state.state == "ready"]
+    # Usually the first process registers; finding the others takes a scan of all processes of the host.
+    unseen = [
+        worker for worker in ready if registrations.has_never_seen(filter(None, [worker.state.identity]))
+    ]
     owners = await asyncio.to_thread(deployment.processes_of_each, unseen) if unseen else []
-    unseen = [one for one, own in zip(unseen, owners, strict=True) if registrations.has_never_seen(own)]
+    unseen = [worker for worker, own in zip(unseen, owners, strict=True) if registrations.has_never_seen(own)]
     if deployment.listed and len(unseen) == len(ready):
-        return {}  # it is not by the store that the frontend knows them
-    return {one.unit.name: one for one in unseen}
+        return {}  # the frontend knows the workers from elsewhere than the discovery directory
+    return {worker.unit.name: worker for worker in unseen}
 
 
 async def watch_lists(deployment: Deployment) -> None:
-    """A deployment whose frontend does not list the model is not ready, whatever its units say.
+    """Degrade a deployment whose frontend does not list the model, whatever its units report.
 
-    A frontend that does not though every worker is registered is started again: it watches the store's
-    folders, and where those were deleted it sees nothing any more.
+    If the frontend does not list it although every worker is registered, it is restarted: it watches the
+    discovery directories, and sees no changes after they were deleted.
     """
     since: float | None = None
     frontend = deployment.frontend
@@ -145,7 +153,7 @@ async def watch_lists(deployment: Deployment) -> None:
         interval = lifecycle.WATCH_INTERVAL_S if deployment.listed else lifecycle.GATE_INTERVAL_S
         await asyncio.sleep(interval)
         if not await probes.answers(frontend.unit.gate):
-            since = None  # frozen, or another one on its way: it says nothing
+            since = None  # frozen or restarting: its list says nothing now
             continue
         listed, why = await readiness.is_listed(deployment)
         if listed != deployment.listed:
@@ -166,7 +174,7 @@ async def watch_lists(deployment: Deployment) -> None:
 
 
 async def _all_are_registered(deployment: Deployment) -> bool:
-    """Whether all units are ready, and every worker is in the store; never said of an etcd."""
+    """Whether all units are ready and all workers registered; always False if discovery uses etcd."""
     registrations = deployment.registrations
     if registrations is None or any(member.state.state != "ready" for member in deployment.members):
         return False

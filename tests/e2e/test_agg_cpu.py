@@ -178,7 +178,7 @@ def test_status_says_ready(up: Up) -> None:
     body = up.cli("status", "--json").json
     assert (body["ok"], body["state"], body["mode"], body["model"]) == (True, "ready", "agg", MODEL)
     assert body["endpoint"] == up.endpoint
-    assert body["warnings"] == []  # LMCache was put to the proof, and gave back what it had been given
+    assert body["warnings"] == []  # LMCache was verified: it returned what it had stored
     assert [(unit["name"], unit["role"]) for unit in body["units"]] == [
         ("frontend", "frontend"),
         ("lmcache", "cache"),
@@ -363,7 +363,7 @@ def test_up_again_with_the_same_plan_says_so(up: Up) -> None:
 def test_up_again_with_another_plan_says_what_differs(up: Up) -> None:
     other = up.cli(*plan(up.port)[:-2], "--no-lmcache", *ENGINE)
     assert other.code == 2
-    assert "lmcache.enabled: is True, asked for False" in other.err
+    assert "lmcache.enabled: is True, requested False" in other.err
 
 
 def test_doctor_does_not_hold_a_deployment_against_itself(up: Up) -> None:

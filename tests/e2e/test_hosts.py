@@ -244,7 +244,7 @@ def test_a_start_that_stands_still_for_longer_than_its_lease(pair: Pair) -> None
     assert waiting.returncode == 4, err
     assert "error: frontend ended" in err
     assert "its lease in etcd had run out" in err
-    assert "ETCD_LEASE_TTL in [env]" in err
+    assert "set ETCD_LEASE_TTL" in err
     assert pair.here.ours() == {}
 
 

@@ -60,7 +60,7 @@ TRIES = (
         3,
         ("LMCache wants 99999 GiB", "available", "--lmcache-cpu-gb"),
     ),
-    Try("a store that is none", "up agg --lmcache-remote rediss//x", 2, ("no store that LMCache knows",)),
+    Try("a store that is none", "up agg --lmcache-remote rediss//x", 2, ("not a store that LMCache knows",)),
     Try(
         "a model folder that is not there",
         f"up agg {CPU} --model ./gone",
@@ -158,7 +158,7 @@ TRIES = (
     Try("`chat` before anything runs", "chat", 2, ("'default' is not running", "bring it up first")),
     Try("`cache check` before anything runs", "cache check", 2, ("'default' is not running",)),
     Try("a name that cannot be", "up agg --name My_Model", 2, ("name:", "lower-case letters")),
-    Try("a time that is none", "logs --since yesterday", 2, ("'yesterday' is no time", "30s, 10m")),
+    Try("a time that is none", "logs --since yesterday", 2, ("'yesterday' is not a time", "30s, 10m")),
     Try("a pattern that is none", "logs --grep (", 2, ("--grep",)),
     Try("looking without a pause", "status --watch --interval 0", 2, ("--interval: 0 s is too short",)),
     Try(
@@ -185,7 +185,7 @@ TRIES = (
         f"export shell disagg {CPU} --roles prefill --discovery etcd --etcd-endpoints http://127.0.0.1:2379"
         " --advertise lo",
         2,
-        ("not in an etcd", "run `dynamoctl up` on each host"),
+        ("not etcd", "run `dynamoctl up` on each host"),
     ),
     Try(
         "a manifest with an etcd of one's own",

@@ -195,8 +195,8 @@ def test_sizes_are_set_by_the_names_of_their_flags() -> None:
     [
         ("document=3", "the workload reuse has no 'document'", "'documents'"),
         ("turns=3", "the workload reuse has no 'turns'", "document-tokens"),
-        ("documents", "'documents' sets no number", "documents=8"),
-        ("documents=0", "'documents=0' sets no number", "documents=8"),
+        ("documents", "'documents' does not set a number", "documents=8"),
+        ("documents=0", "'documents=0' does not set a number", "documents=8"),
     ],
 )
 def test_a_size_that_is_none_is_told(word: str, message: str, hint: str) -> None:

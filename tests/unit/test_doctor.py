@@ -512,7 +512,8 @@ def test_weights_of_which_some_are_missing_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("greeting", "why"), [(b"INFO {}\r\n", ""), (b"HTTP/1.1 400\r\n", "what answers there is no NATS")]
+    ("greeting", "why"),
+    [(b"INFO {}\r\n", ""), (b"HTTP/1.1 400\r\n", "what answers there is not a NATS server")],
 )
 def test_a_nats_that_is_asked_for_must_be_there(greeting: bytes, why: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:

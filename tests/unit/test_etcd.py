@@ -94,7 +94,7 @@ def test_one_member_that_answers_is_enough(gateway: Gateway) -> None:
     ("answer", "why"),
     [
         ((200, {"health": "false"}), "it is not healthy: it may have no leader"),
-        ((200, b"<html>"), "what answers there is no etcd"),
+        ((200, b"<html>"), "what answers there is not an etcd"),
         ((404, {}), "HTTP 404"),
         ((503, {"error": "etcdserver: no leader"}), "no leader"),
     ],

@@ -271,7 +271,7 @@ REFUSED = {
     "a shared GPU": ("disagg --gpus 0,0", "cannot share a GPU"),
     "pipeline parallelism": ("agg -- --pipeline-parallel-size 2", "more GPUs than --tp says"),
     "data parallelism": ("agg -- --data-parallel-size=2", "more GPUs than --tp says"),
-    "a password in an argument": ("agg -- --x redis://u:pw@h", "there is a password"),
+    "a password in an argument": ("agg -- --x redis://u:pw@h", "contain a password"),
     "memory of this machine": ("agg --lmcache-cpu-gb auto", "measured on this machine"),
     "a disk of this machine's GPUs": ("agg --lmcache-gds /nvme", "reach directly"),
     "a disk for the operator's server": (

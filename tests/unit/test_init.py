@@ -116,8 +116,8 @@ def test_it_says_what_it_saw_and_what_to_run_next(
     shown = capsys.readouterr()
     assert shown.out == ""
     assert "32 cores, 256 GiB of memory (200 free) and 4 GPUs (NVIDIA H100 80GB HBM3, 80 GiB)" in shown.err
-    assert "2 of 4 GPUs are taken" in shown.err
-    assert "the first start fetches Qwen/Qwen3-0.6B from the hub" in shown.err
+    assert "2 of 4 GPUs are used" in shown.err
+    assert "the first start downloads Qwen/Qwen3-0.6B from the hub" in shown.err
     assert shown.err.endswith(
         "wrote dynamoctl.toml: disagg on GPUs, Qwen/Qwen3-0.6B\nnext: dynamoctl up disagg\n"
     )

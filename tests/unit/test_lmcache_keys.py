@@ -29,7 +29,7 @@ def test_a_size_with_a_unit_is_converted_to_gib(value: str, gib: str) -> None:
 
 @pytest.mark.parametrize("value", ["twenty", "20XB", "-20", "", "0", "0GiB"])
 def test_what_is_no_size_is_refused(value: str) -> None:
-    assert f"LMCACHE_MAX_LOCAL_CPU_SIZE={value} would" in refusal(LMCACHE_MAX_LOCAL_CPU_SIZE=value).message
+    assert f"drop LMCACHE_MAX_LOCAL_CPU_SIZE={value} and" in refusal(LMCACHE_MAX_LOCAL_CPU_SIZE=value).message
 
 
 def test_tokens_with_a_unit_are_refused_with_an_example() -> None:
@@ -83,7 +83,7 @@ def test_an_object_that_may_hold_a_password_is_not_repeated() -> None:
 )
 def test_an_unknown_name_gets_the_nearest_one(name: str, near: str) -> None:
     error = refusal(**{name: "1"})
-    assert error.message == f"LMCache has no setting {name}, and would ignore it in silence"
+    assert error.message == f"LMCache has no setting {name} and would silently ignore it"
     assert error.hint == f"did you mean '{near}'?"
 
 

@@ -109,9 +109,9 @@ def test_which_lines(capsys: pytest.CaptureFixture[str], words: list[str], ends:
     [
         (["-g", "a(b"], "--grep: missing ), unterminated subpattern at position 1\n  a(b\n   ^"),
         (["-g", "[z-a]"], "--grep: bad character range z-a at position 1"),
-        (["--since", "soon"], "--since: 'soon' is no time"),
+        (["--since", "soon"], "--since: 'soon' is not a time"),
         (["--level", "loud"], "'loud' is not one of 'debug', 'info', 'warning', 'error', 'critical'"),
-        (["-i"], "there is no --grep"),
+        (["-i"], "only works with --grep"),
         (["-l", "-1"], "-1"),
         (["worker-1"], "did you mean 'worker-0'?"),
     ],

@@ -60,7 +60,7 @@ def test_the_http_port_is_the_users_to_choose(planned: Planned) -> None:
     start_another({"http": planned.plan.port})
     with pytest.raises(PreflightError, match="port 8765 is that of another deployment") as failed:
         planning.with_own_ports(planned)
-    assert failed.value.hint == "take another with --port"
+    assert failed.value.hint == "choose another port with --port"
 
 
 def test_who_starts_waits_for_the_other_start(planned: Planned) -> None:

@@ -170,6 +170,8 @@ def test_why_as_json_is_beside_each_unit_and_only_when_asked_for() -> None:
         "value": "0",
         "why": rule.why,
         "source": rule.source,
+        "without": rule.without,
+        "override_expected": False,
     }
     taken = next(one for one in frontend["why"] if one["sets"] == "DYN_CONNECTOR")
     assert taken["value"] is None

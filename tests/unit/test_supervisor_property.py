@@ -1501,7 +1501,7 @@ def test_memory_that_is_held_for_ever_fails_it_and_says_by_whom(by_others: bool,
     assert world.failure is not None
     assert world.failure["message"].startswith("worker-0 cannot start: it has waited 10 min 0 s for ")
     assert world.failure["message"].endswith(f"held by {who}")
-    assert "end who holds it" in world.failure["hint"]
+    assert "end the process that holds it" in world.failure["hint"]
     assert world.starts["worker-0"] == 1
 
 

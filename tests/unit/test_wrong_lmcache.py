@@ -92,10 +92,10 @@ ERRORS: dict[str, tuple[Asked, str]] = {
     "a variable's disk of no size": (env(LOCAL_DISK="file:///cache/"), "lmcache.disk_gb: the disk tier"),
     "a disk that is automatic": (flag(disk="/cache", disk_gb="auto"), "--lmcache-disk-gb"),
     # stores
-    "a store without a scheme": (flag(remote="127.0.0.1:6379"), "no store that LMCache knows"),
-    "a store of an unknown scheme": (flag(remote="etcd://h:1"), "no store that LMCache knows"),
-    "a store with a port in words": (flag(remote="redis://h:http"), "has a port that is no number"),
-    "a store without a host": (env(REMOTE_URL="redis://:6379"), "names no host"),
+    "a store without a scheme": (flag(remote="127.0.0.1:6379"), "not a store that LMCache knows"),
+    "a store of an unknown scheme": (flag(remote="etcd://h:1"), "not a store that LMCache knows"),
+    "a store with a port in words": (flag(remote="redis://h:http"), "has a port that is not a number"),
+    "a store without a host": (env(REMOTE_URL="redis://:6379"), "has no host"),
     "TLS for the server": (flag(remote="rediss://h:1"), "does not speak TLS"),
     "a cluster for the server": (flag(remote="redis-cluster://a:1,b:2"), "takes one host"),
     "a socket for the server": (flag(remote="unix:///run/r.sock"), "takes a host and a port"),
@@ -115,7 +115,7 @@ ERRORS: dict[str, tuple[Asked, str]] = {
         "no other tier can stand below it",
     ),
     "a file that is not there": (Asked(environ={"LMCACHE_CONFIG_FILE": "/no/such"}), "cannot be read"),
-    "a file that is no YAML": (yaml("a: [1"), "is no YAML"),
+    "a file that is not YAML": (yaml("a: [1"), "is not YAML"),
     "a file that holds no settings": (yaml("- chunk_size"), "holds no settings"),
     # this host
     "a store that does not answer": (flag(remote="redis://127.0.0.1:1"), "nothing answers there"),

@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import Any
 
 from command import run, split
-from dynamoctl.answers.bench import Counted, Figures
+from dynamoctl.answers.bench import Figures, PassCounts
 from dynamoctl.bench import comparison, results, workloads
-from dynamoctl.bench.results import Measured
+from dynamoctl.bench.results import Measurement
 from dynamoctl.bench.workloads import Workload
 from dynamoctl.monitoring import cache_probe, observe
 from dynamoctl.operations.load_generators import Load, send
@@ -52,12 +52,12 @@ def managed(home: Path, words: list[str]) -> Iterator[DeploymentPlan]:
         run(at_home(home), "down", "--json")
 
 
-def measured(plan: DeploymentPlan, workload: Workload, seed: int, load: Load) -> list[Measured]:
+def measured(plan: DeploymentPlan, workload: Workload, seed: int, load: Load) -> list[Measurement]:
     """Every pass."""
     return [asyncio.run(one_pass(plan, one, load)) for one in workload.in_passes(seed)]
 
 
-async def one_pass(plan: DeploymentPlan, one: workloads.Pass, load: Load) -> Measured:
+async def one_pass(plan: DeploymentPlan, one: workloads.Pass, load: Load) -> Measurement:
     """One pass, after the engines have lost what they must."""
     if one.forget and not await cache_probe.clear_prefix_caches(plan):
         sys.exit("the engines do not empty their own prefix caches")
@@ -68,8 +68,8 @@ async def one_pass(plan: DeploymentPlan, one: workloads.Pass, load: Load) -> Mea
     after = await observe.snapshot(plan)
     if any(request.error for request in answered):
         sys.exit(f"a request failed: {answered}")
-    hits = Counted(lmcache_hit_tokens=after.total("hit_tokens") - before.total("hit_tokens"))
-    return Measured(one.label, seconds, tuple(answered), hits)
+    hits = PassCounts(lmcache_hit_tokens=after.total("hit_tokens") - before.total("hit_tokens"))
+    return Measurement(one.label, seconds, tuple(answered), hits)
 
 
 def main() -> None:
@@ -87,7 +87,7 @@ def main() -> None:
     given = parser.parse_args()
     workload = workloads.make(given.workload, given.sizes)
     kinds: tuple[tuple[str, Started], ...] = (("plain commands", plain), ("dynamoctl up", managed))
-    runs: dict[str, list[list[Measured]]] = {name: [] for name, _ in kinds}
+    runs: dict[str, list[list[Measurement]]] = {name: [] for name, _ in kinds}
     rounds: list[dict[str, Any]] = []  # how much one start differs from the next
     for number in range(given.repeat):
         for name, started in kinds if number % 2 == 0 else reversed(kinds):
@@ -104,7 +104,7 @@ def main() -> None:
         found[name] = {
             "figures": asdict(figures),
             "hit_tokens": [one.counted.lmcache_hit_tokens for one in passes],
-            "passes": [asdict(results.rounded(replace(one, counted=Counted()))) for one in passes],
+            "passes": [asdict(results.rounded(replace(one, counted=PassCounts()))) for one in passes],
         }
         print(f"{name}: {figures}; hits {found[name]['hit_tokens']}")
     both = [Figures(**found[name]["figures"]) for name, _ in kinds]

@@ -150,7 +150,7 @@ def _parameter(parameter: Any) -> list[str]:
 
 
 def _value(parameter: Any) -> str:
-    """What a parameter takes, as it stands behind its name."""
+    """What a parameter takes, as printed after its name."""
     choices = getattr(parameter.type, "choices", None)
     if parameter.metavar:
         text = parameter.metavar.strip("[]")

@@ -19,7 +19,7 @@ EXAMPLE = DOCS.parent / "examples" / "agg.toml"
 
 
 def config() -> str:
-    """docs/config.md with the example as it stands in its file."""
+    """docs/config.md with the example from its file."""
     example = fenced(EXAMPLE.read_text(encoding="utf-8").rstrip("\n"), "toml")
     return with_section(CONFIG, EXAMPLE.name, example)
 

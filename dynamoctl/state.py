@@ -127,7 +127,7 @@ class DeploymentState:
         self.file_identities = identities
 
 
-class Folder:
+class DeploymentDir:
     """A deployment's folder. It is made when something is written to it."""
 
     def __init__(self, name: str) -> None:

@@ -27,7 +27,7 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Counted:
+class PassCounts:
     """What the units counted while a pass ran.
 
     Attributes:
@@ -90,7 +90,7 @@ class PassResult:
     ttft_s: Spread | None
     inter_token_latency_s: Spread | None
     latency_s: Spread | None
-    counted: Counted
+    counted: PassCounts
     errors: Mapping[str, int] = field(default_factory=dict)
 
 

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from dynamoctl.answers.bench import Counted, Figures, PassResult, Ratios
-from dynamoctl.bench.results import Measured
+from dynamoctl.answers.bench import Figures, PassCounts, PassResult, Ratios
+from dynamoctl.bench.results import Measurement
 
 # A smaller ratio of two times is noise: of such variants, the one that takes less memory is better.
 _NOISE = 1.05
 
 
-def pooled(runs: Sequence[Sequence[Measured]]) -> tuple[Measured, ...]:
+def pooled(runs: Sequence[Sequence[Measurement]]) -> tuple[Measurement, ...]:
     """The passes of several runs merged by position, so that every request has the same weight."""
     return tuple(_together(repeats) for repeats in zip(*runs, strict=True))
 
@@ -68,7 +68,7 @@ def _ttft(of: Figures) -> float | None:
     return of.ttft_first_s if of.ttft_later_s is None else of.ttft_later_s
 
 
-def _together(repeats: Sequence[Measured]) -> Measured:
+def _together(repeats: Sequence[Measurement]) -> Measurement:
     """One pass that was measured several times, as one measurement."""
     counts = [measured.counted for measured in repeats]
 
@@ -76,8 +76,8 @@ def _together(repeats: Sequence[Measured]) -> Measured:
         values = [getattr(counted, name) for counted in counts]
         return None if None in values else sum(values)
 
-    sums = {name: total(name) for name in Counted.__dataclass_fields__ if not name.endswith("_mib")}
-    return Measured(
+    sums = {name: total(name) for name in PassCounts.__dataclass_fields__ if not name.endswith("_mib")}
+    return Measurement(
         repeats[0].label,
         sum(measured.seconds for measured in repeats),
         tuple(request for measured in repeats for request in measured.answered),

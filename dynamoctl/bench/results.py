@@ -8,13 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, TypeVar, cast
 
-from dynamoctl.answers.bench import Counted, Figures, PassResult, Spread
+from dynamoctl.answers.bench import Figures, PassCounts, PassResult, Spread
 
 _Figures = TypeVar("_Figures", PassResult, Figures)
 
 
 @dataclass(frozen=True)
-class Answered:
+class RequestResult:
     """One request, as the client saw it.
 
     Attributes:
@@ -37,7 +37,7 @@ class Answered:
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurement:
     """A measured pass: the client's view and the units' counts.
 
     Attributes:
@@ -49,8 +49,8 @@ class Measured:
 
     label: str
     seconds: float
-    answered: tuple[Answered, ...]
-    counted: Counted
+    answered: tuple[RequestResult, ...]
+    counted: PassCounts
 
     @property
     def failed(self) -> bool:
@@ -58,7 +58,7 @@ class Measured:
         return any(request.error for request in self.answered)
 
 
-def read_vllm(body: Mapping[str, Any]) -> tuple[float, list[Answered]]:
+def read_vllm(body: Mapping[str, Any]) -> tuple[float, list[RequestResult]]:
     """Read a result of `vllm bench serve --save-detailed`: (duration in seconds, requests).
 
     Raises:
@@ -68,12 +68,12 @@ def read_vllm(body: Mapping[str, Any]) -> tuple[float, list[Answered]]:
     rows = zip(*(body[name] for name in columns), strict=True)
     # A failure has an error, except for an answer without any text.
     return float(body["duration"]), [
-        Answered(int(prompt), int(output or 0), float(ttft), tuple(gaps), _reason(error) or _empty(ttft))
+        RequestResult(int(prompt), int(output or 0), float(ttft), tuple(gaps), _reason(error) or _empty(ttft))
         for prompt, output, ttft, gaps, error in rows
     ]
 
 
-def read_aiperf(lines: Iterable[str]) -> tuple[float, list[Answered]]:
+def read_aiperf(lines: Iterable[str]) -> tuple[float, list[RequestResult]]:
     """Read AIPerf's `profile_export.jsonl`: (duration in seconds, requests).
 
     Raises:
@@ -86,7 +86,7 @@ def read_aiperf(lines: Iterable[str]) -> tuple[float, list[Answered]]:
     return (max(ends) - min(begins)) / 1e9, [_of_aiperf(record) for record in records]
 
 
-def _of_aiperf(record: Mapping[str, Any]) -> Answered:
+def _of_aiperf(record: Mapping[str, Any]) -> RequestResult:
     metrics = record.get("metrics") or {}
 
     def value(name: str, otherwise: Any) -> Any:
@@ -95,7 +95,7 @@ def _of_aiperf(record: Mapping[str, Any]) -> Answered:
     ttft = value("time_to_first_token", 0.0) / 1000
     error = record.get("error") or {}
     why = " ".join(str(error[key]) for key in ("code", "type") if error.get(key)) or str(error or "")
-    return Answered(
+    return RequestResult(
         int(value("usage_prompt_tokens", value("input_sequence_length", 0))),
         int(value("usage_completion_tokens", value("output_sequence_length", 0))),
         ttft,
@@ -104,7 +104,7 @@ def _of_aiperf(record: Mapping[str, Any]) -> Answered:
     )
 
 
-def summed_up(measured: Measured) -> PassResult:
+def summed_up(measured: Measurement) -> PassResult:
     """The figures of a pass. Failed requests count only in `requests`, `failed` and `errors`."""
     succeeded = [request for request in measured.answered if not request.error]
     errors: dict[str, int] = {}

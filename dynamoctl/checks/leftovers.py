@@ -7,7 +7,7 @@ from dynamoctl.errors import DynamoctlError
 from dynamoctl.facts import HostFacts, ModelFacts
 from dynamoctl.host.processes import members
 from dynamoctl.planner.plan import DeploymentPlan
-from dynamoctl.state import Folder, deployments
+from dynamoctl.state import DeploymentDir, deployments
 
 
 def _leftovers(_plan: DeploymentPlan, _facts: HostFacts, _model: ModelFacts) -> list[Finding]:
@@ -15,7 +15,7 @@ def _leftovers(_plan: DeploymentPlan, _facts: HostFacts, _model: ModelFacts) -> 
     for name in deployments():
         fix = f"dynamoctl down -n {name}"
         try:
-            state = Folder(name).read_state()
+            state = DeploymentDir(name).read_state()
         except DynamoctlError as error:
             findings.append(Finding(Level.WARNING, error.message, fix))
             continue

@@ -42,7 +42,7 @@ def _root(
 
 
 def app(*names: str, listed: bool = False) -> typer.Typer:
-    """The command line with these of its commands, all of them where none is named.
+    """The command line with the named commands, or with all of them if none is named.
 
     Typer reads the options of each, whichever is asked for: a sixth of what `status` takes in all.
 

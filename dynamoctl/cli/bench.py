@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dynamoctl.cli.bench_flags import (
-    Across,
     Config,
     Forgetting,
-    How,
+    LoadOptions,
     OutputTokens,
     Plot,
+    SharedOptions,
     numbers,
     whole_numbers,
 )
@@ -33,9 +33,9 @@ app = typer.Typer(
 
 
 @app.command("reuse")
-@takes("how", How, concurrency=1)
+@takes("how", LoadOptions, concurrency=1)
 def reuse(
-    how: How,
+    how: LoadOptions,
     name: Name = "default",
     documents: Annotated[int, typer.Option(min=1, help="How many documents.")] = 8,
     document_tokens: Annotated[int, typer.Option(min=1, help="The length of each.")] = 1024,
@@ -54,9 +54,9 @@ def reuse(
 
 
 @app.command("multi-turn")
-@takes("how", How, concurrency=4)
+@takes("how", LoadOptions, concurrency=4)
 def multi_turn(
-    how: How,
+    how: LoadOptions,
     name: Name = "default",
     conversations: Annotated[int, typer.Option(min=1, help="How many, side by side.")] = 4,
     turns: Annotated[int, typer.Option(min=1, help="Turns of each.")] = 3,
@@ -74,9 +74,9 @@ def multi_turn(
 
 
 @app.command("shared-prefix")
-@takes("how", How, concurrency=4)
+@takes("how", LoadOptions, concurrency=4)
 def shared_prefix(
-    how: How,
+    how: LoadOptions,
     name: Name = "default",
     requests: Annotated[int, typer.Option(min=1, help="How many requests.")] = 16,
     prefixes: Annotated[int, typer.Option(min=1, help="How many beginnings they have.")] = 2,
@@ -92,9 +92,9 @@ def shared_prefix(
 
 
 @app.command("random")
-@takes("how", How, concurrency=4)
+@takes("how", LoadOptions, concurrency=4)
 def random(
-    how: How,
+    how: LoadOptions,
     name: Name = "default",
     requests: Annotated[int, typer.Option(min=1, help="How many requests.")] = 16,
     input_tokens: Annotated[int, typer.Option(min=1, help="The length of each prompt.")] = 512,
@@ -108,11 +108,11 @@ def random(
 
 
 @app.command("compare")
-@takes("how", How, concurrency=1)
-@takes("across", Across)
+@takes("how", LoadOptions, concurrency=1)
+@takes("across", SharedOptions)
 def compare(
-    across: Across,
-    how: How,
+    across: SharedOptions,
+    how: LoadOptions,
     variants: Annotated[
         list[str],
         typer.Argument(
@@ -145,11 +145,11 @@ def compare(
 
 
 @app.command("tune")
-@takes("how", How, concurrency=1)
-@takes("across", Across, without=("engine", "lmcache_cpu_gb"))
+@takes("how", LoadOptions, concurrency=1)
+@takes("across", SharedOptions, without=("engine", "lmcache_cpu_gb"))
 def tune(
-    across: Across,
-    how: How,
+    across: SharedOptions,
+    how: LoadOptions,
     config: Config = None,
     chunk_sizes: Annotated[
         str, typer.Option(metavar="TOKENS,...", help="Chunk sizes to try.")
@@ -196,7 +196,7 @@ def show(
     raise typer.Exit(show_result(kind, body, failure, None, plot, json))
 
 
-def _run(name: str, workload: Workload, how: How, forget: Forget = "reset") -> int:
+def _run(name: str, workload: Workload, how: LoadOptions, forget: Forget = "reset") -> int:
     """Measure one deployment, show it, and give back the exit code."""
     from dynamoctl.cli.draw_bench import BenchDisplay
     from dynamoctl.operations import bench

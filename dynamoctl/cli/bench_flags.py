@@ -121,7 +121,7 @@ VllmArgs = Annotated[
 
 
 @dataclass(frozen=True)
-class How:
+class LoadOptions:
     """What every measurement is told beside its workload."""
 
     concurrency: Concurrency
@@ -153,7 +153,7 @@ class How:
 
 
 @dataclass(frozen=True)
-class Across:
+class SharedOptions:
     """What is told to a measurement of several deployments: what they have in common, and the workload."""
 
     model: Model = None

@@ -12,13 +12,13 @@ from dynamoctl.errors import DynamoctlError, SpecError
 
 if TYPE_CHECKING:
     from dynamoctl.answers.envelope import Answer
-    from dynamoctl.cli.bench_flags import How
-    from dynamoctl.operations.compare import Compared
+    from dynamoctl.cli.bench_flags import LoadOptions
+    from dynamoctl.operations.compare import Comparison
 
 _TAKEN_DOWN = "broken off; what was up for it has been taken down"
 
 
-def show_answer(answer: Answer, failure: DynamoctlError | None, how: How) -> int:
+def show_answer(answer: Answer, failure: DynamoctlError | None, how: LoadOptions) -> int:
     """Show an answer, write it and draw it; return the exit code."""
     _, kind, _ = answer.schema.split("/")
     return show(kind, asdict(cast("Any", answer)), failure, how.output, how.plot, how.json)
@@ -82,7 +82,7 @@ def say_if_interrupted(words: str, json: bool) -> Iterator[None]:
 
 
 @contextmanager
-def kept(how: How) -> Iterator[Callable[[Compared], None]]:
+def kept(how: LoadOptions) -> Iterator[Callable[[Comparison], None]]:
     """Keep what was measured if the user interrupts it, or the machine goes down.
 
     Yields:
@@ -93,11 +93,11 @@ def kept(how: How) -> Iterator[Callable[[Compared], None]]:
     from dynamoctl.cli.output import note
     from dynamoctl.operations.bench import write
 
-    latest: list[Compared] = []
+    latest: list[Comparison] = []
     is_written = False
     unfinished = Error.of(DynamoctlError("not finished", "it was broken off, or goes on still"))
 
-    def keep(now: Compared) -> None:
+    def keep(now: Comparison) -> None:
         nonlocal is_written
         latest[:] = [now]
         if how.output is not None:

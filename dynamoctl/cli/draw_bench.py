@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from dynamoctl.operations.bench import Progress
-    from dynamoctl.operations.compare import Compared, Watching
+    from dynamoctl.operations.compare import Comparison, Watching
     from dynamoctl.state import DeploymentState
 
 # (key in a pass's JSON, name for people, unit, factor from seconds to the unit).
@@ -58,7 +58,7 @@ class BenchDisplay(Display):
 class CompareDisplay(BenchDisplay):
     """The current variant, the phases of its units, and the progress of its load."""
 
-    def watching(self, so_far: Callable[[Compared], None]) -> Watching:
+    def watching(self, so_far: Callable[[Comparison], None]) -> Watching:
         """The callbacks for `operations.compare`."""
         from dynamoctl.operations.compare import Watching
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from dynamoctl.answers.status import StatusAnswer
     from dynamoctl.monitoring.rates import Change
-    from dynamoctl.operations.watch import Seen
+    from dynamoctl.operations.watch import WatchedDeployment
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 # Terminal width from which on bars, and columns that are mostly zero, are shown.
@@ -57,9 +57,13 @@ class WatchDisplay:
         if self._live is not None:
             self._live.stop()
 
-    def show(self, seen: list[Seen]) -> None:
+    def show(self, seen: list[WatchedDeployment]) -> None:
         """Show the deployments of one look."""
-        drawn = Overview(seen) if self._everything else Group(*(Closely(deployment) for deployment in seen))
+        drawn = (
+            Overview(seen)
+            if self._everything
+            else Group(*(DeploymentView(deployment) for deployment in seen))
+        )
         if self._live is not None:
             foot = Text(
                 f"{time.strftime('%H:%M:%S')}, every {self._interval_s:g} s; Ctrl-C ends it", style="dim"
@@ -70,10 +74,10 @@ class WatchDisplay:
         self._out.file.flush()
 
 
-class Closely:
+class DeploymentView:
     """One deployment with all figures."""
 
-    def __init__(self, seen: Seen) -> None:
+    def __init__(self, seen: WatchedDeployment) -> None:
         self._seen = seen
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -93,7 +97,7 @@ class Closely:
 class Overview:
     """Several deployments, on one line each."""
 
-    def __init__(self, seen: Sequence[Seen]) -> None:
+    def __init__(self, seen: Sequence[WatchedDeployment]) -> None:
         self._seen = seen
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -174,7 +178,7 @@ def _units(answer: StatusAnswer, width: int) -> Table:
     return table
 
 
-def _figures(seen: Seen, width: int) -> Iterable[Text]:
+def _figures(seen: WatchedDeployment, width: int) -> Iterable[Text]:
     """A line each for load, latency, cache, transfers and GPUs, as far as there are figures."""
     answer, last = seen.shown, seen.last
     if answer.load is None:

@@ -13,7 +13,7 @@ from dynamoctl.cli.plan_flags import Flags, takes_plan
 
 if TYPE_CHECKING:
     from dynamoctl.answers.export import Format, Program
-    from dynamoctl.operations.export import Exported
+    from dynamoctl.operations.export import ExportResult
 
 app = typer.Typer(help="Hand a plan to another runner, or what runs to other programs.", no_args_is_help=True)
 
@@ -228,7 +228,7 @@ def grafana(output: Output = None, json: Json = False) -> None:
 
 
 def _hand_out_plan(
-    program: Program, form: Format, made: Exported, output: Path | None, as_json: bool
+    program: Program, form: Format, made: ExportResult, output: Path | None, as_json: bool
 ) -> None:
     from dynamoctl.cli.output import note
 

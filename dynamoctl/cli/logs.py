@@ -39,7 +39,7 @@ def command(
         typer.Option("--grep", "-g", metavar="REGEX", help="Lines in which it is found.", show_default=False),
     ] = None,
     ignore_case: Annotated[
-        bool, typer.Option("--ignore-case", "-i", help="Small letters and capitals are alike to --grep.")
+        bool, typer.Option("--ignore-case", "-i", help="Match --grep case-insensitively.")
     ] = False,
     level: Annotated[
         Literal["debug", "info", "warning", "error", "critical"] | None,

@@ -58,7 +58,7 @@ def schema() -> dict[str, Any]:
 
 
 def text() -> str:
-    """The same, as it stands in a file."""
+    """The schema as the text of a file."""
     return json.dumps(schema(), indent=2) + "\n"
 
 

@@ -86,7 +86,7 @@ class Cluster:
                 )
         if self.runtime_version is not None and not dgd_rules.RUNTIME_VERSION.fullmatch(self.runtime_version):
             raise SpecError(
-                f"--runtime-version: '{self.runtime_version}' is no version of the form MAJOR.MINOR.PATCH",
+                f"--runtime-version: '{self.runtime_version}' is not a version of the form MAJOR.MINOR.PATCH",
                 f"write it as in {INSTALLED['ai-dynamo']}",
             )
         if self.namespace is not None and not re.fullmatch(_LABEL, self.namespace):
@@ -103,21 +103,21 @@ class Cluster:
                 self._check_name(flag, name)
         if not self.mount.startswith("/") or ":" in self.mount or ".." in self.mount.split("/"):
             raise SpecError(
-                f"--pvc-path: '{self.mount}' is no absolute path in a pod", "write it as in /models"
+                f"--pvc-path: '{self.mount}' is not an absolute path in a pod", "write it as in /models"
             )
         if self.mount == "/":
             raise SpecError("--pvc-path: a volume at / would hide the whole image", "write it as in /models")
         if not dgd_rules.QUANTITY.fullmatch(self.shm):
             raise SpecError(
-                f"--shm: '{self.shm}' is no size that Kubernetes knows",
-                "write it as in 16Gi; GB and GiB are no units there",
+                f"--shm: '{self.shm}' is not a Kubernetes quantity",
+                "write it as in 16Gi; Kubernetes does not accept GB or GiB",
             )
 
     def _check_image(self, flag: str, image: str) -> None:
         found = _IMAGE.fullmatch(image)
         if not found:
             raise SpecError(
-                f"{flag}: '{image}' is no name of an image", f"write it as in {PLACEHOLDER}, in lower case"
+                f"{flag}: '{image}' is not an image name", f"write it as in {PLACEHOLDER}, in lower case"
             )
         tag, digest = found["tag"] or "", found["digest"]
         known = not digest and dgd_rules.VERSION_TAG.fullmatch(tag)
@@ -150,7 +150,7 @@ def model(spec: DeploymentSpec, cluster: Cluster, default: str) -> ModelFacts:
     """A model as the pods find it: a hub id, or a folder on the volume.
 
     Args:
-        default: the hub id where none is named.
+        default: the hub id, if no path is named.
 
     Raises:
         SpecError: it is something of this machine.

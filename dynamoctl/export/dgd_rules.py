@@ -37,7 +37,7 @@ def _of_deployment(body: Mapping[str, Any]) -> Iterator[str]:
     name, spec = body["metadata"]["name"], body["spec"]
     components = spec["components"]
     if not _RESOURCE_NAME.fullmatch(name) or len(name) > 63:
-        yield f"metadata.name: '{name}' is no name of a resource"
+        yield f"metadata.name: '{name}' is not a resource name"
     if name[:1].isdigit():
         yield f"metadata.name: '{name}' begins with a digit, and its Service must begin with a letter"
     if "restart" in spec:
@@ -75,7 +75,7 @@ def _of_component(component: Mapping[str, Any]) -> Iterator[str]:
     if component.get("eppConfig") is not None and component.get("type") != "epp":
         yield "eppConfig: it is for the type epp alone"
     if not QUANTITY.fullmatch(str(component.get("sharedMemorySize", "0"))):
-        yield f"sharedMemorySize: {component['sharedMemorySize']} is no quantity of 0 or more"
+        yield f"sharedMemorySize: {component['sharedMemorySize']} is not a quantity of 0 or more"
     containers = component["podTemplate"]["spec"]["containers"]
     main = next((one for one in containers if one["name"] == "main"), None)
     if main is None or not main.get("image"):

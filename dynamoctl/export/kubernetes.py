@@ -223,7 +223,7 @@ def _volume(name: str, source: Body, path: str, **how: bool) -> tuple[Body, Body
 
 
 def _asks_server(plan: DeploymentPlan, unit: Unit) -> bool:
-    """Whether it is a worker with LMCache's server beside it; decode has no cache of LMCache's."""
+    """Whether it is a worker that uses LMCache's server; decode workers do not."""
     return plan.lmcache == "mp" and unit.role in ("agg", "prefill")
 
 

@@ -231,7 +231,7 @@ def _command(argv: tuple[str, ...]) -> str:
 
 
 def _escaped(text: str) -> str:
-    """A text whose % is no specifier."""
+    """Escape each %, which systemd would take for a specifier."""
     return text.replace("%", "%%")
 
 

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 MOUNT = Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")
-# Version 1 writes the largest multiple of the page size that fits 63 bits where there is no limit.
+# Without a limit, version 1 reports the largest multiple of the page size that fits 63 bits.
 _UNLIMITED = 2**62
 
 

@@ -63,7 +63,7 @@ _TICK_S = 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class LineFields:
     """The fields of one line.
 
     Attributes:
@@ -77,7 +77,7 @@ class Said:
     word: tuple[int, int] | None = None
 
 
-_NOTHING = Said()
+_NOTHING = LineFields()
 
 
 def plain(line: str) -> str:
@@ -92,7 +92,7 @@ def level_name(level: int | None) -> str | None:
     return max((number, name) for name, number in LEVELS.items() if number <= max(level, 10))[1]
 
 
-def read(line: str, latest: float) -> Said:
+def read(line: str, latest: float) -> LineFields:
     """The fields of a line without colours.
 
     Args:
@@ -123,7 +123,7 @@ class Carry:
         self.at: float | None = None
         self.level: int | None = None
 
-    def read(self, line: str, latest: float) -> Said:
+    def read(self, line: str, latest: float) -> LineFields:
         """The fields of the next line. Afterwards `at` and `level` are the values that apply to it."""
         own = read(line, latest)
         if own.at is not None:
@@ -138,7 +138,7 @@ class Carry:
         return own
 
 
-def _said(match: re.Match[str], latest: float) -> Said:
+def _said(match: re.Match[str], latest: float) -> LineFields:
     groups = match.groupdict()
     word = groups.get("level")
     span = match.span("level") if word else None
@@ -151,7 +151,7 @@ def _said(match: re.Match[str], latest: float) -> Said:
     at = _time(groups, latest)
     if at is not None and at > latest + _TICK_S:
         at = latest
-    return Said(at, level, span)
+    return LineFields(at, level, span)
 
 
 def _time(groups: dict[str, str | None], latest: float) -> float | None:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from dynamoctl.answers.bench import BenchAnswer, BenchLMCache, BenchWorker, Counted, PassResult
+from dynamoctl.answers.bench import BenchAnswer, BenchLMCache, BenchWorker, PassCounts, PassResult
 from dynamoctl.bench import results, workloads
-from dynamoctl.bench.results import Measured
+from dynamoctl.bench.results import Measurement
 from dynamoctl.bench.workloads import Pass, Workload
 from dynamoctl.errors import DynamoctlError, NotReadyError, SpecError
 from dynamoctl.host.facts import versions
@@ -73,7 +73,7 @@ class Bench:
     load: Load
     forgotten: Forget | None
     began: float
-    measured: tuple[Measured, ...]
+    measured: tuple[Measurement, ...]
 
     @property
     def passes(self) -> list[PassResult]:
@@ -169,7 +169,7 @@ def read(path: Path) -> tuple[str, dict[str, Any]]:
     """A result that was written: what it is of (`bench`, `bench-compare`, `bench-tune`), and its body.
 
     Raises:
-        SpecError: it is no such file.
+        SpecError: the file is not such a result.
     """
     try:
         body = json.loads(path.read_text(encoding="utf-8"))
@@ -213,17 +213,17 @@ class _Clock:
         self._spent_s += time.monotonic() - self._began if self._began else 0.0
 
 
-def _measure(plan: DeploymentPlan, one: Pass, load: Load, clock: _Clock) -> Measured:
+def _measure(plan: DeploymentPlan, one: Pass, load: Load, clock: _Clock) -> Measurement:
     before = look(plan.name)
     clock.begin(one.label)
     with tempfile.TemporaryDirectory(prefix="dynamoctl-bench-") as folder:
         seconds, answered = load_generators.send(plan, one.requests, load, Path(folder), clock.done)
     clock.end()
     time.sleep(_SETTLE_S)
-    return Measured(one.label, seconds, tuple(answered), _counted(before, look(plan.name)))
+    return Measurement(one.label, seconds, tuple(answered), _counted(before, look(plan.name)))
 
 
-def _counted(before: Look, after: Look) -> Counted:
+def _counted(before: Look, after: Look) -> PassCounts:
     """What the units counted between two looks, and what they hold at the second."""
     first, last = _sample(before), _sample(after)
     came = rates.change(first, last).counters if first and last else {}
@@ -231,7 +231,7 @@ def _counted(before: Look, after: Look) -> Counted:
     def whole(name: str) -> int | None:
         return int(came[name]) if name in came else None
 
-    return Counted(
+    return PassCounts(
         lmcache_hit_tokens=whole("hit_tokens"),
         lmcache_requested_tokens=whole("requested_tokens"),
         prefix_hit_tokens=whole("prefix_hit_tokens"),

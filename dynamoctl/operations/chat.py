@@ -101,7 +101,7 @@ class Conversation:
                 f"the deployment does not answer ({type(error).__name__})", "see: dynamoctl status"
             ) from None
         except ValueError:
-            raise DynamoctlError("the deployment's answer is no stream of events") from None
+            raise DynamoctlError("the deployment's answer is not a stream of events") from None
 
 
 def begin(name: str, system: str | None, max_tokens: int, temperature: float) -> Conversation:

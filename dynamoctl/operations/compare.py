@@ -21,7 +21,7 @@ from dynamoctl.operations.down import down
 from dynamoctl.operations.load_generators import Load
 from dynamoctl.operations.planning import plan_for_here
 from dynamoctl.operations.up import up
-from dynamoctl.state import DeploymentState, Folder
+from dynamoctl.state import DeploymentDir, DeploymentState
 
 OnState = Callable[[DeploymentState], None]
 
@@ -42,7 +42,7 @@ class Watching:
     state: OnState
     progress: OnProgress
     model: Callable[[str, float], None]
-    so_far: Callable[[Compared], None]
+    so_far: Callable[[Comparison], None]
 
 
 @dataclass
@@ -78,7 +78,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Compared:
+class Comparison:
     """The results of a comparison, in which all variants got the same prompts.
 
     Attributes:
@@ -130,7 +130,7 @@ def compare(
     forget: Forget,
     repeat: int,
     watching: Watching,
-) -> Compared:
+) -> Comparison:
     """Measure all variants. A variant that fails is left out of later rounds; the others continue.
 
     Every second round runs in reverse order, so that slow changes of the machine (temperature, a page cache
@@ -146,7 +146,7 @@ def compare(
             got the results so far.
     """
     outcomes = tuple(Outcome(variant, f"bench-{number}") for number, variant in enumerate(variants, 1))
-    compared = Compared(workload, seed, load, repeat, time.time(), outcomes)
+    compared = Comparison(workload, seed, load, repeat, time.time(), outcomes)
     for number in range(repeat):
         for outcome in outcomes if number % 2 == 0 else reversed(outcomes):
             if outcome.error is not None:
@@ -178,7 +178,7 @@ def _once(
     """
     variant, name = outcome.variant, outcome.deployment
     watching.begins(variant.name, number, "starts")
-    state = Folder(name).read_state()
+    state = DeploymentDir(name).read_state()
     if state is not None and state.supervisor_lives:
         raise PreflightError(f"'{name}' is up already", f"take it down first: dynamoctl down -n {name}")
     planned = plan_for_here({**common, **variant.flags, "name": name}, variant.config or config)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from dynamoctl.checks import registry
 from dynamoctl.checks.base import Finding, Level
 from dynamoctl.errors import DynamoctlError
-from dynamoctl.operations.planning import Planned
-from dynamoctl.state import Folder
+from dynamoctl.operations.planning import PlanningResult
+from dynamoctl.state import DeploymentDir
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class CheckResult:
     finding: Finding
 
 
-def diagnose(planned: Planned, on_check: Callable[[str], None]) -> list[CheckResult]:
+def diagnose(planned: PlanningResult, on_check: Callable[[str], None]) -> list[CheckResult]:
     """Run every check that concerns this plan.
 
     Args:
@@ -45,7 +45,7 @@ def diagnose(planned: Planned, on_check: Callable[[str], None]) -> list[CheckRes
 def _running(name: str) -> str:
     """What to say if a deployment of this name is up; empty if none is."""
     try:
-        state = Folder(name).read_state()
+        state = DeploymentDir(name).read_state()
     except DynamoctlError:  # the check of leftovers reports it
         return ""
     if state is None or not state.supervisor_lives:

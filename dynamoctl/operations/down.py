@@ -13,7 +13,7 @@ from dynamoctl.errors import DynamoctlError, LeftoverError
 from dynamoctl.host import gpus, ports, processes
 from dynamoctl.host.processes import Identity, is_running, members, members_of_each
 from dynamoctl.processes import cleanup, process_control
-from dynamoctl.state import DeploymentState, Folder
+from dynamoctl.state import DeploymentDir, DeploymentState
 
 _POLL_S = 0.2
 # How long a supervisor may take to write its first state, in seconds. It rewrites a deleted one after 2 s.
@@ -49,7 +49,7 @@ def down(name: str, on_state: Callable[[DeploymentState], None]) -> Down:
         LeftoverError: something could not be removed; the message names it.
     """
     began = time.monotonic()
-    folder = Folder(name)
+    folder = DeploymentDir(name)
     if not folder.exists() and not process_control.supervisors(folder.path):
         return Down(name, was_running=False)
     with folder.lock():  # an `up` holds the lock until its supervisor has started
@@ -80,7 +80,7 @@ def down(name: str, on_state: Callable[[DeploymentState], None]) -> Down:
     return Down(name, was_running, ran, time.monotonic() - began)
 
 
-def _read(folder: Folder) -> DeploymentState | None:
+def _read(folder: DeploymentDir) -> DeploymentState | None:
     """The state; if it is damaged or has another version, a state from what else is known."""
     try:
         return folder.read_state()
@@ -88,7 +88,7 @@ def _read(folder: Folder) -> DeploymentState | None:
         return _without_a_state(folder, process_control.supervisors(folder.path))
 
 
-def _without_a_state(folder: Folder, supervisors: list[Identity]) -> DeploymentState:
+def _without_a_state(folder: DeploymentDir, supervisors: list[Identity]) -> DeploymentState:
     """A state from the plan and the processes, for a deployment without a readable state."""
     supervisor = supervisors[0] if supervisors else None
     state = DeploymentState(folder.name, "", "", "", _start_id(folder), supervisor=supervisor)
@@ -96,14 +96,14 @@ def _without_a_state(folder: Folder, supervisors: list[Identity]) -> DeploymentS
     return state
 
 
-def _latest(folder: Folder, before: DeploymentState) -> DeploymentState:
+def _latest(folder: DeploymentDir, before: DeploymentState) -> DeploymentState:
     try:
         return folder.read_state() or before
     except DynamoctlError:
         return before
 
 
-def _start_id(folder: Folder) -> str:
+def _start_id(folder: DeploymentDir) -> str:
     """The start id from the plan; if that is damaged, from a process that works in the folder."""
     with contextlib.suppress(DynamoctlError):
         if (plan := folder.read_plan()) is not None:
@@ -115,14 +115,14 @@ def _start_id(folder: Folder) -> str:
     return ""
 
 
-def _drain_s(folder: Folder) -> float:
+def _drain_s(folder: DeploymentDir) -> float:
     """What the requests in flight of each unit get, seconds; the default if the plan does not tell."""
     with contextlib.suppress(DynamoctlError, KeyError, TypeError, ValueError):
         return float((folder.read_plan() or {})["plan"]["drain_s"])
     return policies.DRAIN_S
 
 
-def _about_to_start(folder: Folder) -> DeploymentState | None:
+def _about_to_start(folder: DeploymentDir) -> DeploymentState | None:
     """The state if there is no state file: `up` was killed, or the folder was deleted."""
     supervisors = process_control.supervisors(folder.path)
     if not supervisors:
@@ -142,7 +142,7 @@ def _ports(state: DeploymentState) -> dict[int, str]:
 
 
 def _sweep(
-    folder: Folder, state: DeploymentState, listeners: set[tuple[int, int]], pids: set[int]
+    folder: DeploymentDir, state: DeploymentState, listeners: set[tuple[int, int]], pids: set[int]
 ) -> list[str]:
     """Remove what the supervisor left (nothing, unless it died); return what remains.
 

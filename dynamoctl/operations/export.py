@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynamoctl.errors import PreflightError, SpecError
-from dynamoctl.state import Folder, deployments, targets_folder, write_whole
+from dynamoctl.state import DeploymentDir, deployments, targets_folder, write_whole
 
 
 def prometheus_targets(names: list[str]) -> list[dict[str, Any]]:
@@ -19,7 +19,7 @@ def prometheus_targets(names: list[str]) -> list[dict[str, Any]]:
     Raises:
         DynamoctlError: a plan is damaged, or belongs to another user.
     """
-    return [group for name in names for group in _targets(Folder(name))]
+    return [group for name in names for group in _targets(DeploymentDir(name))]
 
 
 def prometheus_config(name: str | None) -> str:
@@ -29,17 +29,17 @@ def prometheus_config(name: str | None) -> str:
     """
     from dynamoctl.export import prometheus
 
-    return prometheus.config(str(Folder(name).targets_file if name else targets_folder() / "*.json"))
+    return prometheus.config(str(DeploymentDir(name).targets_file if name else targets_folder() / "*.json"))
 
 
 if TYPE_CHECKING:
     from dynamoctl.export.cluster import Cluster
     from dynamoctl.export.systemd import Manager
-    from dynamoctl.operations.planning import Planned
+    from dynamoctl.operations.planning import PlanningResult
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportResult:
     """A plan for another runner.
 
     Attributes:
@@ -51,7 +51,7 @@ class Exported:
     notes: tuple[str, ...] = ()
 
 
-def k8s(flags: Mapping[str, Any], config: Path | None, where: Cluster) -> Exported:
+def k8s(flags: Mapping[str, Any], config: Path | None, where: Cluster) -> ExportResult:
     """A Kubernetes manifest for Dynamo's operator.
 
     Raises:
@@ -68,10 +68,10 @@ def k8s(flags: Mapping[str, Any], config: Path | None, where: Cluster) -> Export
             "the image is a placeholder: in-process LMCache needs an image with dynamoctl's vLLM plugin;"
             " set it with --image, or use --lmcache-mode mp or --no-lmcache"
         )
-    return Exported(manifest_text.render(documents, planned.plan, where), tuple(notes))
+    return ExportResult(manifest_text.render(documents, planned.plan, where), tuple(notes))
 
 
-def shell(flags: Mapping[str, Any], config: Path | None) -> Exported:
+def shell(flags: Mapping[str, Any], config: Path | None) -> ExportResult:
     """A bash script for this machine.
 
     Raises:
@@ -81,10 +81,10 @@ def shell(flags: Mapping[str, Any], config: Path | None) -> Exported:
     from dynamoctl.export import shell as script
 
     planned = _plan_of_one_host(flags, config)
-    return Exported(script.script(planned.plan), _notes(planned))
+    return ExportResult(script.script(planned.plan), _notes(planned))
 
 
-def systemd(flags: Mapping[str, Any], config: Path | None, manager: Manager) -> Exported:
+def systemd(flags: Mapping[str, Any], config: Path | None, manager: Manager) -> ExportResult:
     """systemd units for this machine: file name -> text.
 
     Raises:
@@ -99,10 +99,10 @@ def systemd(flags: Mapping[str, Any], config: Path | None, manager: Manager) -> 
     missing = [
         f"{name} is set here but not in the services: the target says which file is for it" for name in names
     ]
-    return Exported(files.units(planned.plan, manager), (*_notes(planned), *missing))
+    return ExportResult(files.units(planned.plan, manager), (*_notes(planned), *missing))
 
 
-def _plan_of_one_host(flags: Mapping[str, Any], config: Path | None) -> Planned:
+def _plan_of_one_host(flags: Mapping[str, Any], config: Path | None) -> PlanningResult:
     from dynamoctl.operations.planning import plan_for_here
 
     planned = plan_for_here(flags, config)
@@ -114,7 +114,7 @@ def _plan_of_one_host(flags: Mapping[str, Any], config: Path | None) -> Planned:
     return planned
 
 
-def _notes(planned: Planned) -> tuple[str, ...]:
+def _notes(planned: PlanningResult) -> tuple[str, ...]:
     """What the plan needs before it can run without `up`."""
     if planned.model.builtin and planned.model.folder is None:
         return (f"the model is not in {planned.model.path} yet: `dynamoctl up` puts it there",)
@@ -123,7 +123,7 @@ def _notes(planned: Planned) -> tuple[str, ...]:
 
 def require_known(name: str) -> None:
     """Raise SpecError if no deployment of this name was ever started."""
-    if Folder(name).read_state() is None:
+    if DeploymentDir(name).read_state() is None:
         known = deployments()
         hint = f"known are: {', '.join(known)}" if known else "bring it up first: dynamoctl up --help"
         raise SpecError(f"there is no '{name}': it was never started here", hint)
@@ -164,7 +164,7 @@ def write(path: Path, content: object) -> None:
         ) from None
 
 
-def _targets(folder: Folder) -> list[dict[str, Any]]:
+def _targets(folder: DeploymentDir) -> list[dict[str, Any]]:
     """The targets of a deployment that was ready and lives, as the supervisor writes them."""
     from dynamoctl.export import prometheus
     from dynamoctl.host.processes import is_running

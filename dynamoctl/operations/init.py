@@ -50,7 +50,7 @@ class Draft:
         private: whether the file holds a password.
     """
 
-    planned: planning.Planned
+    planned: planning.PlanningResult
     gpus: tuple[Gpu | None, ...]
     models: tuple[str, ...]
     machine: str
@@ -154,7 +154,9 @@ def _on_gpus(gpus: int, spec: DeploymentSpec) -> list[str]:
     return []
 
 
-def _values(asked: Mapping[str, Any], spec: DeploymentSpec, planned: planning.Planned) -> dict[str, Any]:
+def _values(
+    asked: Mapping[str, Any], spec: DeploymentSpec, planned: planning.PlanningResult
+) -> dict[str, Any]:
     """The keys to set, as in the TOML. Paths are absolute, because `up` may run in another folder."""
     values: dict[str, Any] = {}
     for path, given in asked.items():
@@ -172,7 +174,7 @@ def _values(asked: Mapping[str, Any], spec: DeploymentSpec, planned: planning.Pl
     return {**values, "mode": spec.mode, "model": policies.BUILTIN_MODEL if model.builtin else model.path}
 
 
-def _taken_here(planned: planning.Planned) -> dict[str, float]:
+def _taken_here(planned: planning.PlanningResult) -> dict[str, float]:
     """The plan's values of keys whose defaults depend on the host."""
     settings = [setting for setting in planned.plan.lmcache_settings if setting.name == "cpu_gb"]
     return {f"lmcache.{setting.name}": float(setting.value) for setting in settings}

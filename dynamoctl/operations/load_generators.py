@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dynamoctl.bench import results, workloads
-from dynamoctl.bench.results import Answered
+from dynamoctl.bench.results import RequestResult
 from dynamoctl.bench.workloads import Request
 from dynamoctl.errors import DynamoctlError, PreflightError, SpecError
 from dynamoctl.host.models import cache_home
@@ -57,7 +57,7 @@ class Load:
 
 def send(
     plan: DeploymentPlan, requests: Sequence[Request], load: Load, folder: Path, on_done: OnDone
-) -> tuple[float, list[Answered]]:
+) -> tuple[float, list[RequestResult]]:
     """Send the requests.
 
     Args:
@@ -77,7 +77,7 @@ def send(
 
 def _vllm_bench_serve(
     plan: DeploymentPlan, requests: Sequence[Request], load: Load, folder: Path, on_done: OnDone
-) -> tuple[float, list[Answered]]:
+) -> tuple[float, list[RequestResult]]:
     """Run `vllm bench serve` in the engine's environment."""
     trace, result = folder / "trace.jsonl", folder / "result.json"
     trace.write_text(workloads.trace(requests), encoding="utf-8")
@@ -117,7 +117,7 @@ def _aiperf(
     load: Load,
     folder: Path,
     on_done: OnDone,
-) -> tuple[float, list[Answered]]:
+) -> tuple[float, list[RequestResult]]:
     """Run AIPerf (0.13) in its own environment. It exits with 0 even if requests fail; its records say so."""
     trace = folder / "trace.jsonl"
     trace.write_text(workloads.text_trace(requests), encoding="utf-8")

@@ -15,7 +15,7 @@ from dynamoctl.humanize import moment, nearest
 from dynamoctl.logs import fields
 from dynamoctl.logs.tail import Tail
 from dynamoctl.planner.secrets import redact
-from dynamoctl.state import Folder
+from dynamoctl.state import DeploymentDir
 
 _POLL_S = 0.3
 # Default number of lines of each log.
@@ -111,7 +111,7 @@ def query(
 
 def units(name: str) -> list[str]:
     """The units of a deployment that have a log."""
-    folder = Folder(name)
+    folder = DeploymentDir(name)
     if not folder.exists():
         return []
     return sorted(log.stem for log in folder.log("supervisor").parent.glob("*.log"))
@@ -128,7 +128,7 @@ def read(name: str, unit: str | None, wanted: Query, follow: bool) -> Iterator[L
         raise SpecError(f"'{name}' has no logs: it was never started here", "see: dynamoctl status --all")
     if unit is not None and unit not in known:
         raise SpecError(f"'{name}' has no unit '{unit}'", nearest(unit, known))
-    folder = Folder(name)
+    folder = DeploymentDir(name)
     logs = {each: _Log(folder, each, wanted) for each in ([unit] if unit else known)}
     try:
         for log in logs.values():
@@ -153,7 +153,7 @@ def read(name: str, unit: str | None, wanted: Query, follow: bool) -> Iterator[L
 class _Log:
     """The wanted lines of one unit's log."""
 
-    def __init__(self, folder: Folder, unit: str, wanted: Query) -> None:
+    def __init__(self, folder: DeploymentDir, unit: str, wanted: Query) -> None:
         self._unit = unit
         self._wanted = wanted
         self._tail = Tail(folder.log(unit))

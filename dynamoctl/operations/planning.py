@@ -19,11 +19,11 @@ from dynamoctl.facts import HostFacts, ModelFacts
 from dynamoctl.host import facts, models
 from dynamoctl.planner import make_plan, topology
 from dynamoctl.planner.plan import DeploymentPlan
-from dynamoctl.state import Folder, deployments
+from dynamoctl.state import DeploymentDir, deployments
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlanningResult:
     """A spec and the plan made from it on this host.
 
     Attributes:
@@ -53,7 +53,7 @@ def find_config(named: Path | None) -> Path | None:
     return default if default.is_file() else None
 
 
-def plan_for_here(flags: Mapping[str, Any], config: Path | None) -> Planned:
+def plan_for_here(flags: Mapping[str, Any], config: Path | None) -> PlanningResult:
     """Make a plan for this host from flags, the environment and the config file.
 
     Args:
@@ -68,7 +68,7 @@ def plan_for_here(flags: Mapping[str, Any], config: Path | None) -> Planned:
     return plan(spec, look(spec.name), sources)
 
 
-def plan_for_cluster(flags: Mapping[str, Any], config: Path | None, where: Cluster) -> Planned:
+def plan_for_cluster(flags: Mapping[str, Any], config: Path | None, where: Cluster) -> PlanningResult:
     """Make a plan for pods, independent of the GPUs, memory and ports of this machine.
 
     Raises:
@@ -79,15 +79,17 @@ def plan_for_cluster(flags: Mapping[str, Any], config: Path | None, where: Clust
     model = cluster.model(spec, where, policies.GPU_MODEL)
     spec = spec.model_copy(update={"model": model.path})
     host_facts = cluster.host(spec)
-    return Planned(spec, host_facts, model, make_plan(spec, host_facts, model, sources), sources)
+    return PlanningResult(spec, host_facts, model, make_plan(spec, host_facts, model, sources), sources)
 
 
 def look(name: str) -> HostFacts:
     """The facts of the host, for a deployment of this name."""
-    return facts.gather(Folder(name).path, reserved_ports=_planned_ports(but=name))
+    return facts.gather(DeploymentDir(name).path, reserved_ports=_planned_ports(but=name))
 
 
-def plan(spec: DeploymentSpec, host_facts: HostFacts, sources: Mapping[str, str] | None = None) -> Planned:
+def plan(
+    spec: DeploymentSpec, host_facts: HostFacts, sources: Mapping[str, str] | None = None
+) -> PlanningResult:
     """Make a plan for a spec.
 
     Raises:
@@ -97,10 +99,10 @@ def plan(spec: DeploymentSpec, host_facts: HostFacts, sources: Mapping[str, str]
     device = topology.device(spec, host_facts)
     model = models.locate(spec.model or models.default_model(device), spec.served_model_name)
     spec = spec.model_copy(update={"device": device, "model": model.path})
-    return Planned(spec, host_facts, model, make_plan(spec, host_facts, model, sources), sources or {})
+    return PlanningResult(spec, host_facts, model, make_plan(spec, host_facts, model, sources), sources or {})
 
 
-def with_own_ports(planned: Planned) -> Planned:
+def with_own_ports(planned: PlanningResult) -> PlanningResult:
     """The plan, made again with other ports if another deployment has taken one of them in the meantime.
 
     Raises:
@@ -132,7 +134,7 @@ def _planned_ports(but: str) -> set[int]:
         if name == but:
             continue
         try:
-            state = Folder(name).read_state()
+            state = DeploymentDir(name).read_state()
         except DynamoctlError:
             continue
         if state is not None and state.supervisor_lives:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dynamoctl.errors import DynamoctlError, NotReadyError, SpecError
 from dynamoctl.planner.plan import DeploymentPlan
-from dynamoctl.state import DeploymentState, Folder, not_running
+from dynamoctl.state import DeploymentDir, DeploymentState, not_running
 
 
 def serving(name: str) -> DeploymentState:
@@ -14,7 +14,7 @@ def serving(name: str) -> DeploymentState:
         SpecError: nothing of this name runs.
         NotReadyError: it does not serve now.
     """
-    state = Folder(name).read_state()
+    state = DeploymentDir(name).read_state()
     if state is None or not state.supervisor_lives:
         raise SpecError(not_running(name), "bring it up first, or name another with -n")
     if state.state not in ("ready", "degraded"):
@@ -31,10 +31,10 @@ def serving_plan(name: str) -> DeploymentPlan:
         DynamoctlError: its plan is missing or damaged.
     """
     serving(name)
-    return read_plan(Folder(name))
+    return read_plan(DeploymentDir(name))
 
 
-def read_plan(folder: Folder) -> DeploymentPlan:
+def read_plan(folder: DeploymentDir) -> DeploymentPlan:
     """The plan that a deployment was started with.
 
     Raises:

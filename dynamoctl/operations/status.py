@@ -22,7 +22,7 @@ from dynamoctl.answers.status import (
     UnitStatus,
 )
 from dynamoctl.host.processes import is_running, members
-from dynamoctl.state import DeploymentState, Folder, UnitState
+from dynamoctl.state import DeploymentDir, DeploymentState, UnitState
 
 # The supervisor asks every unit in turn for its metrics.
 _PATIENCE_S = 15.0
@@ -34,7 +34,7 @@ class Look:
 
     Attributes:
         shown: what `status` answers.
-        state: what its supervisor wrote last; None where there is nothing.
+        state: what its supervisor wrote last; None if it was never started.
         answer: what its supervisor answered (`observe.Snapshot`); None where it was not asked or did not.
     """
 
@@ -50,7 +50,7 @@ def status(name: str) -> StatusAnswer:
 
 def look(name: str) -> Look:
     """See how a deployment is now."""
-    folder = Folder(name)
+    folder = DeploymentDir(name)
     state = folder.read_state()
     if state is None:
         return Look(_nothing(name))
@@ -183,7 +183,7 @@ def _in_order(entry: tuple[str, Any]) -> tuple[int, str]:
     return (int(entry[0]) if entry[0].isdigit() else sys.maxsize, entry[0])
 
 
-def ask(folder: Folder) -> dict[str, Any] | None:
+def ask(folder: DeploymentDir) -> dict[str, Any] | None:
     """A fresh snapshot from the supervisor; None where it does not answer."""
     try:
         descriptor = os.open(folder.path, os.O_PATH | os.O_DIRECTORY)

@@ -16,14 +16,14 @@ from dynamoctl.config.choices import CONFIG_NAME
 from dynamoctl.config.load import load_spec
 from dynamoctl.errors import DynamoctlError, SpecError
 from dynamoctl.operations.bench import Forget
-from dynamoctl.operations.compare import Compared, Outcome, Watching, compare
+from dynamoctl.operations.compare import Comparison, Outcome, Watching, compare
 from dynamoctl.operations.load_generators import Load
 from dynamoctl.operations.planning import find_config
 from dynamoctl.state import write_whole
 
 
 @dataclass(frozen=True)
-class Tuned:
+class TuningResult:
     """The result of a sweep.
 
     Attributes:
@@ -34,7 +34,7 @@ class Tuned:
         written: whether the values were written to it.
     """
 
-    compared: Compared
+    compared: Comparison
     best: str | None
     values: Mapping[str, int | float]
     path: Path
@@ -67,7 +67,7 @@ def tune(
     repeat: int,
     write: bool,
     watching: Watching,
-) -> Tuned:
+) -> TuningResult:
     """Measure each chunk size with each cache size, and write the best values to the TOML file.
 
     Args:
@@ -95,11 +95,11 @@ def tune(
     compared = compare(candidates, common, path, workload, seed, load, forget, repeat, watching)
     best = _best(compared.outcomes)
     if best is None:
-        return Tuned(compared, None, {}, path, written=False)
+        return TuningResult(compared, None, {}, path, written=False)
     values = _values(best.variant)
     if write:
         _write(path, _edited(path, values))
-    return Tuned(compared, best.variant.name, values, path, write)
+    return TuningResult(compared, best.variant.name, values, path, write)
 
 
 def _result(one: VariantResult) -> TuneVariantResult:

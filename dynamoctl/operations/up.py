@@ -20,11 +20,11 @@ from dynamoctl.host.processes import Identity, is_running, members
 from dynamoctl.logs import files
 from dynamoctl.logs.phases import last_lines
 from dynamoctl.operations import conversion
-from dynamoctl.operations.planning import Planned, with_own_ports
+from dynamoctl.operations.planning import PlanningResult, with_own_ports
 from dynamoctl.planner.plan import SCHEMA
 from dynamoctl.planner.secrets import redact
 from dynamoctl.processes import cleanup, process_control
-from dynamoctl.state import DeploymentState, Folder, starts_in_turn
+from dynamoctl.state import DeploymentDir, DeploymentState, starts_in_turn
 
 _POLL_S = 0.2
 # How long a supervisor may take to exit after it reported `failed`, in seconds.
@@ -49,7 +49,7 @@ class Up:
     seconds: float
 
 
-def up(planned: Planned, keep: bool, on_state: OnState, on_progress: OnProgress) -> Up:
+def up(planned: PlanningResult, keep: bool, on_state: OnState, on_progress: OnProgress) -> Up:
     """Bring a deployment up, or wait for one that is up or starting with the same plan.
 
     Args:
@@ -64,7 +64,7 @@ def up(planned: Planned, keep: bool, on_state: OnState, on_progress: OnProgress)
             `keep` is set.
         KeyboardInterrupt: the user interrupted the start. Nothing is left running.
     """
-    folder = Folder(planned.spec.name)
+    folder = DeploymentDir(planned.spec.name)
     with folder.lock():
         state = _running(folder)
         already = state is not None
@@ -83,7 +83,7 @@ def up(planned: Planned, keep: bool, on_state: OnState, on_progress: OnProgress)
     return Up(ready, already and state.state == "ready", ready.ready_at - ready.created_at)
 
 
-def _running(folder: Folder) -> DeploymentState | None:
+def _running(folder: DeploymentDir) -> DeploymentState | None:
     """The state of a deployment that is up or starting; None if nothing of it runs.
 
     Raises:
@@ -107,7 +107,7 @@ def _running(folder: Folder) -> DeploymentState | None:
     return None
 
 
-def _require_same(planned: Planned, folder: Folder, state: DeploymentState) -> None:
+def _require_same(planned: PlanningResult, folder: DeploymentDir, state: DeploymentState) -> None:
     """Raise SpecError if the running deployment has another spec than the requested one."""
     body = folder.read_plan() or {}
     # A plan of an earlier version lacks newer settings; it runs with their defaults.
@@ -140,7 +140,9 @@ def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> 
             yield prefix + key, was, wanted
 
 
-def _start(planned: Planned, folder: Folder, keep: bool, on_progress: OnProgress) -> DeploymentState:
+def _start(
+    planned: PlanningResult, folder: DeploymentDir, keep: bool, on_progress: OnProgress
+) -> DeploymentState:
     """Check the host, prepare the model and the folder, start the supervisor."""
     earlier, facts = _clear(folder), planned.facts
     if facts.memory_available_gib < (available := memory_gib()[1]):
@@ -164,14 +166,14 @@ def _start(planned: Planned, folder: Folder, keep: bool, on_progress: OnProgress
         return _begin(with_own_ports(planned), folder, keep, warnings, earlier)
 
 
-def _clear(folder: Folder) -> Files:
+def _clear(folder: DeploymentDir) -> Files:
     """Remove files that an earlier, killed start left outside the folder; return those that remain."""
     state = folder.read_state()
     return cleanup.remove_files(cleanup.files_of_plan(folder) if state is None else cleanup.own_files(state))
 
 
 def _begin(
-    planned: Planned, folder: Folder, keep: bool, warnings: list[str], earlier: Files
+    planned: PlanningResult, folder: DeploymentDir, keep: bool, warnings: list[str], earlier: Files
 ) -> DeploymentState:
     """Write the plan, start its supervisor, and wait for its first state."""
     start_id = uuid.uuid4().hex
@@ -195,7 +197,7 @@ def _begin(
         raise
 
 
-def _first_state(folder: Folder, supervisor: Identity, start_id: str) -> DeploymentState:
+def _first_state(folder: DeploymentDir, supervisor: Identity, start_id: str) -> DeploymentState:
     """Wait until the supervisor has written its first state."""
     while True:
         state = folder.read_state()
@@ -210,13 +212,15 @@ def _first_state(folder: Folder, supervisor: Identity, start_id: str) -> Deploym
         time.sleep(_POLL_S / 4)
 
 
-def _set_logs_aside(folder: Folder) -> None:
+def _set_logs_aside(folder: DeploymentDir) -> None:
     """Keep the logs of the last start as UNIT.log.1."""
     for log in folder.log("supervisor").parent.glob("*.log"):
         log.replace(files.set_aside(log))
 
 
-def _wait(folder: Folder, state: DeploymentState, supervisor: Identity, on_state: OnState) -> DeploymentState:
+def _wait(
+    folder: DeploymentDir, state: DeploymentState, supervisor: Identity, on_state: OnState
+) -> DeploymentState:
     """Wait until the deployment is ready or has failed; the supervisor enforces the timeout."""
     failure: dict[str, Any] | None = None
     while True:
@@ -256,7 +260,7 @@ def _until_gone(supervisor: Identity) -> None:
         time.sleep(_POLL_S / 4)
 
 
-def interrupt(folder: Folder, supervisor: Identity, on_state: OnState) -> None:
+def interrupt(folder: DeploymentDir, supervisor: Identity, on_state: OnState) -> None:
     """Interrupt a start: send SIGTERM to the supervisor, and wait until it has stopped everything."""
     process_control.send(supervisor, signal.SIGTERM)
     while is_running(supervisor):

@@ -21,7 +21,7 @@ LEAST_INTERVAL_S = 0.2
 
 
 @dataclass(frozen=True)
-class Seen:
+class WatchedDeployment:
     """One deployment at one look.
 
     Attributes:
@@ -52,7 +52,7 @@ class Seen:
         )
 
 
-def watch(names: Callable[[], list[str]], interval_s: float) -> Iterator[list[Seen]]:
+def watch(names: Callable[[], list[str]], interval_s: float) -> Iterator[list[WatchedDeployment]]:
     """Look at deployments every `interval_s` seconds, forever.
 
     Args:
@@ -75,13 +75,13 @@ class _Watched:
         self._sample: rates.Sample | None = None
         self._recent: deque[rates.Change] = deque()
 
-    def take(self, now: Look) -> Seen:
+    def take(self, now: Look) -> WatchedDeployment:
         state, answer = now.state, now.answer
         if state is None or answer is None or "taken_at" not in answer:
             self._sample = None
             if state is None or state.start_id != self._start_id:
                 self._recent.clear()
-            return Seen(now.shown, None, tuple(self._recent))
+            return WatchedDeployment(now.shown, None, tuple(self._recent))
         if state.start_id != self._start_id:
             self._start_id, self._sample = state.start_id, None
             self._recent.clear()
@@ -93,7 +93,7 @@ class _Watched:
             self._recent.append(last)
             while sum(change.seconds for change in self._recent) > HISTORY_S:
                 self._recent.popleft()
-        return Seen(now.shown, last, tuple(self._recent))
+        return WatchedDeployment(now.shown, last, tuple(self._recent))
 
 
 def _rates(last: rates.Change, latencies: rates.Change) -> Rates:

@@ -4,8 +4,8 @@ Dynamo's status server lives in the worker's main process and answers for an eng
 EngineCore, a hung kernel, a deadlocked collective. So the main process pings its engine, every 2 s, and
 records each answer as the modification time of a file. The ping calls vLLM's own `check_health` on every
 worker process of the engine (`AsyncLLM.collective_rpc`): EngineCore answers it between two steps, so it does
-not queue behind requests, holds no KV blocks and is no lookup in LMCache. A busy engine answers within one
-step, which computes `--max-num-batched-tokens` at most, however long a prompt is.
+not queue behind requests, holds no KV blocks and does not look anything up in LMCache. A busy engine answers
+within one step, which computes `--max-num-batched-tokens` at most, however long a prompt is.
 
 Dynamo's canary was not taken. It is a request like any other: it queues behind the prompts of a busy engine
 and is then reported as a failure, and a prefill worker keeps its KV blocks until their lease runs out.

@@ -9,7 +9,7 @@ DEFAULT_UTILIZATION = 0.92
 
 
 def utilization(arguments: Sequence[str], default: float) -> float | None:
-    """The share of a GPU that a worker may use; None where it is no number (vLLM will say so)."""
+    """The share of a GPU that a worker may use; None if it is not a number (vLLM rejects that)."""
     try:
         return float(argument(arguments, "--gpu-memory-utilization") or default)
     except ValueError:

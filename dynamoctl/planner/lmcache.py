@@ -48,7 +48,7 @@ def mode(spec: LMCacheSpec, device: Device) -> CacheMode | None:
 def holders(spec: DeploymentSpec, cache: CacheMode) -> int:
     """How many times `cpu_gb` is taken: for each caching rank in process, once with a server.
 
-    A decode worker holds no cache of LMCache's.
+    A decode worker does not use LMCache.
     """
     caching = sum(count for role, count in spec.counts.items() if role != "decode")
     return caching * spec.tp if cache == "inproc" else 1

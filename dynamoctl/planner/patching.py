@@ -117,7 +117,7 @@ def _helpful(worker: PatchedWorker) -> Iterator[tuple[Patch, str]]:
             yield nixl_shared_memory.PATCH, nixl_shared_memory.ON_ONE_HOST
             yield nixl_progress_delay.PATCH, nixl_shared_memory.ON_ONE_HOST
         yield nixl_unbound.PATCH, "1"
-    # A decode worker has no cache of LMCache's.
+    # A decode worker does not use LMCache.
     if worker.role != "decode":
         if worker.cache == "mp":
             yield lmcache_server.PATCH, "1"

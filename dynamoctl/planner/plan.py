@@ -228,7 +228,7 @@ class DeploymentPlan:
         return tuple(unit for unit in self.units if unit.is_worker)
 
     def unit(self, name: str) -> Unit:
-        """The unit of that name; KeyError where there is none."""
+        """The unit with that name; KeyError if there is none."""
         for unit in self.units:
             if unit.name == name:
                 return unit

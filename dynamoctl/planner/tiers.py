@@ -3,7 +3,7 @@
 | tier | in process | cache server |
 | --- | --- | --- |
 | disk | LMCACHE_LOCAL_DISK and its size | adapter `fs_native` |
-| remote | LMCACHE_REMOTE_URL | adapter of the store's kind, where there is one |
+| remote | LMCACHE_REMOTE_URL | adapter of the store's kind, if LMCache has one |
 | gds | LMCACHE_GDS_PATH and a buffer | `--gds-l1-path`, in the place of CPU memory |
 | l2 | nothing | adapters as they are given |
 

@@ -28,7 +28,7 @@ from dynamoctl.host.processes import (
 )
 from dynamoctl.processes import cache_server
 from dynamoctl.processes.process_control import reap, send
-from dynamoctl.state import DeploymentState, Folder
+from dynamoctl.state import DeploymentDir, DeploymentState
 
 # A process that has just been forked may be about to become a resource tracker; its command line shows that
 # only after exec, which takes a while on a busy machine.
@@ -75,7 +75,7 @@ def own_files(state: DeploymentState) -> Files:
     return state.recorded_files | cache_server.pools(state.start_id)
 
 
-def files_of_plan(folder: Folder) -> Files:
+def files_of_plan(folder: DeploymentDir) -> Files:
     """As `own_files`, from the plan, for a deployment without a readable state."""
     try:
         plan = folder.read_plan() or {}

@@ -22,7 +22,7 @@ from dynamoctl.logs.phases import LogWatch
 from dynamoctl.monitoring.etcd import Etcd
 from dynamoctl.planner.plan import DeploymentPlan, Unit
 from dynamoctl.processes import cleanup, process_control
-from dynamoctl.state import DeploymentState, Folder, UnitState
+from dynamoctl.state import DeploymentDir, DeploymentState, UnitState
 from dynamoctl.supervisor import lifecycle
 from dynamoctl.supervisor.journal import say
 from dynamoctl.supervisor.leases import Leases
@@ -35,7 +35,7 @@ _SHORT_TEMPORARY = "/tmp"  # noqa: S108  (`mkdtemp` makes a directory of our own
 _KILLS, _KILL_INTERVAL_S = 60, 1.0
 
 
-class Member:
+class RunningUnit:
     """A unit at run time.
 
     Attributes:
@@ -91,7 +91,7 @@ class Deployment:
     """
 
     def __init__(self, name: str) -> None:
-        self.folder = Folder(name)
+        self.folder = DeploymentDir(name)
         body = self.folder.read_plan()
         if body is None:
             raise DynamoctlError(f"there is no plan in {self.folder.path}")
@@ -109,12 +109,12 @@ class Deployment:
             created_at=time.time(),
             warnings=list(body.get("warnings", [])),
         )
-        self.members: list[Member] = []
+        self.members: list[RunningUnit] = []
         for unit in self.plan.units:
             state = UnitState(unit.name, unit.role, gpus=list(unit.gpus), ports=dict(unit.ports))
             state.patches = [patch.name for patch in patches.switched_on(unit.env)]
             self.state.units.append(state)
-            self.members.append(Member(unit, state, f"{self.start_id}/{unit.name}"))
+            self.members.append(RunningUnit(unit, state, f"{self.start_id}/{unit.name}"))
         self.frontend = next((member for member in self.members if member.unit.role == "frontend"), None)
         self.files: Files = files_from_json(body.get("earlier_files", {}))
         self.state.record_files(self.files)
@@ -133,7 +133,7 @@ class Deployment:
 
     # ---- state ----------------------------------------------------------------------------
 
-    def follow(self, member: Member, event: lifecycle.Event) -> None:
+    def follow(self, member: RunningUnit, event: lifecycle.Event) -> None:
         """Apply an event to a unit's state (`lifecycle.follow`).
 
         Raises:
@@ -223,11 +223,11 @@ class Deployment:
                 member.exit_code = ended[identity.pid]
                 member.ended.set()
 
-    def processes(self, member: Member) -> list[Identity]:
+    def processes(self, member: RunningUnit) -> list[Identity]:
         """The unit's living processes."""
         return members(member.mark, member.state.identity)
 
-    def processes_of_each(self, of: Sequence[Member]) -> list[list[Identity]]:
+    def processes_of_each(self, of: Sequence[RunningUnit]) -> list[list[Identity]]:
         """The living processes of each unit, in the order of `of`; scans the host's processes once."""
         return list(members_of_each({member.mark: member.state.identity for member in of}).values())
 
@@ -235,18 +235,18 @@ class Deployment:
         """The living processes of all units."""
         return [process for processes in self.processes_of_each(self.members) for process in processes]
 
-    def kill(self, member: Member) -> list[Identity]:
+    def kill(self, member: RunningUnit) -> list[Identity]:
         """SIGKILL all of a unit's processes. Returns those that remain."""
         return cleanup.kill_members(member.mark, member.state.identity, self.files)
 
-    def end_to_restart(self, member: Member, why: str) -> None:
+    def end_to_restart(self, member: RunningUnit, why: str) -> None:
         """SIGKILL a unit's first process. The unit is then restarted like one that died."""
         member.state.phase = why
         say(f"killing {member.unit.name} to restart it: {why}", "WARN")
         if member.state.identity is not None:
             process_control.send(member.state.identity, signal.SIGKILL)
 
-    async def renew(self, member: Member, patience_s: float) -> None:
+    async def renew(self, member: RunningUnit, patience_s: float) -> None:
         """Send SIGTERM, and SIGKILL after `patience_s` seconds. The unit restarts at once, without a failure.
 
         Raises:
@@ -265,7 +265,7 @@ class Deployment:
             with contextlib.suppress(OSError):  # out of descriptors: the next round tries again
                 process_control.send(member.state.identity, signal.SIGKILL)
 
-    async def take_out_of_service(self, member: Member, why: str) -> None:
+    async def take_out_of_service(self, member: RunningUnit, why: str) -> None:
         """Mark a unit that lives but does not answer as unresponsive, and withhold its registrations."""
         is_new = member.state.state == "ready"
         member.state.phase = why
@@ -280,7 +280,7 @@ class Deployment:
             if member.state.state == "unresponsive":  # otherwise they may belong to its next start
                 await asyncio.to_thread(self._withhold, own)
 
-    async def put_back_into_service(self, member: Member) -> None:
+    async def put_back_into_service(self, member: RunningUnit) -> None:
         """Undo `take_out_of_service` for a unit that answers again."""
         if member.unit.is_worker:
             await asyncio.to_thread(self._hand_back, member)
@@ -301,7 +301,7 @@ class Deployment:
         if self.leases is not None:
             self.leases.withhold(own)
 
-    def _hand_back(self, member: Member) -> None:
+    def _hand_back(self, member: RunningUnit) -> None:
         own = self.processes(member)
         if self.registrations is not None:
             self.registrations.hand_back(own)
@@ -317,11 +317,11 @@ class Deployment:
 
     # ---- leftovers ------------------------------------------------------------------------
 
-    def files_now(self, of: Sequence[Member]) -> dict[str, FileIdentity]:
+    def files_now(self, of: Sequence[RunningUnit]) -> dict[str, FileIdentity]:
         """The files that these units would leave behind if they were killed now."""
         return files_of(process.pid for processes in self.processes_of_each(of) for process in processes)
 
-    def note_files(self, of: Sequence[Member]) -> bool:
+    def note_files(self, of: Sequence[RunningUnit]) -> bool:
         """Record the files that these units would leave behind, for a `down` without a supervisor.
 
         It runs in a thread, next to others that add to `files`.

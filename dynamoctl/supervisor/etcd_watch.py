@@ -6,7 +6,7 @@ import asyncio
 
 from dynamoctl.errors import DynamoctlError
 from dynamoctl.supervisor import lifecycle
-from dynamoctl.supervisor.deployment import Deployment, Member
+from dynamoctl.supervisor.deployment import Deployment, RunningUnit
 
 _WAITING = "waiting for etcd"
 
@@ -22,7 +22,7 @@ async def watch_etcd(deployment: Deployment) -> None:
             await asyncio.to_thread(deployment.leases.learn, deployment.living)
 
 
-async def until_it_answers(deployment: Deployment, member: Member) -> bool:
+async def until_it_answers(deployment: Deployment, member: RunningUnit) -> bool:
     """Wait until etcd answers: a unit that starts without it exits after two minutes.
 
     Returns:

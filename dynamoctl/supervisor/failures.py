@@ -9,7 +9,7 @@ from dynamoctl.host import ports
 from dynamoctl.humanize import duration
 from dynamoctl.logs.phases import last_lines
 from dynamoctl.processes import process_control
-from dynamoctl.supervisor.deployment import Deployment, Member
+from dynamoctl.supervisor.deployment import Deployment, RunningUnit
 from dynamoctl.supervisor.journal import say
 
 _LEASE = (
@@ -18,7 +18,7 @@ _LEASE = (
 )
 
 
-def died(deployment: Deployment, member: Member) -> NotReadyError:
+def died(deployment: Deployment, member: RunningUnit) -> NotReadyError:
     """Record and log a unit's exit; return an error with its exit status, its last log lines and its log."""
     name, log = member.unit.name, deployment.folder.log(member.unit.name)
     member.state.exit = process_control.how_it_ended(member.exit_code or 0)
@@ -47,7 +47,7 @@ def require_all(deployment: Deployment) -> None:
             raise died(deployment, member)
 
 
-def lost_port(deployment: Deployment, member: Member) -> NotReadyError:
+def lost_port(deployment: Deployment, member: RunningUnit) -> NotReadyError:
     """The error for a unit whose port was taken between plan and start, so that it can never be ready."""
     port = member.unit.gate.port
     deployment.follow(member, "died")
@@ -69,7 +69,7 @@ def too_late(deployment: Deployment) -> NotReadyError:
     )
 
 
-def check_lmcache(deployment: Deployment, member: Member) -> None:
+def check_lmcache(deployment: Deployment, member: RunningUnit) -> None:
     """Look in a unit's log for LMCache running without a cache or its kernels, which only the log reports.
 
     Raises:

@@ -29,7 +29,7 @@ from dynamoctl.monitoring import observe
 from dynamoctl.planner.arguments import DEFAULT_UTILIZATION, utilization
 from dynamoctl.planner.plan import Role
 from dynamoctl.supervisor import lifecycle
-from dynamoctl.supervisor.deployment import Deployment, Member
+from dynamoctl.supervisor.deployment import Deployment, RunningUnit
 from dynamoctl.supervisor.journal import say
 
 # The driver frees unmapped memory within 4 s of the end of a process (measured on one H200).
@@ -109,7 +109,7 @@ def shortages(
     return short
 
 
-async def until_free(deployment: Deployment, member: Member) -> None:
+async def until_free(deployment: Deployment, member: RunningUnit) -> None:
     """Wait until the GPU memory of a unit is free; restart the peers that may have it mapped.
 
     Raises:
@@ -136,12 +136,12 @@ async def until_free(deployment: Deployment, member: Member) -> None:
         say(f"{member.unit.name} has its GPU memory after {duration(time.monotonic() - began)}")
 
 
-async def is_short(deployment: Deployment, member: Member) -> bool:
+async def is_short(deployment: Deployment, member: RunningUnit) -> bool:
     """Whether a unit's GPUs have too little free memory now."""
     return bool(await _look(deployment, member))
 
 
-async def _look(deployment: Deployment, member: Member) -> list[Shortage]:
+async def _look(deployment: Deployment, member: RunningUnit) -> list[Shortage]:
     """The GPUs that are short now. Waits while the host has no descriptors: nothing could be started then."""
     while True:
         try:
@@ -151,7 +151,7 @@ async def _look(deployment: Deployment, member: Member) -> list[Shortage]:
             await asyncio.sleep(lifecycle.WATCH_INTERVAL_S)
 
 
-def _show(deployment: Deployment, member: Member, what: str, is_first: bool) -> None:
+def _show(deployment: Deployment, member: RunningUnit, what: str, is_first: bool) -> None:
     if is_first:
         say(f"{member.unit.name} is {_WAITING}{what}", "WARN")
     if member.state.phase != _WAITING + what:
@@ -159,7 +159,7 @@ def _show(deployment: Deployment, member: Member, what: str, is_first: bool) -> 
         deployment.save()
 
 
-def _short(deployment: Deployment, member: Member) -> list[Shortage]:
+def _short(deployment: Deployment, member: RunningUnit) -> list[Shortage]:
     if not member.unit.gpus:
         return []
     # The unit's own processes are left out: what remains of them survived SIGKILL and frees nothing.
@@ -172,7 +172,7 @@ def _short(deployment: Deployment, member: Member) -> list[Shortage]:
 class _Holder:
     """A unit's process that may have the KV cache of another unit's last process mapped."""
 
-    member: Member
+    member: RunningUnit
     identity: Identity
 
     @property
@@ -180,13 +180,15 @@ class _Holder:
         return self.member.state.identity == self.identity and is_running(self.identity)
 
 
-def _holders(deployment: Deployment, member: Member) -> list[_Holder]:
+def _holders(deployment: Deployment, member: RunningUnit) -> list[_Holder]:
     role = _PEERS.get(member.unit.role) if deployment.plan.moves_kv_cache else None
     peers = [peer for peer in deployment.members if peer.unit.role == role]
     return [_Holder(peer, peer.state.identity) for peer in peers if peer.state.identity is not None]
 
 
-async def _next_holder(deployment: Deployment, member: Member, left: Sequence[_Holder]) -> Member | None:
+async def _next_holder(
+    deployment: Deployment, member: RunningUnit, left: Sequence[_Holder]
+) -> RunningUnit | None:
     """The peer to restart next; None if none can be restarted now.
 
     The deployment keeps serving. While another worker of the dead unit's role takes requests, its peers are
@@ -206,7 +208,7 @@ async def _next_holder(deployment: Deployment, member: Member, left: Sequence[_H
     return up[0] if len(peers) > 1 or await _is_quiet(deployment, up[0]) else None
 
 
-async def _is_quiet(deployment: Deployment, member: Member) -> bool:
+async def _is_quiet(deployment: Deployment, member: RunningUnit) -> bool:
     """Whether a worker has no request and gets none for `QUIET_S` seconds."""
     until = time.monotonic() + policies.QUIET_S
     while True:
@@ -219,7 +221,7 @@ async def _is_quiet(deployment: Deployment, member: Member) -> bool:
         await asyncio.sleep(lifecycle.WATCH_INTERVAL_S)
 
 
-async def _restart_holder(deployment: Deployment, holder: Member, member: Member) -> None:
+async def _restart_holder(deployment: Deployment, holder: RunningUnit, member: RunningUnit) -> None:
     """Restart a unit so that it frees the memory."""
     why = f"restarting, to free the GPU memory of {member.unit.name}'s last process"
     say(f"{holder.unit.name} is {why}", "WARN")
@@ -227,7 +229,7 @@ async def _restart_holder(deployment: Deployment, holder: Member, member: Member
     await deployment.renew(holder, policies.stop_grace_s(deployment.plan.drain_s))
 
 
-def _given_up(member: Member, what: str) -> NotReadyError:
+def _given_up(member: RunningUnit, what: str) -> NotReadyError:
     patience = duration(policies.GPU_MEMORY_PATIENCE_S)
     return NotReadyError(
         f"{member.unit.name} cannot start: it has waited {patience} for {what}",
@@ -237,7 +239,7 @@ def _given_up(member: Member, what: str) -> NotReadyError:
 
 
 @asynccontextmanager
-async def in_turn(deployment: Deployment, member: Member) -> AsyncIterator[None]:
+async def in_turn(deployment: Deployment, member: RunningUnit) -> AsyncIterator[None]:
     """Hold a unit's GPUs while it starts: two engines that profile memory at once disturb each other."""
     async with AsyncExitStack() as stack:
         for gpu in sorted(member.unit.gpus, key=str):

@@ -12,11 +12,11 @@ from dynamoctl.errors import NotReadyError
 from dynamoctl.humanize import duration
 from dynamoctl.planner.connectors import SERVER_HEARTBEAT_S
 from dynamoctl.supervisor import etcd_watch, failures, gpu_memory, lifecycle, starting
-from dynamoctl.supervisor.deployment import Deployment, Member
+from dynamoctl.supervisor.deployment import Deployment, RunningUnit
 from dynamoctl.supervisor.journal import say
 
 
-async def keep_alive(deployment: Deployment, member: Member) -> None:
+async def keep_alive(deployment: Deployment, member: RunningUnit) -> None:
     """Restart the unit each time it ends; returns when it has ended too often."""
     while True:
         await member.ended.wait()
@@ -56,7 +56,7 @@ async def keep_alive(deployment: Deployment, member: Member) -> None:
                 return
 
 
-async def _restart_with_memory(deployment: Deployment, member: Member) -> NotReadyError | None:
+async def _restart_with_memory(deployment: Deployment, member: RunningUnit) -> NotReadyError | None:
     """One more try, once its GPU memory can be had: back at its gate, or why not.
 
     Raises:
@@ -70,7 +70,7 @@ async def _restart_with_memory(deployment: Deployment, member: Member) -> NotRea
                 return await _restart(deployment, member)
 
 
-def _pause(deployment: Deployment, member: Member, backs_off: bool, served_s: float) -> float:
+def _pause(deployment: Deployment, member: RunningUnit, backs_off: bool, served_s: float) -> float:
     """Seconds until the next try; `status` shows them."""
     wait = 0.0
     if backs_off:
@@ -85,14 +85,14 @@ def _pause(deployment: Deployment, member: Member, backs_off: bool, served_s: fl
     return wait
 
 
-def _lacked_gpu_memory(member: Member) -> bool:
+def _lacked_gpu_memory(member: RunningUnit) -> bool:
     if member.log is None or not member.unit.gpus:
         return False
     member.log.read()
     return bool(member.log.no_gpu_memory)
 
 
-async def _restart(deployment: Deployment, member: Member) -> NotReadyError | None:
+async def _restart(deployment: Deployment, member: RunningUnit) -> NotReadyError | None:
     """One more try: back at its gate, or why not."""
     reading = asyncio.ensure_future(starting.read_logs(deployment))
     error: NotReadyError
@@ -120,7 +120,7 @@ async def _restart(deployment: Deployment, member: Member) -> NotReadyError | No
     return error
 
 
-def _too_often(member: Member, error: NotReadyError, tries: int) -> NotReadyError:
+def _too_often(member: RunningUnit, error: NotReadyError, tries: int) -> NotReadyError:
     window = f" within {duration(policies.RESTART_WINDOW_S)}"
     return NotReadyError(
         f"{member.unit.name} ended {policies.RESTART_LIMIT + 1} times"
@@ -129,7 +129,7 @@ def _too_often(member: Member, error: NotReadyError, tries: int) -> NotReadyErro
     )
 
 
-def _give_up(deployment: Deployment, member: Member, failure: NotReadyError) -> None:
+def _give_up(deployment: Deployment, member: RunningUnit, failure: NotReadyError) -> None:
     deployment.follow(member, "give_up")
     say(failure.message, "ERROR")
     deployment.state.state = "failed"

@@ -17,7 +17,7 @@ from dynamoctl.monitoring import probes
 from dynamoctl.patches import engine_heartbeat
 from dynamoctl.patches.engine_heartbeat import Heartbeat
 from dynamoctl.supervisor import lifecycle
-from dynamoctl.supervisor.deployment import Deployment, Member
+from dynamoctl.supervisor.deployment import Deployment, RunningUnit
 from dynamoctl.supervisor.lifecycle import PROMPT, Patience
 
 # One look and the pause before it. Where more has passed, it was the supervisor that stood still.
@@ -66,7 +66,7 @@ class Silences:
         self._beats: dict[str, Heartbeat] = {}
         self._looked = time.monotonic()
 
-    async def look(self) -> list[tuple[Member, Silence]]:
+    async def look(self) -> list[tuple[RunningUnit, Silence]]:
         """Each unit that is up, and the longest of its silences.
 
         Raises:
@@ -92,7 +92,7 @@ class Silences:
             if one.state.state in ("ready", "unresponsive")
         ]
 
-    def _beat(self, member: Member) -> Heartbeat | None:
+    def _beat(self, member: RunningUnit) -> Heartbeat | None:
         if not (member.unit.is_worker and self._deployment.plan.engine == "vllm"):
             return None
         beat = engine_heartbeat.read(self._deployment.folder.work(member.unit.name))
@@ -102,7 +102,7 @@ class Silences:
             )
         return beat
 
-    def _have_answered(self, up: Sequence[Member], beats: Mapping[str, Heartbeat]) -> dict[str, bool]:
+    def _have_answered(self, up: Sequence[RunningUnit], beats: Mapping[str, Heartbeat]) -> dict[str, bool]:
         """Unit -> whether its engine has since the last look; at the first look, whether that is assumed."""
         return {
             one.unit.name: beats[one.unit.name].answered != self._beats[one.unit.name].answered

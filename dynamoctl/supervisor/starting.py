@@ -18,7 +18,7 @@ from dynamoctl.monitoring import etcd, probes
 from dynamoctl.patches import engine_heartbeat
 from dynamoctl.processes import cleanup, process_control
 from dynamoctl.supervisor import failures, lifecycle, readiness
-from dynamoctl.supervisor.deployment import Deployment, Member, within
+from dynamoctl.supervisor.deployment import Deployment, RunningUnit, within
 from dynamoctl.supervisor.journal import say
 from dynamoctl.supervisor.read_ahead import read_ahead
 
@@ -56,7 +56,7 @@ def _read_weights_ahead(deployment: Deployment, enough: threading.Event) -> None
         read_ahead(models.weight_files(Path(model.folder)), enough)
 
 
-async def start_in_turn(deployment: Deployment, member: Member) -> None:
+async def start_in_turn(deployment: Deployment, member: RunningUnit) -> None:
     """Start a unit when the units before it are ready, and wait until it is ready."""
     for other in deployment.members:
         if other.unit.name in member.unit.after:
@@ -65,7 +65,7 @@ async def start_in_turn(deployment: Deployment, member: Member) -> None:
     await gate(deployment, member)
 
 
-def start(deployment: Deployment, member: Member) -> None:
+def start(deployment: Deployment, member: RunningUnit) -> None:
     """Start a unit.
 
     Raises:
@@ -98,7 +98,7 @@ def start(deployment: Deployment, member: Member) -> None:
     say(f"{unit.name} is started: pid {state.identity.pid}")
 
 
-async def gate(deployment: Deployment, member: Member) -> None:
+async def gate(deployment: Deployment, member: RunningUnit) -> None:
     """Wait until the unit's own process reports ready.
 
     Raises:
@@ -125,7 +125,7 @@ async def gate(deployment: Deployment, member: Member) -> None:
     say(f"{member.unit.name} is ready after {duration(member.state.ready_at - member.state.started_at)}")
 
 
-def _is_own_answer(deployment: Deployment, member: Member) -> bool:
+def _is_own_answer(deployment: Deployment, member: RunningUnit) -> bool:
     """Whether the port that answered belongs to the unit's own processes."""
     port, leader = member.unit.gate.port, member.state.identity
     # Usually the first process listens; finding the others takes a scan of all processes of the host.

@@ -13,12 +13,12 @@ from dynamoctl.host.processes import Identity, children, files_of, identify, mem
 from dynamoctl.humanize import duration
 from dynamoctl.processes import cache_server, cleanup, process_control
 from dynamoctl.supervisor import lifecycle
-from dynamoctl.supervisor.deployment import Deployment, Member, within
+from dynamoctl.supervisor.deployment import Deployment, RunningUnit, within
 from dynamoctl.supervisor.journal import say
 
 
 async def take_all_down(deployment: Deployment) -> list[str]:
-    """Again and again where there are no descriptors: nothing can be looked at without one. `down` waits
+    """Retry while no file descriptors are free, because every check needs one. `down` waits
     for three minutes, and then does it itself. Returns what stays all the same."""
     while True:
         try:
@@ -50,7 +50,7 @@ async def take_down(deployment: Deployment) -> list[str]:
     return left
 
 
-async def _stop(deployment: Deployment, member: Member) -> list[str]:
+async def _stop(deployment: Deployment, member: RunningUnit) -> list[str]:
     if member.state.state == "stopped":  # before something else failed, and all is tried again
         return []
     # An engine that does not answer may be in the middle of a step, with requests.

@@ -9,7 +9,7 @@ from dynamoctl.lmcache import remote_stores
 from dynamoctl.monitoring import probes
 from dynamoctl.planner.connectors import SERVER_HEARTBEAT_S
 from dynamoctl.supervisor import lifecycle
-from dynamoctl.supervisor.deployment import Deployment, Member, within
+from dynamoctl.supervisor.deployment import Deployment, RunningUnit, within
 
 
 async def watch_stores(deployment: Deployment) -> None:
@@ -50,7 +50,7 @@ async def _renew_cache_server(deployment: Deployment) -> None:
             await asyncio.sleep(3 * SERVER_HEARTBEAT_S)
 
 
-async def _until_back(deployment: Deployment, member: Member) -> None:
+async def _until_back(deployment: Deployment, member: RunningUnit) -> None:
     """Wait until a unit is ready or the deployment has failed."""
     while not await within(lifecycle.WATCH_INTERVAL_S, member.ready):
         if member.state.state == "failed" and deployment.state.state == "failed":

@@ -11,7 +11,7 @@ from dynamoctl.host.processes import memory_changed_ns, traces_of_files
 from dynamoctl.logs import files
 from dynamoctl.monitoring import probes
 from dynamoctl.supervisor import lifecycle, readiness
-from dynamoctl.supervisor.deployment import Deployment, Member
+from dynamoctl.supervisor.deployment import Deployment, RunningUnit
 from dynamoctl.supervisor.journal import say
 from dynamoctl.supervisor.registrations import Registrations
 from dynamoctl.supervisor.silences import Silences
@@ -126,7 +126,7 @@ async def watch_registrations(deployment: Deployment) -> None:
                 deployment.end_to_restart(unseen[name], "its registration was lost")
 
 
-async def _never_seen(deployment: Deployment, registrations: Registrations) -> dict[str, Member]:
+async def _never_seen(deployment: Deployment, registrations: Registrations) -> dict[str, RunningUnit]:
     """Name -> worker that is ready and whose registration was never seen."""
     workers = [member for member in deployment.members if member.unit.is_worker]
     ready = [worker for worker in workers if worker.state.state == "ready"]

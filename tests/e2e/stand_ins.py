@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 from dynamoctl.planner.plan import DeploymentPlan, Gate, Unit
-from dynamoctl.state import Folder
+from dynamoctl.state import DeploymentDir
 
 from .conftest import Cli, free_port
 
@@ -62,7 +62,7 @@ os.ftruncate(file, 4096); held = mmap.mmap(file, 4096)
 def stand_in(cli: Cli, name: str, script: str) -> int:
     """Write a plan whose worker is a script of ours where `up` writes one; give back the worker's port."""
     http, own = free_port(), free_port()
-    folder = Folder(name)
+    folder = DeploymentDir(name)
     folder.path = cli.home / "deployments" / name
     python = sys.executable
     units = (

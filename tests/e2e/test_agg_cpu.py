@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from dynamoctl.host.processes import all_pids, identify, is_running
-from dynamoctl.state import Folder
+from dynamoctl.state import DeploymentDir
 
 from .conftest import (
     Cli,
@@ -426,7 +426,7 @@ def test_a_process_of_the_engine_that_is_killed_comes_back_with_its_worker(up: U
 
 
 def test_down_from_another_process_leaves_nothing(up: Up) -> None:
-    state = Folder("default")
+    state = DeploymentDir("default")
     state.path = up.cli.home / "deployments" / "default"
     recorded = state.read_state()
     assert recorded is not None

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from dynamoctl.planner.plan import DeploymentPlan, Gate, Unit
-from dynamoctl.state import Folder
+from dynamoctl.state import DeploymentDir
 
 from .conftest import Cli, first_on_path, free_port, wait_for
 from .stand_ins import FRONTEND, reap, supervise
@@ -74,7 +74,7 @@ class Gpus:
 def up(cli: Cli, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Gpus]:
     name = f"gpus-{abs(hash(request.node.name)) % 10000}"
     python, http = sys.executable, free_port()
-    folder = Folder(name)
+    folder = DeploymentDir(name)
     folder.path = cli.home / "deployments" / name
     decode, prefill = free_port(), free_port()
     units = (

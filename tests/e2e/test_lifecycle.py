@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dynamoctl.state import Folder
+from dynamoctl.state import DeploymentDir
 
 from .conftest import Cli, Result, chat, free_port, shared_memory, wait_for
 from .stand_ins import RUDE, SERVE, reap, stand_in, supervise
@@ -286,7 +286,7 @@ def test_a_taken_port_is_a_preflight_error_that_names_the_holder(cli: Cli) -> No
         refused = cli("up", "agg", "--engine", "mocker", "-n", "taken", "--port", str(port))
     assert refused.code == 3
     assert f"port {port} is taken by process {os.getpid()}" in refused.err
-    assert not Folder("taken").state_file.exists()
+    assert not DeploymentDir("taken").state_file.exists()
     assert cli.status("taken")["units"] == []
 
 
@@ -363,7 +363,7 @@ def test_a_worker_that_ends_with_0_before_it_is_ready_is_a_failure(cli: Cli) -> 
 def test_an_answer_of_another_process_at_the_gate_does_not_count(cli: Cli) -> None:
     """Identity before health: the frontend answers at the port that the worker's gate asks."""
     stand_in(cli, "impostor", "import time; time.sleep(600)")
-    folder = Folder("impostor")
+    folder = DeploymentDir("impostor")
     folder.path = cli.home / "deployments" / "impostor"
     body = folder.read_plan()
     assert body is not None

@@ -28,7 +28,7 @@ from dynamoctl.operations import doctor as doctor_operation
 from dynamoctl.operations import down as down_operation
 from dynamoctl.operations import up as up_operation
 from dynamoctl.planner import plan as plans
-from dynamoctl.state import DeploymentState, Folder, UnitState
+from dynamoctl.state import DeploymentDir, DeploymentState, UnitState
 
 from tests.unit.answer_schemas import SCHEMAS, validate
 from tests.unit.fresh import last_line
@@ -176,7 +176,7 @@ def _deployment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that has failed."""
     monkeypatch.setenv("DYNAMOCTL_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
-    folder = Folder("old")
+    folder = DeploymentDir("old")
     unit = UnitState("frontend", "frontend", "failed", gpus=[0, "GPU-1"], error="it died")
     error: dict[str, Any] = {"code": 4, "message": "it died", "hint": "its log"}
     folder.write_state(DeploymentState("old", "agg", "m", "", "1", "failed", units=[unit], error=error))

@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 from dynamoctl import cli
-from dynamoctl.answers.bench import Counted, Figures, Ratios
+from dynamoctl.answers.bench import Figures, PassCounts, Ratios
 from dynamoctl.answers.envelope import Answer, Error, as_json
 from dynamoctl.bench import comparison, plots, results, toml_edit, variants, workloads
-from dynamoctl.bench.results import Answered, Measured
+from dynamoctl.bench.results import Measurement, RequestResult
 from dynamoctl.bench.workloads import BLOCK, MultiTurn, Random, Request, Reuse, SharedPrefix, Workload
 from dynamoctl.cli import bench as commands
 from dynamoctl.config.load import load_spec
@@ -29,7 +29,7 @@ from dynamoctl.operations import bench as operation
 from dynamoctl.operations import compare as comparing
 from dynamoctl.operations import load_generators, tune
 from dynamoctl.operations.bench import Bench
-from dynamoctl.operations.compare import Compared, Outcome
+from dynamoctl.operations.compare import Comparison, Outcome
 from dynamoctl.operations.load_generators import Load
 from dynamoctl.processes import process_control
 
@@ -113,8 +113,8 @@ def test_a_commands_defaults_are_the_workloads(kind: Any, command: Callable[...,
 # ---- results ------------------------------------------------------------------------------------
 
 
-def measured(label: str, *answered: Answered) -> Measured:
-    return Measured(label, 2.0, answered, Counted(lmcache_hit_tokens=5))
+def measured(label: str, *answered: RequestResult) -> Measurement:
+    return Measurement(label, 2.0, answered, PassCounts(lmcache_hit_tokens=5))
 
 
 def test_percentiles_lie_between_values_in_proportion() -> None:
@@ -129,9 +129,9 @@ def test_figures_are_those_of_the_requests_that_were_answered() -> None:
     one = results.summed_up(
         measured(
             "first",
-            Answered(100, 3, 0.5, (0.1, 0.3)),
-            Answered(200, 2, 1.5, (0.2,)),
-            Answered(300, 0, 0.0, error="Bad Request"),
+            RequestResult(100, 3, 0.5, (0.1, 0.3)),
+            RequestResult(200, 2, 1.5, (0.2,)),
+            RequestResult(300, 0, 0.0, error="Bad Request"),
         )
     )
     assert (one.requests, one.failed, one.errors) == (3, 1, {"Bad Request": 1})
@@ -146,7 +146,7 @@ def test_figures_are_those_of_the_requests_that_were_answered() -> None:
 
 
 def test_a_pass_in_which_all_failed_has_no_latencies() -> None:
-    one = results.summed_up(measured("first", Answered(1, 0, 0.0, error="refused")))
+    one = results.summed_up(measured("first", RequestResult(1, 0, 0.0, error="refused")))
     assert (one.ttft_s, one.inter_token_latency_s, one.latency_s, one.total_tokens_per_s) == (
         None,
         None,
@@ -156,7 +156,9 @@ def test_a_pass_in_which_all_failed_has_no_latencies() -> None:
 
 
 def test_how_many_times_faster_needs_two_passes() -> None:
-    first, again, last = (results.summed_up(measured("x", Answered(1, 1, ttft))) for ttft in (1.2, 0.2, 0.4))
+    first, again, last = (
+        results.summed_up(measured("x", RequestResult(1, 1, ttft))) for ttft in (1.2, 0.2, 0.4)
+    )
     assert results.times_faster([first]) is None
     assert results.times_faster([first, again, last]) == pytest.approx(4.0)
 
@@ -173,9 +175,9 @@ def test_what_vllm_bench_serve_writes_is_read() -> None:
     seconds, answered = results.read_vllm(body)
     assert seconds == 3.5
     assert answered == [
-        Answered(10, 2, 0.5, (0.1,)),
-        Answered(20, 0, 0.0, error="aiohttp.ClientError: gone"),
-        Answered(30, 0, 0.0, error="no token came"),
+        RequestResult(10, 2, 0.5, (0.1,)),
+        RequestResult(20, 0, 0.0, error="aiohttp.ClientError: gone"),
+        RequestResult(30, 0, 0.0, error="no token came"),
     ]
     with pytest.raises(KeyError):
         results.read_vllm({"duration": 1.0})
@@ -244,7 +246,7 @@ def figures(later: float | None, first: float = 1.0) -> Figures:
 
 
 def test_repeated_runs_are_one_in_which_every_request_counts_alike() -> None:
-    quick, slow = Answered(10, 1, 0.2), Answered(10, 1, 0.6)
+    quick, slow = RequestResult(10, 1, 0.2), RequestResult(10, 1, 0.6)
     (one,) = comparison.pooled([[measured("x", quick)], [measured("x", slow, slow)]])
     assert (one.seconds, len(one.answered), one.counted.lmcache_hit_tokens) == (4.0, 3, 10)
     assert comparison.figures([results.summed_up(one)]).ttft_first_s == pytest.approx(1.4 / 3)
@@ -323,24 +325,24 @@ def test_a_toml_keeps_its_permissions_and_a_link_to_it_stays_one(tmp_path: Path)
 
 def run_of(ttfts: tuple[float, float]) -> Bench:
     passes = tuple(
-        measured(label, Answered(100, 2, ttft, (0.05,))) for label, ttft in zip("ab", ttfts, strict=True)
+        measured(label, RequestResult(100, 2, ttft, (0.05,))) for label, ttft in zip("ab", ttfts, strict=True)
     )
     return Bench(plan(), Reuse(), 1, Load(), "reset", 0.0, passes)
 
 
-def compared() -> Compared:
+def compared() -> Comparison:
     good = [
         Outcome(one, "bench-1", [run_of((1.0, later))], [30.0]) for one, later in ((AGG, 0.25), (CHUNK, 0.5))
     ]
     bad = Outcome(variants.Variant("bad"), "bench-3", error=NotReadyError("it died", "see its log"))
-    return Compared(Reuse(), 1, Load(), 1, 0.0, (*good, bad))
+    return Comparison(Reuse(), 1, Load(), 1, 0.0, (*good, bad))
 
 
 AGG, CHUNK = variants.parse(["agg", "chunk-128"])
 
 
 def answers() -> dict[str, Answer]:
-    swept = tune.Tuned(compared(), "agg", {"chunk_size": 256}, Path("d.toml"), written=True)
+    swept = tune.TuningResult(compared(), "agg", {"chunk_size": 256}, Path("d.toml"), written=True)
     return {
         "bench": run_of((1.0, 0.25)).answer,
         "bench-compare": compared().answer,
@@ -494,7 +496,7 @@ def test_what_was_measured_is_shown_where_it_cannot_be_written(
         assert f"cannot write {file}: No such file or directory" in shown.err
 
 
-def tuned(toml: Path, chunk_sizes: list[int], cpu_gbs: list[float], *, write: bool) -> tune.Tuned:
+def tuned(toml: Path, chunk_sizes: list[int], cpu_gbs: list[float], *, write: bool) -> tune.TuningResult:
     watching = comparing.Watching(nobody, nobody, nobody, nobody, nobody)
     return tune.tune(toml, {}, chunk_sizes, cpu_gbs, Reuse(), 7, Load(), "reset", 1, write, watching)
 
@@ -660,8 +662,8 @@ def test_what_aiperf_writes_is_read_in_the_order_of_the_requests() -> None:
     assert results.read_aiperf(lines) == (
         4.5,
         [
-            Answered(33, 3, 0.25, (0.01, 0.02)),
-            Answered(0, 0, 0.0, error="500 Internal Server Error"),
+            RequestResult(33, 3, 0.25, (0.01, 0.02)),
+            RequestResult(0, 0, 0.0, error="500 Internal Server Error"),
         ],
     )
     with pytest.raises(ValueError, match="empty"):

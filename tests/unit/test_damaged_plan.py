@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from dynamoctl.cli import run
 from dynamoctl.host.processes import identify
-from dynamoctl.state import DeploymentState, Folder, UnitState
+from dynamoctl.state import DeploymentDir, DeploymentState, UnitState
 
 COMMANDS = ["cache check", "cache clear", "bench reuse", "bench random", "export prometheus"]
 DAMAGES = {
@@ -27,11 +27,11 @@ DAMAGES = {
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DeploymentDir:
     """A deployment that is ready; its only process is this one."""
     monkeypatch.setenv("DYNAMOCTL_HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    folder, me = Folder("default"), identify(os.getpid())
+    folder, me = DeploymentDir("default"), identify(os.getpid())
     state = DeploymentState("default", "agg", "m", "http://127.0.0.1:9", "1", "ready", supervisor=me)
     state.ready_at = 1.0
     state.units = [UnitState("worker-0", "agg", "ready", identity=me)]
@@ -42,7 +42,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_error_names_the_file_and_the_fix(
-    folder: Folder, capsys: pytest.CaptureFixture[str], command: str, damage: str
+    folder: DeploymentDir, capsys: pytest.CaptureFixture[str], command: str, damage: str
 ) -> None:
     content, what = DAMAGES[damage]
     if content is not None:

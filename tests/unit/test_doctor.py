@@ -43,9 +43,9 @@ from dynamoctl.errors import PreflightError
 from dynamoctl.host import gpus, models
 from dynamoctl.host.processes import identify
 from dynamoctl.operations import doctor
-from dynamoctl.operations.planning import Planned
+from dynamoctl.operations.planning import PlanningResult
 from dynamoctl.planner.plan import DeploymentPlan
-from dynamoctl.state import DeploymentState, Folder
+from dynamoctl.state import DeploymentDir, DeploymentState
 
 from tests.unit.hosts import FOLDER_MODEL, VERSIONS, host, plan, spec
 
@@ -338,14 +338,14 @@ def test_processes_without_their_supervisor_are_a_warning(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("DYNAMOCTL_HOME", str(tmp_path))
-    Folder("left").write_state(DeploymentState("left", "agg", "m", "", "start-1"))
+    DeploymentDir("left").write_state(DeploymentState("left", "agg", "m", "", "start-1"))
     assert look(leftovers.CHECK, plan()) == []
     alive = {"start-1/": [identify(os.getpid())]}
     monkeypatch.setattr(leftovers, "members", alive.__getitem__)
     (finding,) = look(leftovers.CHECK, plan())
     assert (finding.level, finding.fix) == (Level.WARNING, "dynamoctl down -n left")
     assert finding.what == "the supervisor of 'left' is gone, and 1 of its processes still run"
-    Folder("left").state_file.write_text("{")
+    DeploymentDir("left").state_file.write_text("{")
     (finding,) = look(leftovers.CHECK, plan())
     assert (finding.level, "is damaged" in finding.what) == (Level.WARNING, True)
 
@@ -409,7 +409,7 @@ def test_what_a_running_deployment_uses_is_not_held_against_it(
     silent = Check("silent", lambda *_: [], lambda *_: "")
     monkeypatch.setattr(registry, "PREFLIGHT", (used, right, silent))
     monkeypatch.setattr(registry, "DOCTOR_ONLY", ())
-    planned = Planned(spec(), host(), FOLDER_MODEL, plan(), {})
+    planned = PlanningResult(spec(), host(), FOLDER_MODEL, plan(), {})
     names: list[str] = []
     assert doctor.diagnose(planned, names.append) == [
         doctor.CheckResult("used", Finding(Level.ERROR, "taken")),
@@ -417,7 +417,9 @@ def test_what_a_running_deployment_uses_is_not_held_against_it(
     ]
     assert names == ["used", "right", "silent"]
     me = identify(os.getpid())
-    Folder("default").write_state(DeploymentState("default", "agg", "m", "", "1", "ready", supervisor=me))
+    DeploymentDir("default").write_state(
+        DeploymentState("default", "agg", "m", "", "1", "ready", supervisor=me)
+    )
     assert [result.check for result in doctor.diagnose(planned, names.append)] == ["deployment", "right"]
 
 

@@ -16,7 +16,7 @@ from dynamoctl.cli import run
 from dynamoctl.export import grafana, prometheus
 from dynamoctl.host.processes import identify
 from dynamoctl.planner.plan import DeploymentPlan
-from dynamoctl.state import DeploymentState, Folder, UnitState
+from dynamoctl.state import DeploymentDir, DeploymentState, UnitState
 
 from tests.unit.hosts import plan
 
@@ -73,7 +73,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def bring_up(name: str, state: str = "ready", ready_at: float = 1.0, lives: bool = True) -> DeploymentPlan:
     """The folder of a deployment as its supervisor leaves it; its only process is this one."""
     made = plan(name=name)
-    folder = Folder(name)
+    folder = DeploymentDir(name)
     folder.write_plan({"start_id": "1", "plan": made.as_json()})
     me = identify(os.getpid())
     unit = UnitState("worker-0", "agg", "ready", identity=me if lives else None)
@@ -145,7 +145,7 @@ def test_the_config_follows_all_or_one(capsys: pytest.CaptureFixture[str], home:
     bring_up("default")
     assert files() == files("--all") == everything
     assert files("-n", "default") == [str(home / "prometheus" / "default.json")]
-    assert Folder("default").targets_file == home / "prometheus" / "default.json"
+    assert DeploymentDir("default").targets_file == home / "prometheus" / "default.json"
     # Prometheus takes a pattern in the last part of a path alone.
     assert "*" not in str(Path(everything[0]).parent)
 
@@ -177,7 +177,7 @@ def test_output_that_cannot_be_written_is_an_error(
 
 def test_a_damaged_plan_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     bring_up("default")
-    Folder("default").write_plan({"start_id": "1", "plan": {"name": "default"}})
+    DeploymentDir("default").write_plan({"start_id": "1", "plan": {"name": "default"}})
     assert run(["export", "prometheus", "--json"]) == 1
     body = json.loads(capsys.readouterr().out)
     assert (body["schema"], body["ok"]) == ("dynamoctl/export/v1", False)
@@ -189,15 +189,15 @@ def test_the_file_for_prometheus_is_not_the_users_alone_but_its_folder_is(home: 
     made = bring_up("default")
     before = os.umask(0o022)
     try:
-        Folder("default").write_targets(prometheus.targets(made))
+        DeploymentDir("default").write_targets(prometheus.targets(made))
     finally:
         os.umask(before)
     assert (home / "prometheus").stat().st_mode & 0o777 == 0o700
     assert (home / "prometheus" / "default.json").stat().st_mode & 0o777 == 0o644
     (home / "prometheus").chmod(0o755)
-    Folder("default").write_targets(prometheus.targets(made))
+    DeploymentDir("default").write_targets(prometheus.targets(made))
     assert (home / "prometheus").stat().st_mode & 0o777 == 0o755
-    Folder("default").remove_targets()
+    DeploymentDir("default").remove_targets()
     assert list((home / "prometheus").iterdir()) == []
 
 

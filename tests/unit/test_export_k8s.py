@@ -246,7 +246,7 @@ def test_json_and_a_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> 
 # ---- what is refused ------------------------------------------------------------------------
 
 REFUSED = {
-    "a malformed image": ("agg --image Registry/Name:1.4.2", "no name of an image"),
+    "a malformed image": ("agg --image Registry/Name:1.4.2", "is not an image name"),
     "an image without a tag": ("agg --image registry.io/dynamo", "no tag says no version"),
     "the tag latest": ("agg --image dynamo:latest", "the tag 'latest' says no version"),
     "a tag that is a commit": ("agg --image dynamo:0fddc01b", "says no version"),
@@ -256,10 +256,10 @@ REFUSED = {
     "a secret's value": ("agg --secret HF_TOKEN=hf_abc", "a secret's value"),
     "a Secret's name that cannot be": ("agg --secret My_Secret", "--secret: 'My_Secret'"),
     "a claim's name that cannot be": ("agg --pvc Models/", "--pvc: 'Models/'"),
-    "a relative path for the volume": ("agg --pvc m --pvc-path models", "no absolute path"),
+    "a relative path for the volume": ("agg --pvc m --pvc-path models", "is not an absolute path"),
     "a volume over the whole image": ("agg --pvc m --pvc-path /", "would hide the whole image"),
-    "a unit that Kubernetes does not know": ("agg --shm 16GB", "no size that Kubernetes knows"),
-    "shared memory below 0": ("agg --shm=-1Gi", "no size that Kubernetes knows"),
+    "a unit that Kubernetes does not know": ("agg --shm 16GB", "is not a Kubernetes quantity"),
+    "shared memory below 0": ("agg --shm=-1Gi", "is not a Kubernetes quantity"),
     "a folder without a volume": ("agg --model /data/llama", "is a folder, and a pod has none"),
     "a folder beside the volume": ("agg --pvc m --model /data/llama", "is not below /models"),
     "the volume as the model": ("agg --pvc m --model /models", "is not below /models"),
@@ -364,7 +364,7 @@ def argument_of(body: dict[str, Any], name: str, value: str | None) -> None:
 
 
 BROKEN: dict[str, tuple[Change, str]] = {
-    "name": (lambda b: b["metadata"].update(name="Upper"), "no name of a resource"),
+    "name": (lambda b: b["metadata"].update(name="Upper"), "not a resource name"),
     "digit": (lambda b: b["metadata"].update(name="7b"), "begin with a letter"),
     "long name": (lambda b: b["metadata"].update(name="x" * 40), "45 are allowed"),
     "restart": (lambda b: b["spec"].update(restart={"id": "1"}), "must be unset"),

@@ -19,7 +19,7 @@ from dynamoctl.host import files
 from dynamoctl.host.files import FileIdentity, Files, files_as_json, files_from_json, identify_file, is_there
 from dynamoctl.host.processes import MARK, files_of
 from dynamoctl.processes import cache_server, cleanup
-from dynamoctl.state import DeploymentState, Folder
+from dynamoctl.state import DeploymentDir, DeploymentState
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_a_state_knows_which_files_it_has_recorded(tmp_path: Path, monkeypatch: 
     recorded: Files = {"/dev/shm/b": FileIdentity(7, 8), "/dev/shm/a": None}
     one = state()
     one.record_files(recorded)
-    folder = Folder("default")
+    folder = DeploymentDir("default")
     folder.write_state(one)
     again = folder.read_state()
     assert again == one
@@ -123,7 +123,7 @@ def test_an_older_state_is_read_and_its_files_go_by_their_names(
     monkeypatch.setenv("DYNAMOCTL_HOME", str(tmp_path))
     body = asdict(state(files=[str(block)]))
     del body["file_identities"]
-    folder = Folder("default")
+    folder = DeploymentDir("default")
     folder.path.mkdir(parents=True)
     folder.state_file.write_text(json.dumps(body))
     old = folder.read_state()
@@ -172,7 +172,7 @@ def test_without_a_state_the_plan_tells(
 ) -> None:
     own, path = pool
     monkeypatch.setenv("DYNAMOCTL_HOME", str(tmp_path))
-    folder = Folder("default")
+    folder = DeploymentDir("default")
     if body.get("start_id") == "START":
         body = {**body, "start_id": own.start_id}
     folder.write_plan(body)

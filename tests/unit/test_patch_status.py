@@ -10,7 +10,7 @@ from dynamoctl.cli.draw import draw_status
 from dynamoctl.host.processes import Identity, boot_id
 from dynamoctl.operations.status import status
 from dynamoctl.processes import process_control
-from dynamoctl.state import Folder
+from dynamoctl.state import DeploymentDir
 from dynamoctl.supervisor import starting
 from dynamoctl.supervisor.deployment import Deployment
 
@@ -28,7 +28,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def deployment(**fields: Any) -> Deployment:
     """A disaggregated one on two GPUs, of which nothing runs."""
     made = plan(2, mode="disagg", **fields)
-    Folder("default").write_plan({"plan": made.as_json(), "start_id": "start"})
+    DeploymentDir("default").write_plan({"plan": made.as_json(), "start_id": "start"})
     return Deployment("default")
 
 

@@ -1193,7 +1193,7 @@ def install(world: World, patch: pytest.MonkeyPatch) -> None:
         "tempfile": SimpleNamespace(
             gettempdir=lambda: "/tmp", mkdtemp=lambda prefix, dir: "/nowhere/sockets"
         ),
-        "Folder": lambda name: _folder(world),
+        "DeploymentDir": lambda name: _folder(world),
         "Registrations": lambda store: _Registrations(world),
         "LogWatch": lambda log: _Log(world, log),
         "last_lines": lambda log: [],

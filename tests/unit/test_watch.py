@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from dynamoctl.answers.envelope import Error
 from dynamoctl.cli import draw_watch, run
-from dynamoctl.cli.draw_watch import Closely, Overview, WatchDisplay, sparkline
+from dynamoctl.cli.draw_watch import DeploymentView, Overview, WatchDisplay, sparkline
 from dynamoctl.host.processes import identify
 from dynamoctl.monitoring.observe import Memory, Snapshot
 from dynamoctl.monitoring.rates import Change
 from dynamoctl.operations import watch
 from dynamoctl.operations.status import Look, _answer, _nothing
-from dynamoctl.operations.watch import HISTORY_S, Seen
+from dynamoctl.operations.watch import HISTORY_S, WatchedDeployment
 from dynamoctl.state import DeploymentState, UnitState
 from rich.console import Console
 
@@ -96,7 +96,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[Look | BaseException]:
     return coming
 
 
-def watched(looks: list[Look | BaseException], *coming: Look) -> list[Seen]:
+def watched(looks: list[Look | BaseException], *coming: Look) -> list[WatchedDeployment]:
     looks.extend(coming)
     seen = []
     try:
@@ -107,7 +107,7 @@ def watched(looks: list[Look | BaseException], *coming: Look) -> list[Seen]:
     raise AssertionError
 
 
-def rates(seen: Seen) -> dict[str, Any]:
+def rates(seen: WatchedDeployment) -> dict[str, Any]:
     found = seen.answer.rates
     assert found is not None
     return dataclasses.asdict(found)
@@ -250,15 +250,15 @@ def drawn(renderable: Any, width: int) -> list[str]:
 
 
 @pytest.fixture
-def busy(looks: list[Look | BaseException]) -> Seen:
+def busy(looks: list[Look | BaseException]) -> WatchedDeployment:
     return watched(
         looks, *(look(100 + 1.9 * number, 10 * number**2, hits=25 * number**2) for number in range(70))
     )[-1]
 
 
 @pytest.mark.parametrize("width", [80, 120])
-def test_all_figures_of_a_disaggregated_deployment_fit(busy: Seen, width: int) -> None:
-    lines = drawn(Closely(busy), width)
+def test_all_figures_of_a_disaggregated_deployment_fit(busy: WatchedDeployment, width: int) -> None:
+    lines = drawn(DeploymentView(busy), width)
     assert max(map(len, lines)) <= width
     assert len(lines) == 13  # none goes over to the next
     assert lines[0] == "default  ready  disagg  qwen3-0.6b  http://127.0.0.1:8000"
@@ -277,13 +277,13 @@ def test_all_figures_of_a_disaggregated_deployment_fit(busy: Seen, width: int) -
         assert all(word in line for word in has), line
 
 
-def test_a_wide_terminal_shows_more_of_the_last_two_minutes(busy: Seen) -> None:
+def test_a_wide_terminal_shows_more_of_the_last_two_minutes(busy: WatchedDeployment) -> None:
     narrow, wide = (
-        next(line for line in drawn(Closely(busy), width) if "hits" in line) for width in (80, 120)
+        next(line for line in drawn(DeploymentView(busy), width) if "hits" in line) for width in (80, 120)
     )
     assert 8 <= narrow.count("▃") < wide.count("▃") == 60
     assert wide.endswith("1 min 54 s")
-    columns = drawn(Closely(busy), 120)[1].split()
+    columns = drawn(DeploymentView(busy), 120)[1].split()
     assert {"UPTIME", "RESTARTS"} <= set(columns)
 
 
@@ -293,16 +293,16 @@ def test_of_what_is_not_there_no_word_is_said() -> None:
     for unit in starting.shown.units:
         vars(unit).update(state="starting", phase="loading weights", gpus=())
     vars(starting.shown).update(state="starting", mode="agg")
-    lines = drawn(Closely(Seen(starting.shown)), 80)
+    lines = drawn(DeploymentView(WatchedDeployment(starting.shown)), 80)
     assert len(lines) == 5
     assert "GPU" not in lines[1]
     assert "starting: loading weights" in lines[2]
 
 
-def test_what_is_wrong_is_said(busy: Seen) -> None:
+def test_what_is_wrong_is_said(busy: WatchedDeployment) -> None:
     vars(busy.shown.units[1]).update(health="HTTP 503", restarts=2)
     vars(busy.shown).update(error=Error(4, "it ended", "look\nagain"), warnings=("no cache",))
-    lines = drawn(Closely(busy), 120)
+    lines = drawn(DeploymentView(busy), 120)
     assert lines[-4:] == ["error: it ended", "  look", "  again", "warning: no cache"]
     assert "HEALTH" in lines[1]
     assert "HTTP 503" in lines[3]
@@ -310,9 +310,9 @@ def test_what_is_wrong_is_said(busy: Seen) -> None:
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_several_deployments_have_a_line_each(
-    looks: list[Look | BaseException], busy: Seen, width: int
+    looks: list[Look | BaseException], busy: WatchedDeployment, width: int
 ) -> None:
-    gone = Seen(_nothing("gone"))
+    gone = WatchedDeployment(_nothing("gone"))
     lines = drawn(Overview([busy, gone]), width)
     assert len(lines) == 3
     assert max(map(len, lines)) <= width
@@ -327,7 +327,7 @@ def test_where_there_is_no_deployment_that_is_said() -> None:
     assert drawn(Overview([]), 80) == ["nothing is running"]
 
 
-def test_a_terminal_shows_each_look_in_the_place_of_the_last(busy: Seen) -> None:
+def test_a_terminal_shows_each_look_in_the_place_of_the_last(busy: WatchedDeployment) -> None:
     out = io.StringIO()
     console = Console(file=out, width=80, height=40, force_terminal=True, legacy_windows=False)
     with WatchDisplay(2.0, everything=False, out=console) as display:

@@ -251,8 +251,8 @@ def lmcache_settings() -> str:
             [
                 "## LMCache's settings\n",
                 "The environment variables of LMCache that `up` checks before it hands them on. LMCache"
-                " itself drops a value that it cannot read and a name that it does not know, and goes on"
-                " without a word; here both are an error (exit code 2).\n",
+                " itself drops a value that it cannot read and a name that it does not know, and runs on"
+                " silently; here both are an error (exit code 2).\n",
                 "`LMCACHE_CHUNK_SIZE` and `LMCACHE_MAX_LOCAL_CPU_SIZE` are the keys `chunk_size` and"
                 " `cpu_gb` of `[lmcache]`.\n",
                 table(("type", "names"), rows),

@@ -9,7 +9,8 @@ import typer
 
 from dynamoctl.cli import completers
 from dynamoctl.cli.options import Json
-from dynamoctl.cli.plan_flags import Flags, takes_plan
+from dynamoctl.cli.plan_command import takes_plan
+from dynamoctl.cli.plan_flags import Flags
 
 if TYPE_CHECKING:
     from dynamoctl.answers.export import Format, Program

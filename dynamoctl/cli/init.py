@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dynamoctl.cli.options import Json
-from dynamoctl.cli.plan_flags import Flags, takes_flags
+from dynamoctl.cli.plan_command import takes_flags
+from dynamoctl.cli.plan_flags import Flags
 from dynamoctl.errors import SpecError
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from dynamoctl.cli.options import Json
-from dynamoctl.cli.plan_flags import Flags, takes_plan
+from dynamoctl.cli.plan_command import takes_plan
+from dynamoctl.cli.plan_flags import Flags
 from dynamoctl.errors import SpecError
 
 

@@ -203,7 +203,7 @@ def test_the_defaults_that_flags_show_are_those_of_the_spec() -> None:
 def test_errors_name_flags_that_there_are() -> None:
     command: Any = typer.main.get_command(app())
     flags = {flag for parameter in command.commands["up"].params for flag in parameter.opts}
-    fields = set(plan_flags._flags()) - {"config", "mode", "engine_args"}
+    fields = set(plan_flags.plan_flags()) - {"config", "mode", "engine_args"}
     assert {flag_of(field) for field in fields} <= flags
 
 

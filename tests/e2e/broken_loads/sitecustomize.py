@@ -52,5 +52,10 @@ def wait_for_the_import() -> None:
         time.sleep(0.05)
 
 
-if "BREAK_LOADS" in os.environ:
+def start() -> None:
     threading.Thread(target=wait_for_the_import, daemon=True).start()
+
+
+if "BREAK_LOADS" in os.environ:
+    start()
+    os.register_at_fork(after_in_child=start)  # a worker that its engine forks has no threads

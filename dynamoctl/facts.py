@@ -28,17 +28,17 @@ class Gpu:
         return self.index == name or (isinstance(name, str) and self.uuid.startswith(name))
 
 
-def shown(visible: tuple[str, ...] | None) -> tuple[str, ...] | None:
+def visible_entries(visible: tuple[str, ...] | None) -> tuple[str, ...] | None:
     """The valid entries of CUDA_VISIBLE_DEVICES. CUDA stops at the first entry that is not a GPU (as -1)."""
     return None if visible is None else tuple(takewhile(_CUDA_NAME.fullmatch, visible))
 
 
-def usable(gpus: tuple[Gpu, ...], visible: tuple[str, ...] | None) -> tuple[Gpu | None, ...]:
+def usable_gpus(gpus: tuple[Gpu, ...], visible: tuple[str, ...] | None) -> tuple[Gpu | None, ...]:
     """The GPUs that `--gpus` indexes: those in CUDA_VISIBLE_DEVICES if it is set, otherwise all.
 
     An entry is None if NVML does not list the GPU (a MIG instance).
     """
-    entries = shown(visible)
+    entries = visible_entries(visible)
     if entries is None:
         return gpus
     names = [int(entry) if entry.isdigit() else entry for entry in entries if gpus]

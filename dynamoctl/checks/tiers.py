@@ -151,7 +151,7 @@ def _remote(tier: Tier, plan: DeploymentPlan) -> list[Finding]:
     return [
         Finding(
             Level.ERROR,
-            f"lmcache.remote: {store.shown} cannot be used: {why}",
+            f"lmcache.remote: {store.redacted_url} cannot be used: {why}",
             "start it, fix the URL, or leave it out",
         )
     ]

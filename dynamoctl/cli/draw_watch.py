@@ -81,7 +81,7 @@ class DeploymentView:
         self._seen = seen
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        answer = self._seen.shown
+        answer = self._seen.status
         if not answer.units:
             yield Text.assemble((answer.name, "bold"), " is not running")
             return
@@ -114,7 +114,7 @@ class Overview:
         if wide:
             table.add_column("TOKENS/S, 2 MIN", no_wrap=True)
         for deployment in self._seen:
-            answer, load = deployment.shown, deployment.shown.load
+            answer, load = deployment.status, deployment.status.load
             ready = sum(unit.state == "ready" for unit in answer.units)
             latencies = deployment.latencies
             cells = [
@@ -180,7 +180,7 @@ def _units(answer: StatusAnswer, width: int) -> Table:
 
 def _figures(seen: WatchedDeployment, width: int) -> Iterable[Text]:
     """A line each for load, latency, cache, transfers and GPUs, as far as there are figures."""
-    answer, last = seen.shown, seen.last
+    answer, last = seen.status, seen.last
     if answer.load is None:
         return
     load, latencies = answer.load, seen.latencies

@@ -211,6 +211,6 @@ def _explain(error: ValidationError, origins: Mapping[tuple[str, ...], str], fil
         return f"{where}: '{value}' is not one of {first['ctx']['expected']}{source}", ""
     wanted = _WANTED.get(kind, first["msg"][0].lower() + first["msg"][1:]).format(where)
     # A variable's value may be a secret.
-    shown = "" if "env" in location[:-1] else f", not {value!r}"
+    rejected = "" if "env" in location[:-1] else f", not {value!r}"
     hint = "to serve without LMCache: enabled = false in it" if where == "lmcache" else ""
-    return f"{where}: {wanted}{shown}{source}", hint
+    return f"{where}: {wanted}{rejected}{source}", hint

@@ -297,8 +297,8 @@ def _check_environment(env: Mapping[str, str]) -> None:
                 f"env: {name} is the operator's to set, or follows from the pod",
                 "take it out of [env] for an export",
             )
-        shown = redact(value, name)
-        if value and (shown == HIDDEN or is_secret_name(name) or shown != value):
+        redacted = redact(value, name)
+        if value and (redacted == HIDDEN or is_secret_name(name) or redacted != value):
             raise SpecError(
                 f"env: {name} is a secret, which does not belong in a manifest",
                 f"put it into a Secret of the cluster under this key, and name that: --secret NAME;"

@@ -140,7 +140,7 @@ class Store:
         return KINDS[self.scheme]
 
     @property
-    def shown(self) -> str:
+    def redacted_url(self) -> str:
         """The URL for people, without user name and password."""
         hosts = ",".join(f"{host}:{port}" for host, port in self.addresses)
         return f"{self.scheme}://{hosts}{self.path}"

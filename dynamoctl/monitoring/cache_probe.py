@@ -27,7 +27,7 @@ from dynamoctl.planner.connectors import SERVER_HEARTBEAT_S
 from dynamoctl.planner.plan import DeploymentPlan
 
 WRONG = "LMCache gives back another KV cache than it was given: answers would be wrong"
-MEND = "serve without it (--no-lmcache), or with its server (--lmcache-mode mp)"
+FIX = "serve without it (--no-lmcache), or with its server (--lmcache-mode mp)"
 
 # The engines and LMCache store the KV cache, and publish their counters, one step later.
 _SETTLE_S = 0.5

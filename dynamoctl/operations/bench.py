@@ -239,8 +239,8 @@ def _counted(before: Look, after: Look) -> PassCounts:
         transfers=whole("transfers") or 0,
         transferred_bytes=whole("transferred_bytes") or 0,
         failed_transfers=whole("failed_transfers") or 0,
-        memory_mib={unit.name: unit.memory_mib for unit in after.shown.units if unit.memory_mib is not None},
-        gpu_memory_mib={gpu.gpu: gpu.memory_used_mib for gpu in after.shown.gpus},
+        memory_mib={unit.name: unit.memory_mib for unit in after.status.units if unit.memory_mib is not None},
+        gpu_memory_mib={gpu.gpu: gpu.memory_used_mib for gpu in after.status.gpus},
     )
 
 

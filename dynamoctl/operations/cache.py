@@ -37,7 +37,7 @@ def check(name: str) -> CacheProbe:
             f"see: dynamoctl status -n {name}, and dynamoctl logs -n {name}",
         )
     if result.same_answer is False:
-        raise NotReadyError(f"'{name}': {cache_probe.WRONG}", f"take it down, and {cache_probe.MEND}")
+        raise NotReadyError(f"'{name}': {cache_probe.WRONG}", f"take it down, and {cache_probe.FIX}")
     return result
 
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from dynamoctl import policies
-from dynamoctl.facts import usable
+from dynamoctl.facts import usable_gpus
 from dynamoctl.host import facts, gpus, models
 
 # (word, its description, which may be empty).
@@ -20,7 +20,7 @@ def gpu_lists(typed: str) -> Words:
     """
     gpu_names = [
         (str(index), gpu.name if gpu else "MIG")
-        for index, gpu in enumerate(usable(gpus.list_gpus(), facts.visible_gpus()))
+        for index, gpu in enumerate(usable_gpus(gpus.list_gpus(), facts.visible_gpus()))
     ]
     before, comma, _ = typed.rpartition(",")
     chosen = before.split(",")

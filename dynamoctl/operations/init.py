@@ -16,7 +16,7 @@ from dynamoctl.config.json_schema import SCHEMA_NAME
 from dynamoctl.config.load import load
 from dynamoctl.config.spec import DeploymentSpec
 from dynamoctl.errors import SpecError
-from dynamoctl.facts import Gpu, HostFacts, usable
+from dynamoctl.facts import Gpu, HostFacts, usable_gpus
 from dynamoctl.host import models
 from dynamoctl.humanize import count
 from dynamoctl.lmcache import remote_stores
@@ -74,7 +74,7 @@ def draft(flags: Mapping[str, Any], path: Path) -> Draft:
         PreflightError: this host cannot run the plan.
     """
     host_facts = planning.look(flags.get("name") or "default")
-    gpus = usable(host_facts.gpus, host_facts.visible_gpus)
+    gpus = usable_gpus(host_facts.gpus, host_facts.visible_gpus)
     asked = {**flags, "mode": flags.get("mode") or _mode(flags, len(gpus), host_facts)}
     spec, _ = load(asked, {})
     notes = []

@@ -33,19 +33,19 @@ class Look:
     """A deployment at one moment.
 
     Attributes:
-        shown: what `status` answers.
+        status: what `status` answers.
         state: what its supervisor wrote last; None if it was never started.
         answer: what its supervisor answered (`observe.Snapshot`); None where it was not asked or did not.
     """
 
-    shown: StatusAnswer
+    status: StatusAnswer
     state: DeploymentState | None = None
     answer: dict[str, Any] | None = None
 
 
 def status(name: str) -> StatusAnswer:
     """What `status` answers."""
-    return look(name).shown
+    return look(name).status
 
 
 def look(name: str) -> Look:
@@ -55,11 +55,11 @@ def look(name: str) -> Look:
     if state is None:
         return Look(_nothing(name))
     lives = state.supervisor_lives
-    shown = state.state
+    visible_state = state.state
     warnings = []
     if not lives and state.state not in ("stopped", "failed"):
         alive = members(f"{state.start_id}/")
-        shown = "unsupervised" if alive else "stopped"
+        visible_state = "unsupervised" if alive else "stopped"
         if alive:
             warnings.append(
                 f"its supervisor is gone, {len(alive)} of its processes live: dynamoctl down -n {name}"
@@ -68,11 +68,11 @@ def look(name: str) -> Look:
     if lives and state.state in ("ready", "degraded", "failed"):
         seen = ask(folder)
         state = folder.read_state() or state  # what does not answer was waited for
-        shown = state.state
+        visible_state = state.state
     warnings = [*state.warnings, *state.lost_stores, *filter(None, (state.lost_etcd,)), *warnings]
     if lives and seen is None and state.state in ("ready", "degraded"):
         warnings.append("its supervisor does not answer: what is shown is what it last wrote")
-    return Look(_answer(state, shown, warnings, seen), state, seen)
+    return Look(_answer(state, visible_state, warnings, seen), state, seen)
 
 
 def _nothing(name: str) -> StatusAnswer:
@@ -94,19 +94,19 @@ def _nothing(name: str) -> StatusAnswer:
 
 
 def _answer(
-    state: DeploymentState, shown: str, warnings: list[str], seen: dict[str, Any] | None
+    state: DeploymentState, visible_state: str, warnings: list[str], seen: dict[str, Any] | None
 ) -> StatusAnswer:
     now = time.time()
     seen = seen or {}
     units = tuple(_unit(unit, now, seen) for unit in state.units)
     # A unit may have died a moment ago, and its supervisor not have written it yet.
-    if shown == "ready" and any(unit.state != "ready" for unit in units):
-        shown = "degraded"
+    if visible_state == "ready" and any(unit.state != "ready" for unit in units):
+        visible_state = "degraded"
     cache, transfers, remote = seen.get("cache"), seen.get("transfers"), seen.get("remote")
     return StatusAnswer(
         name=state.name,
         mode=state.mode,
-        state=shown,
+        state=visible_state,
         model=state.model,
         endpoint=state.endpoint or None,
         units=units,

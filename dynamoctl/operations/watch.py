@@ -25,12 +25,12 @@ class WatchedDeployment:
     """One deployment at one look.
 
     Attributes:
-        shown: what `status` answers.
+        status: what `status` answers.
         last: the change since the previous look; None at the first look, and if the deployment is down.
         recent: the changes of the last two minutes, oldest first.
     """
 
-    shown: StatusAnswer
+    status: StatusAnswer
     last: rates.Change | None = None
     recent: tuple[rates.Change, ...] = ()
 
@@ -48,7 +48,7 @@ class WatchedDeployment:
     def answer(self) -> WatchAnswer:
         """What a line of `status --watch --json` says."""
         return WatchAnswer(
-            **vars(self.shown), rates=None if self.last is None else _rates(self.last, self.latencies)
+            **vars(self.status), rates=None if self.last is None else _rates(self.last, self.latencies)
         )
 
 
@@ -81,7 +81,7 @@ class _Watched:
             self._sample = None
             if state is None or state.start_id != self._start_id:
                 self._recent.clear()
-            return WatchedDeployment(now.shown, None, tuple(self._recent))
+            return WatchedDeployment(now.status, None, tuple(self._recent))
         if state.start_id != self._start_id:
             self._start_id, self._sample = state.start_id, None
             self._recent.clear()
@@ -93,7 +93,7 @@ class _Watched:
             self._recent.append(last)
             while sum(change.seconds for change in self._recent) > HISTORY_S:
                 self._recent.popleft()
-        return WatchedDeployment(now.shown, last, tuple(self._recent))
+        return WatchedDeployment(now.status, last, tuple(self._recent))
 
 
 def _rates(last: rates.Change, latencies: rates.Change) -> Rates:

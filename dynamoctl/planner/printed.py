@@ -18,7 +18,7 @@ def render(plan: DeploymentPlan, why: bool = False) -> str:
     Args:
         why: with the rules that set each unit's variables and flags.
     """
-    proof = " and one completion answered" + (" through a KV transfer" if plan.moves_kv_cache else "")
+    verified = " and one completion answered" + (" through a KV transfer" if plan.moves_kv_cache else "")
     lines = [
         f"{plan.name}: {plan.mode} on the {_DEVICE[plan.device]}",
         f"  model     {plan.model}" + (f"  ({plan.model_path})" if plan.model_path != plan.model else ""),
@@ -26,7 +26,7 @@ def render(plan: DeploymentPlan, why: bool = False) -> str:
         *_hosts(plan),
         f"  LMCache   {_CACHE[plan.lmcache]}"
         + (f", {plan.lmcache_cpu_gib:g} GiB of CPU memory in all" if plan.lmcache else ""),
-        f"  ready     every gate passed{proof if plan.frontend else ''}, within {plan.timeout_s:g} s",
+        f"  ready     every gate passed{verified if plan.frontend else ''}, within {plan.timeout_s:g} s",
     ]
     if plan.lmcache:
         lines += ["", *_lmcache(plan)]

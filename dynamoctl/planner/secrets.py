@@ -27,9 +27,9 @@ def redact(value: Any, name: str = "") -> Any:
         return [redact(inner) for inner in value]
     if isinstance(value, str):
         inner = _table(value)
-        shown = redact(inner)
-        if shown != inner:
-            return json.dumps(shown)
+        redacted = redact(inner)
+        if redacted != inner:
+            return json.dumps(redacted)
         return HIDDEN if value and is_secret_name(name) else _URL_PASSWORD.sub(HIDDEN, value)
     return value
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from dynamoctl.config.spec import DeploymentSpec
 from dynamoctl.errors import PreflightError, SpecError
-from dynamoctl.facts import HostFacts, shown
+from dynamoctl.facts import HostFacts, visible_entries
 from dynamoctl.planner.connectors import Device
 from dynamoctl.planner.plan import Role
 
@@ -41,7 +41,7 @@ def device(spec: DeploymentSpec, facts: HostFacts) -> Device:
         return "cpu"
     if spec.device == "cuda" or spec.gpus:
         return "cuda"
-    return "cuda" if facts.gpus and shown(facts.visible_gpus) != () else "cpu"
+    return "cuda" if facts.gpus and visible_entries(facts.visible_gpus) != () else "cpu"
 
 
 def place(spec: DeploymentSpec, facts: HostFacts) -> list[Placement]:
@@ -72,7 +72,7 @@ def _visible(spec: DeploymentSpec, facts: HostFacts) -> list[int | str]:
     Programming Guide, CUDA environment variables: CUDA_VISIBLE_DEVICES).
     """
     named = spec.gpus or tuple(str(i) for i in range(spec.ranks))
-    entries = shown(facts.visible_gpus)
+    entries = visible_entries(facts.visible_gpus)
     if entries is None:
         return [_entry(gpu) for gpu in named]
     may_use = {_one_name(_entry(gpu), facts) for gpu in entries}

@@ -15,7 +15,7 @@ _COUNTER_TRIES = 15
 _PROBE_CHUNKS = 1.2
 
 
-async def prove(deployment: Deployment) -> None:
+async def verify(deployment: Deployment) -> None:
     """Wait until the frontend lists the model and a completion has come back.
 
     In a disaggregated deployment, the completion must have moved its KV cache: a prefill worker without NIXL
@@ -83,7 +83,7 @@ async def _prove_cache(deployment: Deployment) -> None:
         warnings.append(f"LMCache could not be verified: {error.message}")
         return
     if probe.hit_tokens and probe.same_answer is False:
-        raise NotReadyError(cache_probe.WRONG, cache_probe.MEND)
+        raise NotReadyError(cache_probe.WRONG, cache_probe.FIX)
     if not probe.hit_tokens and not probe.prefix_cache_cleared:
         warnings.append("LMCache could not be verified: the engines answered from their own prefix caches")
     elif not probe.hit_tokens:

@@ -39,7 +39,7 @@ async def bring_up(deployment: Deployment) -> None:
         async with asyncio.TaskGroup() as group:
             for member in deployment.members:
                 group.create_task(start_in_turn(deployment, member))
-        await readiness.prove(deployment)
+        await readiness.verify(deployment)
     finally:
         reading.cancel()
         enough.set()

@@ -24,7 +24,8 @@ async def watch_stores(deployment: Deployment) -> None:
             answers, why = await asyncio.to_thread(probes.store_answers, store)
             if not answers:
                 lost.append(
-                    f"LMCache's store {store.shown} cannot be used: {why}; requests are served without it"
+                    f"LMCache's store {store.redacted_url} cannot be used: {why};"
+                    " requests are served without it"
                 )
         if lost != deployment.state.lost_stores:
             if set(deployment.state.lost_stores) - set(lost):

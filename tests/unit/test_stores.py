@@ -12,7 +12,7 @@ from dynamoctl.lmcache import remote_stores
 
 
 @pytest.mark.parametrize(
-    ("url", "addresses", "username", "password", "shown"),
+    ("url", "addresses", "username", "password", "redacted_url"),
     [
         ("redis://cache:6380", [("cache", 6380)], "", "", "redis://cache:6380"),
         ("redis://cache", [("cache", 6379)], "", "", "redis://cache:6379"),
@@ -31,11 +31,11 @@ from dynamoctl.lmcache import remote_stores
     ],
 )
 def test_a_url_is_read(
-    url: str, addresses: list[tuple[str, int]], username: str, password: str, shown: str
+    url: str, addresses: list[tuple[str, int]], username: str, password: str, redacted_url: str
 ) -> None:
     store = remote_stores.parse(url)
     assert list(store.addresses) == addresses
-    assert (store.username, store.password, store.shown) == (username, password, shown)
+    assert (store.username, store.password, store.redacted_url) == (username, password, redacted_url)
 
 
 def test_what_follows_a_question_mark_is_read() -> None:

@@ -290,18 +290,18 @@ def test_a_wide_terminal_shows_more_of_the_last_two_minutes(busy: WatchedDeploym
 def test_of_what_is_not_there_no_word_is_said() -> None:
     """Neither of a cache, nor of GPUs or transfers, nor of figures before there are any."""
     starting = look(0, answers=False)
-    for unit in starting.shown.units:
+    for unit in starting.status.units:
         vars(unit).update(state="starting", phase="loading weights", gpus=())
-    vars(starting.shown).update(state="starting", mode="agg")
-    lines = drawn(DeploymentView(WatchedDeployment(starting.shown)), 80)
+    vars(starting.status).update(state="starting", mode="agg")
+    lines = drawn(DeploymentView(WatchedDeployment(starting.status)), 80)
     assert len(lines) == 5
     assert "GPU" not in lines[1]
     assert "starting: loading weights" in lines[2]
 
 
 def test_what_is_wrong_is_said(busy: WatchedDeployment) -> None:
-    vars(busy.shown.units[1]).update(health="HTTP 503", restarts=2)
-    vars(busy.shown).update(error=Error(4, "it ended", "look\nagain"), warnings=("no cache",))
+    vars(busy.status.units[1]).update(health="HTTP 503", restarts=2)
+    vars(busy.status).update(error=Error(4, "it ended", "look\nagain"), warnings=("no cache",))
     lines = drawn(DeploymentView(busy), 120)
     assert lines[-4:] == ["error: it ended", "  look", "  again", "warning: no cache"]
     assert "HEALTH" in lines[1]

@@ -8,6 +8,7 @@ from importlib import metadata
 from dynamoctl import patches
 from dynamoctl.checks.base import Check, Finding, Level
 from dynamoctl.facts import HostFacts, ModelFacts
+from dynamoctl.patches import plugin
 from dynamoctl.patches.base import Patch
 from dynamoctl.planner.plan import DeploymentPlan
 
@@ -17,7 +18,9 @@ def _plugin(plan: DeploymentPlan, _facts: HostFacts, _model: ModelFacts) -> list
     if not needed:
         return []
     allowed = os.environ.get("VLLM_PLUGINS")
-    if not metadata.entry_points(group="vllm.general_plugins", name="dynamoctl"):
+    offered = metadata.entry_points(group="vllm.general_plugins", name="dynamoctl")
+    # An installation from before a move names a module that is gone; vLLM logs that and goes on.
+    if not any(entry.module == plugin.__name__ for entry in offered):
         fix = "install dynamoctl as a package: run ./bootstrap in its folder"
     elif allowed is not None and "dynamoctl" not in allowed.split(","):
         fix = "add dynamoctl to VLLM_PLUGINS, or unset it"

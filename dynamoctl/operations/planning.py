@@ -29,7 +29,7 @@ class PlanningResult:
     Attributes:
         spec: the spec, with device and model filled in.
         facts: the host's facts for which the plan was made.
-        sources: where each of the spec's values comes from, as `spec.load` returns it.
+        sources: where each of the spec's values comes from, as `config.load.load` returns it.
     """
 
     spec: DeploymentSpec

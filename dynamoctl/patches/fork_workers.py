@@ -5,6 +5,10 @@ sets the same. EngineCore inherits that and spawns its Worker process, which the
 seconds and for hundreds of MB. On a CPU, EngineCore has no CUDA context that a fork would break, and
 elsewhere vLLM's default is to fork (vllm==0.26.0:vllm/envs.py:VLLM_WORKER_MULTIPROC_METHOD). With the patch
 EngineCore forks. The main process, which has Dynamo's threads, still spawns EngineCore.
+
+It is only for workers whose threads are bound to no cores. vLLM binds them by variables for the new process
+(vllm==0.26.0:vllm/utils/ompmultiprocessing.py:OMPProcessManager.configure_omp_envs), and OpenMP reads these
+when it is loaded: a forked process has it already, and would ignore them.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ def make_plan(
     """The one plan for this spec on this host.
 
     Args:
-        sources: where LMCache's settings are from, as `spec.load` says it; only shown.
+        sources: where LMCache's settings are from, as `config.load.load` says it; only shown.
 
     Raises:
         SpecError: the spec makes no deployment.

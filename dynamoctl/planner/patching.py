@@ -26,6 +26,7 @@ from dynamoctl.planner import discovery
 from dynamoctl.planner.connectors import CacheMode, Device
 from dynamoctl.planner.context import UnitContext
 from dynamoctl.planner.plan import Reason, Role
+from dynamoctl.planner.rules import BY_NAME
 
 # Shorter than a step, so that a worker that has nothing to do sleeps, and longer than the gap between steps.
 _SPIN_MS = "20"
@@ -40,6 +41,7 @@ class PatchedWorker:
         cache: LMCache's mode, None if it is off.
         uses_nixl: whether NIXL is among its connectors.
         between_hosts: whether it exchanges KV blocks with workers on other hosts.
+        is_unbound: whether its threads on a CPU are bound to no cores (`VLLM_CPU_OMP_THREADS_BIND=nobind`).
         versions: distribution -> version, of what is installed.
     """
 
@@ -49,6 +51,7 @@ class PatchedWorker:
     cache: CacheMode | None
     uses_nixl: bool
     between_hosts: bool
+    is_unbound: bool
     versions: Mapping[str, str]
 
 
@@ -61,6 +64,7 @@ def reasons(unit: UnitContext) -> tuple[Reason, ...]:
         cache=unit.plan.cache,
         uses_nixl="nixl" in unit.ports,
         between_hosts=discovery.between_hosts(unit.spec),
+        is_unbound=_is_unbound(unit),
         versions=unit.plan.facts.versions,
     )
     return tuple(
@@ -75,6 +79,12 @@ def reasons(unit: UnitContext) -> tuple[Reason, ...]:
         )
         for patch, value in wanted(worker)
     )
+
+
+def _is_unbound(unit: UnitContext) -> bool:
+    rule = BY_NAME["threads-not-bound"]
+    planned = rule.value if rule.applies(unit) else ""
+    return unit.spec.env.get(rule.sets, planned) == rule.value
 
 
 def wanted(worker: PatchedWorker) -> list[tuple[Patch, str]]:
@@ -104,6 +114,8 @@ def _helpful(worker: PatchedWorker) -> Iterator[tuple[Patch, str]]:
         yield wake_up.PATCH, "1"
     if on_cpu:
         yield spin.PATCH, _SPIN_MS
+    # vLLM binds threads by variables that OpenMP reads when it is loaded: a forked process has it already.
+    if on_cpu and worker.is_unbound:
         yield fork_workers.PATCH, "1"
     if worker.role == "prefill":
         yield end_engine.PATCH, "1"

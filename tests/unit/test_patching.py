@@ -73,9 +73,8 @@ def asked_for_with(versions: Mapping[str, str]) -> set[str]:
     env: dict[str, str] = {}
     for device in ("cpu", "cuda"):
         for cache in ("mp", "inproc"):
-            env |= patching.environment(
-                patching.PatchedWorker(role="prefill", device=device, cache=cache, **worker)  # type: ignore[arg-type]
-            )
+            made = patching.PatchedWorker(role="prefill", device=device, cache=cache, **worker)  # type: ignore[arg-type]
+            env |= {patch.variable: value for patch, value in patching.wanted(made)}
     return {patch.name for patch in patches.switched_on(env)}
 
 

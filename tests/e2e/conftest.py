@@ -117,6 +117,19 @@ class Cli:
                 found[pid] = line
         return found
 
+    def told(self, lines: int = 25) -> dict[str, str]:
+        """The units' states and the ends of all logs, of each deployment: to be read after a failure."""
+        found = {}
+        for folder in sorted((self.home / "deployments").glob("*/")):
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                state = json.loads((folder / "state.json").read_text())
+                found[f"units of {folder.name}"] = "\n".join(map(json.dumps, state["units"]))
+            for log in sorted((folder / "logs").glob("*.log")):
+                with contextlib.suppress(OSError):
+                    text = log.read_text(errors="replace").splitlines()
+                    found[f"{folder.name}/{log.name}"] = "\n".join(line[:300] for line in text[-lines:])
+        return found
+
     def supervisor(self, name: str = "default") -> int:
         """The process of a deployment's supervisor."""
         return next(pid for pid, line in self.ours(name).items() if "dynamoctl.supervisor" in line)
@@ -281,4 +294,10 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if report.when == "call":
         for mark in item.iter_markers("fault"):
             matrix.saw(item.nodeid.partition("::")[0], *mark.args, passed=report.passed)
+    if report.when == "call" and report.failed:
+        for one in getattr(item, "funcargs", {}).values():
+            found = one if isinstance(one, Cli) else getattr(one, "cli", None)
+            if isinstance(found, Cli):
+                report.sections += found.told().items()
+                break
     return report

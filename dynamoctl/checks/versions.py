@@ -8,14 +8,14 @@ from __future__ import annotations
 from dynamoctl.checks.base import Check, Finding, Level
 from dynamoctl.facts import HostFacts, ModelFacts
 from dynamoctl.planner.plan import DeploymentPlan
-from dynamoctl.tested_versions import KNOWN_SETS, engine_versions
+from dynamoctl.tested_versions import SETS, engine_versions
 
 
 def _versions(plan: DeploymentPlan, facts: HostFacts, _model: ModelFacts) -> list[Finding]:
     if plan.engine != "vllm":
         return []
     installed = engine_versions(facts.versions, plan.device)
-    nearest = min(KNOWN_SETS, key=lambda tested: len(tested.items() - installed.items()))
+    nearest = min(SETS.values(), key=lambda tested: len(tested.items() - installed.items()))
     differences = [
         f"{name} {installed[name]}, not {version}"
         for name, version in nearest.items()

@@ -41,7 +41,7 @@ PATCH = Patch(
     name="compile-cache-name",
     variable="DYNAMOCTL_SHARE_COMPILE_CACHE",
     package="vllm",
-    versions=("0.26.0",),
+    versions=("0.31.0", "0.26.0"),
     upstream="vllm==0.26.0:vllm/envs.py:compile_factors",
     without="each worker with NIXL compiles the model for itself, at every start",
     change=_change,

@@ -212,7 +212,7 @@ PATCH = Patch(
     name="engine-heartbeat",
     variable=VARIABLE,
     package="vllm",
-    versions=("0.26.0",),
+    versions=("0.31.0", "0.26.0"),
     upstream="ai-dynamo==1.4.2:dynamo/vllm/engine_monitor.py:VllmEngineMonitor",
     without="an engine that hangs looks healthy",
     change=_change,

@@ -44,7 +44,7 @@ PATCH = Patch(
     name="fork-workers",
     variable="DYNAMOCTL_FORK_WORKERS",
     package="vllm",
-    versions=("0.26.0",),
+    versions=("0.31.0", "0.26.0"),
     upstream="vllm==0.26.0:vllm/platforms/cpu.py:CpuPlatform.check_and_update_config",
     without="on a CPU each Worker process imports vLLM once more",
     change=_change,

@@ -5,14 +5,11 @@ starts to ask (it takes its empty table of heartbeats for a started one), so a s
 once, in `mq_timeout`, is never asked again: the engine serves on without a cache for ever. With the patch it
 asks.
 
-On the other side, a server that does not answer while KV blocks are stored ends the whole engine. With the
-patch it counts as one that is away.
-
 And a request whose blocks were promised and did not come is looked up again by a connector that does not load
 a second time: it waits for ever. With the patch it goes on without LMCache. (That it goes on at all is vLLM's
 `kv_load_failure_policy`: `planner.connectors`.)
 
-LMCache 0.5.6 has another client: there the patch ends the engine.
+LMCache 0.5.6 has mended both, with another client: there the patch ends the engine.
 """
 
 from __future__ import annotations
@@ -49,28 +46,6 @@ def start_heartbeats(adapters: Any) -> None:
     wrap(adapters.LMCacheMPSchedulerAdapter, "_ensure_heartbeat_started", around)
 
 
-def survive_timeouts(adapter: Any) -> None:
-    """Let a worker go on without a cache server that does not answer, as it does without one that is away.
-
-    Args:
-        adapter: LMCache's `LMCacheMPWorkerAdapter`.
-    """
-    for name in ("submit_store_request", "submit_retrieve_request"):
-        wrap(adapter, name, _surviving)
-
-
-def _surviving(plain: Any) -> Any:
-    def submit(self: Any, *words: Any, **named: Any) -> Any:
-        try:
-            return plain(self, *words, **named)
-        except TimeoutError:
-            # Its heartbeat finds the server again, and registers this worker there.
-            self._health_event.clear()
-            return plain(self, *words, **named)
-
-    return submit
-
-
 def look_up_once(connector: Any, fresh: Any) -> None:
     """Say of a request whose blocks were to be loaded, and that is asked about again, that there is nothing.
 
@@ -100,7 +75,6 @@ def _change(_value: str) -> None:
     from lmcache.integration.vllm import vllm_multi_process_adapter as adapters
 
     start_heartbeats(adapters)
-    survive_timeouts(adapters.LMCacheMPWorkerAdapter)
     look_up_once(connector.LMCacheMPConnector, connector.LMCacheMPRequestState.PREFETCHING)
 
 

@@ -42,7 +42,7 @@ PATCH = Patch(
     name="nixl-progress-delay",
     variable=VARIABLE,
     package="nixl",
-    versions=("1.3.2",),
+    versions=("1.4.1", "1.3.2"),
     upstream="nixl-cu13==1.3.2:nixl_cu13/_api.py:nixl_agent.__init__",
     without="NIXL's progress thread keeps a core busy for each CPU worker",
     change=_change,

@@ -57,7 +57,7 @@ PATCH = Patch(
     name="nixl-shared-memory",
     variable=VARIABLE,
     package="nixl",
-    versions=("1.3.2",),
+    versions=("1.4.1", "1.3.2"),
     upstream="nixl-cu13==1.3.2:nixl_cu13/_api.py:nixl_agent.create_backend",
     without="NIXL stalls between CPU workers",
     change=_change,

@@ -36,7 +36,7 @@ PATCH = Patch(
     name="nixl-unbound",
     variable="DYNAMOCTL_NIXL_UNBOUND",
     package="vllm",
-    versions=("0.26.0",),
+    versions=("0.31.0", "0.26.0"),
     upstream="vllm==0.26.0:vllm/distributed/kv_transfer/kv_connector/v1/nixl/base_worker.py:"
     "NixlBaseConnectorWorker.__init__",
     without="all CPU workers with NIXL compute on one core",

@@ -42,7 +42,7 @@ PATCH = Patch(
     name="spin",
     variable="DYNAMOCTL_SPIN_MS",
     package="vllm",
-    versions=("0.26.0",),
+    versions=("0.31.0", "0.26.0"),
     upstream="vllm==0.26.0:vllm/distributed/device_communicators/shm_broadcast.py:SpinCondition.__init__",
     without="processes that wait take cores from those that compute",
     change=_change,

@@ -42,7 +42,7 @@ PATCH = Patch(
     name="wake-up",
     variable="DYNAMOCTL_WAKE_UP",
     package="vllm",
-    versions=("0.26.0",),
+    versions=("0.31.0", "0.26.0"),
     upstream="vllm==0.26.0:vllm/distributed/device_communicators/shm_broadcast.py:SpinCondition.wait",
     without="an engine that misses a call of its own stalls for a minute or longer",
     change=_change,

@@ -37,7 +37,7 @@ def address(spec: DeploymentSpec, facts: HostFacts) -> Address:
 
     Dynamo can be given the name of an interface, and then takes the interface's last address; an IPv6 address
     makes it fail. If the advertised address is another one, Dynamo uses that of the default route (seen with
-    ai-dynamo==1.4.2; DYN_TCP_RESPONSE_STREAM_HOST in ai-dynamo-runtime==1.4.2:dynamo/_core.abi3.so).
+    ai-dynamo==1.4.2; DYN_TCP_RESPONSE_STREAM_HOST in ai-dynamo-runtime==1.6.1:dynamo/_core.abi3.so).
 
     Raises:
         PreflightError: this host does not have it, or its frontend could not take answers there.

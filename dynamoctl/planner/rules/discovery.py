@@ -7,8 +7,8 @@ from dynamoctl.planner.discovery import LOOPBACK
 from dynamoctl.planner.plan import WORKER_ROLES
 from dynamoctl.planner.rules.rule import LOOPBACK_ONLY, OPERATORS, Condition, InPod, Rule
 
-_BACKEND = "ai-dynamo==1.4.2:dynamo/common/configuration/groups/runtime_args.py"
-_RUNTIME = "ai-dynamo-runtime==1.4.2:dynamo/_core.abi3.so"
+_BACKEND = "ai-dynamo==1.6.1:dynamo/common/configuration/groups/runtime_args.py"
+_RUNTIME = "ai-dynamo-runtime==1.6.1:dynamo/_core.abi3.so"
 _OTHER_HOSTS = InPod("dropped", "the operator spreads pods over hosts")
 
 
@@ -132,7 +132,7 @@ DISCOVERY = (
         value=LOOPBACK.host,
         why="Status and metrics are for this host alone.",
         without="A GET from another host can put an engine to sleep.",
-        source="ai-dynamo==1.4.2:dynamo/common/snapshot/constants.py:DYN_SYSTEM_HOST",
+        source="ai-dynamo==1.6.1:dynamo/common/snapshot/constants.py:DYN_SYSTEM_HOST",
         tested=("ai-dynamo",),
         when=_IS_NO_MOCKER,
         in_pod=InPod("dropped", LOOPBACK_ONLY.why, reserved=True),
@@ -144,7 +144,7 @@ DISCOVERY = (
         why="The frontend gets the tokenizer's files from the status server of the mocker, and the frontend"
         " may be on another host.",
         without="The frontend of another host does not get the tokenizer.",
-        source="ai-dynamo==1.4.2:dynamo/common/snapshot/constants.py:DYN_SYSTEM_HOST",
+        source="ai-dynamo==1.6.1:dynamo/common/snapshot/constants.py:DYN_SYSTEM_HOST",
         tested=("ai-dynamo",),
         roles=WORKER_ROLES,
         when=_IS_MOCKER,

@@ -15,7 +15,7 @@ FRONTEND = (
         why="If a worker dies, the frontend moves its requests to another worker of the role, at most this"
         " often for each request.",
         without="The requests of a worker that dies fail.",
-        source="ai-dynamo-runtime==1.4.2:lib/llm/src/migration.rs",
+        source="ai-dynamo-runtime==1.6.1:lib/llm/src/migration.rs",
         tested=("ai-dynamo", "vllm"),
         roles=("frontend",),
         when=Condition(
@@ -36,7 +36,7 @@ MOCKER = (
         value=lambda unit: str(unit.ports["system"]),
         why="The mocker has a status server only with this variable, and its gate asks there.",
         without="Nobody can tell when the mocker is ready.",
-        source="ai-dynamo-runtime==1.4.2:dynamo/_core.abi3.so:DYN_SYSTEM_PORT",
+        source="ai-dynamo-runtime==1.6.1:dynamo/_core.abi3.so:DYN_SYSTEM_PORT",
         tested=("ai-dynamo",),
         roles=WORKERS,
         in_pod=OPERATORS,
@@ -47,7 +47,7 @@ MOCKER = (
         value="1",
         why="Without a hub, the frontend gets the tokenizer's files from the mocker itself.",
         without="The frontend asks a hub for the tokenizer.",
-        source="ai-dynamo-runtime==1.4.2:dynamo/_core.abi3.so:DYN_SELF_HOST_METADATA",
+        source="ai-dynamo-runtime==1.6.1:dynamo/_core.abi3.so:DYN_SELF_HOST_METADATA",
         tested=("ai-dynamo",),
         roles=WORKERS,
         in_pod=_NO_MOCKER,

@@ -10,10 +10,10 @@ from dynamoctl.planner.rules.rule import Condition, InPod, Rule
 
 _CACHING: tuple[Role, ...] = ("agg", "prefill")
 _SERVER: tuple[Role, ...] = ("cache",)
-_CONFIG = "lmcache==0.5.3:lmcache/v1/config.py"
-_SERVER_CONFIG = "lmcache==0.5.3:lmcache/v1/multiprocess/config.py"
-_SERVER_MEMORY = "lmcache==0.5.3:lmcache/v1/distributed/config.py"
-_CONNECTOR = "lmcache==0.5.3:lmcache/integration/vllm/vllm_multi_process_adapter.py"
+_CONFIG = "lmcache==0.5.6:lmcache/v1/config.py"
+_SERVER_CONFIG = "lmcache==0.5.6:lmcache/v1/multiprocess/config.py"
+_SERVER_MEMORY = "lmcache==0.5.6:lmcache/v1/distributed/config.py"
+_CONNECTOR = "lmcache==0.5.6:lmcache/integration/vllm/vllm_multi_process_adapter.py"
 _OPERATOR_RUNS = InPod("changed", "LMCache's operator runs the server: the LMCacheEngine has the setting")
 _NO_DISK_FOR_GPUS = InPod("dropped", "a manifest gives no pod a disk that its GPUs reach directly")
 
@@ -133,7 +133,7 @@ ENGINE = (
         why="MiB of GPU memory that GPUDirect Storage reads and writes through. LMCache's own examples have"
         " 8 GiB, which a small GPU cannot spare.",
         without="LMCache has no default, and the engine exits.",
-        source="lmcache==0.5.3:lmcache/v1/cache_engine.py:gds_buffer_size",
+        source="lmcache==0.5.6:lmcache/v1/cache_engine.py:gds_buffer_size",
         tested=("lmcache",),
         roles=_CACHING,
         when=_WITH_GDS,
@@ -217,6 +217,18 @@ SERVER = (
         " LRU.",
         without="The server exits: the flag is required.",
         source=f"{_SERVER_MEMORY}:--eviction-policy",
+        tested=("lmcache",),
+        roles=_SERVER,
+        in_pod=_OPERATOR_RUNS,
+    ),
+    Rule(
+        name="server-transfer-mode",
+        sets="--supported-transfer-mode",
+        value="auto",
+        why="Workers on a CPU copy their KV cache themselves, workers on GPUs let the server do it. The server"
+        " takes both.",
+        without="LMCache 0.5.6 takes GPUs alone: an engine on a CPU gets no answer, and exits.",
+        source=f"{_SERVER_CONFIG}:--supported-transfer-mode",
         tested=("lmcache",),
         roles=_SERVER,
         in_pod=_OPERATOR_RUNS,

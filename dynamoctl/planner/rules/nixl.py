@@ -34,7 +34,7 @@ SIDE_CHANNEL = (
         why="The handshake of NIXL listens at this port, and with tensor parallelism at one port per rank"
         " from it on. vLLM's default, 5600, is the same for every worker.",
         without="Two workers on one host want the same port.",
-        source="vllm==0.26.0:vllm/envs.py:VLLM_NIXL_SIDE_CHANNEL_PORT",
+        source="vllm==0.31.0:vllm/envs.py:VLLM_NIXL_SIDE_CHANNEL_PORT",
         tested=("vllm", "nixl"),
         roles=WORKERS,
         when=WITH_NIXL,
@@ -51,7 +51,7 @@ TRANSFER = (
         " then takes the address of the default route.",
         without="Inside MultiConnector, vLLM uses `localhost`, which other hosts cannot reach; a plain"
         " NixlConnector listens on the network.",
-        source="ai-dynamo==1.4.2:dynamo/vllm/args.py:_uses_nixl_connector",
+        source="ai-dynamo==1.6.1:dynamo/vllm/args.py:_uses_nixl_connector",
         tested=("ai-dynamo", "vllm", "nixl"),
         roles=WORKERS,
         when=WITH_NIXL,
@@ -64,7 +64,7 @@ TRANSFER = (
         why="UCX listens on every interface, and lets a peer read and write the memory that it registered. On"
         " one host, blocks go by CUDA IPC or shared memory, and the network device is for the handshake.",
         without="Any host that reaches this one can connect to UCX.",
-        source="nixl-cu13==1.3.2:nixl_cu13.libs/ucx/libuct_ib.so:NET_DEVICES",
+        source="nixl-cu13==1.4.1:nixl_cu13.libs/ucx/libuct_ib.so.0.0.0:NET_DEVICES",
         tested=("nixl",),
         roles=WORKERS,
         when=WITH_NIXL,
@@ -90,7 +90,7 @@ TRANSFER = (
         value=CPU_BUFFER,
         why="NIXL's default buffer is CUDA memory, which a CPU worker does not have.",
         without="The worker exits at the start.",
-        source="vllm==0.26.0:vllm/config/kv_transfer.py:kv_buffer_device",
+        source="vllm==0.31.0:vllm/config/kv_transfer.py:kv_buffer_device",
         tested=("vllm", "nixl"),
         roles=WORKERS,
         when=Condition("with NIXL on a CPU", lambda unit: _with_nixl(unit) and unit.plan.device == "cpu"),

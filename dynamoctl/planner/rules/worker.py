@@ -29,7 +29,7 @@ WORKER = (
         value=lambda unit: str(unit.ports["system"]),
         why="A worker has a status server only with this variable; its gate and `status` ask there.",
         without="Nobody can tell when the worker is ready.",
-        source="ai-dynamo-runtime==1.4.2:dynamo/_core.abi3.so:DYN_SYSTEM_PORT",
+        source="ai-dynamo-runtime==1.6.1:dynamo/_core.abi3.so:DYN_SYSTEM_PORT",
         tested=("ai-dynamo",),
         roles=WORKERS,
         in_pod=OPERATORS,
@@ -41,7 +41,7 @@ WORKER = (
         why="vLLM looks for its own ports, such as that of torch's store, from this one on.",
         without="Each engine takes a port that is free at that moment and binds it seconds later; two engines"
         " that start together have taken the same one.",
-        source="vllm==0.26.0:vllm/utils/network_utils.py:VLLM_PORT",
+        source="vllm==0.31.0:vllm/utils/network_utils.py:VLLM_PORT",
         tested=("vllm",),
         roles=WORKERS,
         in_pod=OWN_NETWORK,
@@ -52,7 +52,7 @@ WORKER = (
         value="lo",
         why="The ranks of an engine are on one host.",
         without="The ranks listen at the address that the host's name resolves to.",
-        source="torch==2.11.0:torch/lib/libtorch_cpu.so:GLOO_SOCKET_IFNAME",
+        source="torch==2.13.0:torch/lib/libtorch_cpu.so:GLOO_SOCKET_IFNAME",
         tested=("vllm", "torch"),
         roles=WORKERS,
         in_pod=LOOPBACK_ONLY,
@@ -64,7 +64,7 @@ WORKER = (
         value="info,tower_http::trace=off",
         why="The gate asks a loading worker again and again, and Dynamo logs each answer 503 as an error.",
         without="The log of a worker that loads is full of errors that mean nothing.",
-        source="ai-dynamo-runtime==1.4.2:dynamo/_core.abi3.so:tower_http",
+        source="ai-dynamo-runtime==1.6.1:dynamo/_core.abi3.so:tower_http",
         tested=("ai-dynamo",),
         roles=WORKERS,
         in_pod=FOR_SUPERVISOR,
@@ -77,7 +77,7 @@ WORKER = (
         why="`down` removes the registration at once. The grace period is for clients of a worker that leaves"
         " while others stay.",
         without="Every `down` takes 5 s longer.",
-        source="ai-dynamo==1.4.2:dynamo/common/utils/graceful_shutdown.py:get_grace_period_seconds",
+        source="ai-dynamo==1.6.1:dynamo/common/utils/graceful_shutdown.py:get_grace_period_seconds",
         tested=("ai-dynamo",),
         roles=WORKERS,
         in_pod=STAYS_UP,
@@ -89,7 +89,7 @@ WORKER = (
         value=lambda unit: f"{unit.spec.drain_s:g}",
         why="Requests in flight may finish for as long as --drain says.",
         without="Dynamo waits for requests in flight without a limit, until the supervisor kills the worker.",
-        source="ai-dynamo-runtime==1.4.2:dynamo/_core.abi3.so:DYN_RUNTIME_GRACEFUL_SHUTDOWN_TIMEOUT_SECS",
+        source="ai-dynamo-runtime==1.6.1:dynamo/_core.abi3.so:DYN_RUNTIME_GRACEFUL_SHUTDOWN_TIMEOUT_SECS",
         tested=("ai-dynamo",),
         roles=WORKERS,
         in_pod=STAYS_UP,
@@ -100,7 +100,7 @@ WORKER = (
         value=lambda unit: unit.role,
         why="Each worker is told its role.",
         without="A decode worker registers as aggregated, and the model is never ready.",
-        source="ai-dynamo==1.4.2:dynamo/vllm/backend_args.py:--disaggregation-mode",
+        source="ai-dynamo==1.6.1:dynamo/vllm/backend_args.py:--disaggregation-mode",
         tested=("ai-dynamo",),
         roles=WORKERS,
     ),
@@ -110,7 +110,7 @@ WORKER = (
         value=lambda unit: str(unit.spec.tp),
         why="A worker has as many ranks as --tp says, and a GPU for each.",
         without="vLLM loads the whole model into one rank.",
-        source="vllm==0.26.0:vllm/config/parallel.py:tensor_parallel_size",
+        source="vllm==0.31.0:vllm/config/parallel.py:tensor_parallel_size",
         tested=("vllm",),
         roles=WORKERS,
         when=Condition("with --tp above 1", lambda unit: unit.spec.tp > 1),
@@ -135,7 +135,7 @@ WORKER = (
         " process the default stays, because vLLM 0.26 would go on with a wrong answer; decode keeps it too,"
         " because computing a prompt there would hold up all other answers.",
         without="The request fails, and beside a cache server the engine with it.",
-        source="vllm==0.26.0:vllm/config/kv_transfer.py:kv_load_failure_policy;"
+        source="vllm==0.31.0:vllm/config/kv_transfer.py:kv_load_failure_policy;"
         " https://github.com/vllm-project/vllm/issues/49250",
         tested=("vllm", "lmcache"),
         roles=("agg", "prefill"),
@@ -149,7 +149,7 @@ WORKER = (
         why="LMCache's connector inside MultiConnector turns the hybrid KV cache manager off, a plain"
         " NixlConnector keeps it on, and the flag is part of NIXL's compatibility hash.",
         without="The two sides of a transfer refuse each other.",
-        source="vllm==0.26.0:vllm/distributed/kv_transfer/kv_connector/v1/nixl/metadata.py:"
+        source="vllm==0.31.0:vllm/distributed/kv_transfer/kv_connector/v1/nixl/metadata.py:"
         "compute_nixl_compatibility_hash",
         tested=("vllm", "nixl", "lmcache"),
         roles=("decode", "prefill"),
@@ -163,7 +163,7 @@ WORKER = (
         " own directory.",
         without="The KV router knows nothing of the caches; with a TCP address, vLLM listens on every"
         " interface.",
-        source="vllm==0.26.0:vllm/config/kv_events.py:enable_kv_cache_events",
+        source="vllm==0.31.0:vllm/config/kv_events.py:enable_kv_cache_events",
         tested=("ai-dynamo", "vllm"),
         roles=WORKERS,
         when=Condition("with --router-mode kv", lambda unit: unit.spec.router_mode == "kv"),

@@ -144,7 +144,8 @@ lmcache() {
     --http-port 20001 \
     --chunk-size 256 \
     --l1-size-gb 1 \
-    --eviction-policy LRU
+    --eviction-policy LRU \
+    --supported-transfer-mode auto
 }
 
 worker-0() {
@@ -157,6 +158,7 @@ worker-0() {
   export DYNAMOCTL_WAKE_UP=1
   export DYNAMOCTL_SPIN_MS=20
   export DYNAMOCTL_LMCACHE_SERVER=1
+  export DYNAMOCTL_LMCACHE_STORE_TIMEOUT=1
   export TORCHDYNAMO_DISABLE=1
   export VLLM_CPU_KVCACHE_SPACE=1
   export CUDA_VISIBLE_DEVICES=''

@@ -1,16 +1,43 @@
-"""Sets of the engine's versions that were run together."""
+"""Sets of the engine's versions that dynamoctl was run with, and where."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
-# By the minor version of Dynamo. Doctor says that a set was run only if it is one of these.
-SETS: Mapping[str, Mapping[str, str]] = {
-    "1.6": {"ai-dynamo": "1.6.1", "vllm": "0.31.0", "torch": "2.13.0", "nixl": "1.4.1", "lmcache": "0.5.6"},
-    "1.4": {"ai-dynamo": "1.4.2", "vllm": "0.26.0", "torch": "2.11.0", "nixl": "1.3.2", "lmcache": "0.5.3"},
-}
+
+@dataclass(frozen=True)
+class VersionSet:
+    """Versions that were run together.
+
+    Attributes:
+        name: the minor version of Dynamo. `constraints/` has a list of all packages of a set that is not
+            the installed one: `cpu-NAME.txt`, `gpu-NAME.txt`.
+        versions: package -> version.
+        evidence: device -> by what dynamoctl was run with it there. A device that is missing was not tried.
+    """
+
+    name: str
+    versions: Mapping[str, str]
+    evidence: Mapping[str, str]
+
+
+SETS = (
+    VersionSet(
+        "1.6",
+        {"ai-dynamo": "1.6.1", "vllm": "0.31.0", "torch": "2.13.0", "nixl": "1.4.1", "lmcache": "0.5.6"},
+        {"cpu": "dynamoctl's whole test"},
+    ),
+    VersionSet(
+        "1.4",
+        {"ai-dynamo": "1.4.2", "vllm": "0.26.0", "torch": "2.11.0", "nixl": "1.3.2", "lmcache": "0.5.3"},
+        {"cpu": "dynamoctl's whole test", "cuda": "dynamoctl's GPU tests on H100 and H200"},
+    ),
+)
 # What dynamoctl installs, and so what a plan is written for.
-INSTALLED = SETS["1.6"]
+INSTALLED = SETS[0].versions
+# What a manifest is written for: the newest set that was run on GPUs.
+ON_GPUS = next(tested.versions for tested in SETS if "cuda" in tested.evidence)
 
 
 def engine_versions(versions: Mapping[str, str], device: str) -> dict[str, str]:

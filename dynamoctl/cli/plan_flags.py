@@ -140,7 +140,7 @@ def plan_flags(
         LMCacheMode | None,
         typer.Option(
             help="Run LMCache in the engine (inproc), or as a server beside it (mp).",
-            show_default="inproc on GPUs, mp on a CPU",
+            show_default="mp; inproc on GPUs with versions that it was run with",
             rich_help_panel=_CACHE,
         ),
     ] = None,

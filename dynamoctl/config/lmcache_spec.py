@@ -20,7 +20,8 @@ class LMCacheSpec(Model):
     Attributes:
         enabled: keep and reuse the KV cache; `--no-lmcache` or `ENABLE_LMCACHE=0` turns it off.
         mode: process of LMCache. `inproc`: the engine's own; `mp`: a cache server beside the engines; `auto`:
-            `inproc` on GPUs, `mp` on a CPU, where the in-process connector cannot work.
+            `mp`, and `inproc` on GPUs with the versions of vLLM and LMCache that dynamoctl was run with in
+            process.
         chunk_size: tokens per chunk. A prompt that is shorter than one chunk never hits.
         cpu_gb: CPU memory for the cache, in GiB: for each worker and rank with `inproc`, for the host with
             `mp`. None: 20 on GPUs, 1 on a CPU, and in total at most half of the available memory. `auto`: all

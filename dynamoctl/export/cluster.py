@@ -19,12 +19,12 @@ from dynamoctl.lmcache import remote_stores
 from dynamoctl.planner.arguments import argument
 from dynamoctl.planner.rules import RULES
 from dynamoctl.planner.secrets import HIDDEN, is_secret_name, redact
-from dynamoctl.tested_versions import INSTALLED
+from dynamoctl.tested_versions import ON_GPUS
 
 # Dynamo's own. It has not dynamoctl's vLLM plugin, without which LMCache in process gives back wrong values.
-IMAGE = f"nvcr.io/nvidia/ai-dynamo/vllm-runtime:{INSTALLED['ai-dynamo']}"
+IMAGE = f"nvcr.io/nvidia/ai-dynamo/vllm-runtime:{ON_GPUS['ai-dynamo']}"
 # So there the user's own is wanted. Nothing answers below `.example` (RFC 6761): pods wait, and say why.
-PLACEHOLDER = f"registry.example/dynamo-vllm-lmcache-dynamoctl:{INSTALLED['ai-dynamo']}"
+PLACEHOLDER = f"registry.example/dynamo-vllm-lmcache-dynamoctl:{ON_GPUS['ai-dynamo']}"
 
 # The environment that the operator or the pod decides: what the rules reserve, and what no rule of ours sets.
 _RESERVED = frozenset(rule.sets for rule in RULES if rule.in_pod.reserved)
@@ -87,7 +87,7 @@ class Cluster:
         if self.runtime_version is not None and not dgd_rules.RUNTIME_VERSION.fullmatch(self.runtime_version):
             raise SpecError(
                 f"--runtime-version: '{self.runtime_version}' is not a version of the form MAJOR.MINOR.PATCH",
-                f"write it as in {INSTALLED['ai-dynamo']}",
+                f"write it as in {ON_GPUS['ai-dynamo']}",
             )
         if self.namespace is not None and not re.fullmatch(_LABEL, self.namespace):
             raise SpecError(
@@ -125,7 +125,7 @@ class Cluster:
             what = "a digest" if digest else f"the tag '{tag}'" if tag else "no tag"
             raise SpecError(
                 f"--image: {what} says no version, and the operator must know that of Dynamo in it",
-                f"add --runtime-version, as in --runtime-version {INSTALLED['ai-dynamo']}",
+                f"add --runtime-version, as in --runtime-version {ON_GPUS['ai-dynamo']}",
             )
 
     @staticmethod
@@ -192,7 +192,7 @@ def host(spec: DeploymentSpec) -> HostFacts:
         free_ports=tuple(range(20000, 32768)),
         python="python3",
         home="/run/dynamoctl",
-        versions=INSTALLED,
+        versions=ON_GPUS,
     )
 
 

@@ -9,7 +9,7 @@ And a request whose blocks were promised and did not come is looked up again by 
 a second time: it waits for ever. With the patch it goes on without LMCache. (That it goes on at all is vLLM's
 `kv_load_failure_policy`: `planner.connectors`.)
 
-LMCache 0.5.6 has mended both, with another client: there the patch ends the engine.
+LMCache 0.5.6 does both itself, with another client: there the patch ends the engine.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """LMCache's server that does not answer while KV blocks are stored or loaded.
 
-The engine's worker waits for its answer in the middle of a step, and where none comes in `mq_timeout` the
-error ends the whole engine. With the patch such a server counts as one that is away: the engine serves on
+The engine's worker waits for its answer in the middle of a step, and without one in `mq_timeout` the error
+ends the whole engine. With the patch such a server counts as one that is away: the engine serves on
 without a cache until its heartbeat finds the server again.
 """
 

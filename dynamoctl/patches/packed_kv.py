@@ -99,6 +99,7 @@ PATCH = Patch(
     upstream="https://github.com/LMCache/LMCache/issues/4463",
     without="LMCache gives back wrong values",
     change=_change,
+    only_with=("vllm", "0.26.0"),
     at_connector=True,
     is_required=True,
 )

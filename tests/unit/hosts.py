@@ -9,6 +9,7 @@ from dynamoctl.config.spec import DeploymentSpec
 from dynamoctl.facts import Gpu, HostFacts, Interface, ModelFacts
 from dynamoctl.planner import make_plan
 from dynamoctl.planner.plan import DeploymentPlan
+from dynamoctl.tested_versions import INSTALLED, ON_GPUS
 
 HOME = "/home/user/.local/state/dynamoctl/deployments/default"
 HUB_MODEL = ModelFacts(path="Qwen/Qwen3-0.6B", served_name="Qwen/Qwen3-0.6B", weights_gib=1.4)
@@ -26,7 +27,8 @@ INTERFACES = (
     Interface("ib0", ("10.1.0.1",), rdma=("mlx5_0:1",)),
 )
 ETCD = "http://10.0.0.1:2379"
-VERSIONS = {"ai-dynamo": "1.4.2", "vllm": "0.26.0", "lmcache": "0.5.3", "nixl": "1.3.2"}
+VERSIONS = dict(INSTALLED)
+GPU_VERSIONS = dict(ON_GPUS)
 
 
 def uuid(index: int) -> str:
@@ -38,8 +40,11 @@ def host(
     cores: int = 2,
     visible: tuple[str, ...] | None = None,
     free_ports: tuple[int, ...] = tuple(range(20000, 20400)),
-    versions: Mapping[str, str] = VERSIONS,
+    versions: Mapping[str, str] | None = None,
 ) -> HostFacts:
+    """A host with the newest set of versions that was run on its devices."""
+    if versions is None:
+        versions = GPU_VERSIONS if gpus else VERSIONS
     return HostFacts(
         cores=tuple(range(cores)),
         memory_total_gib=256.0,
@@ -66,7 +71,7 @@ def plan(
     cores: int = 2,
     visible: tuple[str, ...] | None = None,
     model_facts: ModelFacts | None = None,
-    versions: Mapping[str, str] = VERSIONS,
+    versions: Mapping[str, str] | None = None,
     **fields: Any,
 ) -> DeploymentPlan:
     """The plan for a spec with these fields on a host with so many GPUs."""

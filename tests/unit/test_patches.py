@@ -20,12 +20,13 @@ import pytest
 from dynamoctl import patches
 from dynamoctl.patches import base, engine_heartbeat, packed_kv, plugin, wake_up
 from dynamoctl.patches.base import Patch, PatchError
-from dynamoctl.tested_versions import INSTALLED
+from dynamoctl.tested_versions import INSTALLED, SETS
 
 from tests.unit.fresh import last_line_with_vllm
 
 GROUP = "vllm.general_plugins"
 PATCHED = ("vllm", "lmcache", "nixl")
+NEWEST = wake_up.PATCH.versions[0]
 
 
 def value_of(patch: Patch) -> str:
@@ -94,7 +95,8 @@ def test_each_patch_has_a_name_of_its_own_and_is_for_an_installed_version() -> N
     for patch in patches.ALL:
         assert re.fullmatch(r"[a-z]+(-[a-z]+)*", patch.name)
         assert patch.variable.startswith("DYNAMOCTL_")
-        assert patch.versions == (INSTALLED[patch.package],)
+        sets = [tested for tested in SETS if patch.is_tested_with(tested.versions)]
+        assert patch.versions == tuple(tested.versions[patch.package] for tested in sets) != ()
         assert patch.without
         assert not patch.without.endswith(".")
         assert re.fullmatch(
@@ -148,7 +150,7 @@ def small(**fields: Any) -> tuple[Patch, list[str]]:
     """A patch that keeps the values with which it is applied."""
     seen: list[str] = []
     made = Patch(
-        name="small", variable="DYNAMOCTL_SMALL", package="vllm", versions=("0.26.0",), upstream="",
+        name="small", variable="DYNAMOCTL_SMALL", package="vllm", versions=(NEWEST,), upstream="",
         without="it is larger", change=seen.append,
     )  # fmt: skip
     return replace(made, **fields), seen
@@ -169,17 +171,17 @@ def test_it_says_so_once_in_a_process(
     for _ in range(2):
         register(monkeypatch, patch, {"DYNAMOCTL_SMALL": "1"})
     assert seen == ["1", "1"]
-    assert capsys.readouterr().err == "dynamoctl: patch small applied (vllm 0.26.0)\n"
+    assert capsys.readouterr().err == f"dynamoctl: patch small applied (vllm {NEWEST})\n"
 
 
 def test_a_user_who_asks_for_it_with_another_version_gets_it_and_is_told(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     patch, seen = small()
-    monkeypatch.setattr(base, "installed_version", lambda _: "0.31.0")
+    monkeypatch.setattr(base, "installed_version", lambda _: "0.99.0")
     register(monkeypatch, patch, {"DYNAMOCTL_SMALL": "1"})
     assert seen == ["1"]
-    said = "dynamoctl: patch small applied (vllm 0.31.0, tested with 0.26.0)\n"
+    said = f"dynamoctl: patch small applied (vllm 0.99.0, tested with {NEWEST})\n"
     assert capsys.readouterr().err == said
 
 
@@ -207,13 +209,13 @@ def test_what_the_supervisor_asks_for_is_left_out_with_another_version(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     patch, seen = small(is_set_by_supervisor=True)
-    monkeypatch.setattr(base, "installed_version", lambda _: "0.31.0")
+    monkeypatch.setattr(base, "installed_version", lambda _: "0.99.0")
     register(monkeypatch, patch, {"DYNAMOCTL_SMALL": "1"})
     assert seen == []
     assert capsys.readouterr().err == (
-        "dynamoctl: patch small left out: it was not tested with vllm 0.31.0; without it it is larger\n"
+        "dynamoctl: patch small left out: it was not tested with vllm 0.99.0; without it it is larger\n"
     )
-    monkeypatch.setattr(base, "installed_version", lambda _: "0.26.0+cpu")
+    monkeypatch.setattr(base, "installed_version", lambda _: f"{NEWEST}+cpu")
     register(monkeypatch, patch, {"DYNAMOCTL_SMALL": "1"})
     assert seen == ["1"]
 
@@ -243,9 +245,9 @@ def test_a_package_that_is_not_there_ends_the_process(patch: Patch, monkeypatch:
 @pytest.mark.parametrize("patch", patches.ALL, ids=lambda patch: patch.name)
 def test_a_target_that_is_not_there_ends_the_process(patch: Patch, monkeypatch: pytest.MonkeyPatch) -> None:
     said = failure(patch, monkeypatch)
-    assert f"patch {patch.name} cannot be applied to {patch.package} {patch.versions[0]}: " in said
+    assert f"patch {patch.name} cannot be applied to {patch.package} {INSTALLED[patch.package]}: " in said
     assert "has no attribute" in said
-    assert f"Install {patch.package} {patch.versions[0]}" in said
+    assert f"Install {patch.package} {' or '.join(patch.versions)}" in said
     assert (f"set {patch.variable}= (empty) in [env]" in said) is not patch.is_required
     assert patch.without in said
     assert all(len(line) <= 300 for line in said.splitlines())
@@ -313,7 +315,7 @@ for start in (
 print(ended)
 """
     said = last_line_with_vllm(script, DYNAMOCTL_WAKE_UP="1")
-    assert said.count("dynamoctl.patches.base.PatchError patch wake-up cannot be applied to vllm 0.26.0") == 3
+    assert said.count("dynamoctl.patches.base.PatchError patch wake-up cannot be applied to vllm") == 3
 
 
 @pytest.mark.packages
@@ -333,7 +335,6 @@ register()
     )
     assert done.returncode == 1
     last: Sequence[str] = done.stderr.splitlines()[-2:]
-    assert last[0].startswith(
-        "dynamoctl.patches.base.PatchError: patch wake-up cannot be applied to vllm 0.26"
-    )
-    assert last[1].startswith("Install vllm 0.26.0, with which it was tested, or set DYNAMOCTL_WAKE_UP=")
+    assert last[0].startswith("dynamoctl.patches.base.PatchError: patch wake-up cannot be applied to vllm")
+    versions = " or ".join(wake_up.PATCH.versions)
+    assert last[1].startswith(f"Install vllm {versions}, with which it was tested, or set DYNAMOCTL_WAKE_UP=")

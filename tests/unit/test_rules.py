@@ -225,7 +225,11 @@ def test_the_installed_frontend_takes_each_router_mode() -> None:
 import argparse
 from dynamo.common.configuration.groups.router_args import RouterArgGroup
 parser = argparse.ArgumentParser()
-RouterArgGroup().add_arguments(parser)
+try:
+    group = RouterArgGroup(default_router_mode=None, include_frontend_only=True)
+except TypeError:  # Dynamo 1.4
+    group = RouterArgGroup()
+group.add_arguments(parser)
 (mode,) = [one for one in parser._actions if "--router-mode" in one.option_strings]
 print(sorted(mode.choices))
 """

@@ -55,15 +55,11 @@ def _no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_each_has_a_line(
     monkeypatch: pytest.MonkeyPatch, driver: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    installed(monkeypatch, ai_dynamo="1.4.2", vllm="0.26.0", lmcache="0.5.3", nixl="1.3.2", torch="2.11.0")
+    installed(monkeypatch, **{name.replace("-", "_"): version for name, version in INSTALLED.items()})
     assert lines(capsys) == [
         f"dynamoctl {dynamoctl.__version__}",
         f"Python {platform.python_version()}",
-        "ai-dynamo 1.4.2",
-        "vllm 0.26.0",
-        "lmcache 0.5.3",
-        "nixl 1.3.2",
-        "torch 2.11.0",
+        *(f"{name} {INSTALLED[name]}" for name in ("ai-dynamo", "vllm", *ENGINE[1:])),
         "NVIDIA driver 580.65.06, 2 GPUs",
     ]
 

@@ -87,11 +87,10 @@ DISCOVERY = (
         name="event-address",
         sets="DYN_EVENT_PLANE_HOST",
         value=lambda unit: unit.plan.at.host,
-        why="Event channels carry the advertised address. Dynamo reads this variable from 1.5 on.",
+        why="Event channels carry this address. Dynamo reads the variable from 1.5 on.",
         without="Event channels carry the address of the default route; Dynamo 1.4 always does this.",
-        source="ai-dynamo 1.5 and newer; ai-dynamo-runtime==1.4.2 does not read it",
+        source="ai-dynamo-runtime==1.6.1:dynamo/_core.abi3.so:DYN_EVENT_PLANE_HOST",
         tested=("ai-dynamo",),
-        when=Condition("with --advertise", lambda unit: unit.plan.at != LOOPBACK),
         in_pod=_OTHER_HOSTS,
     ),
     Rule(

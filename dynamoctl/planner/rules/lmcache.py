@@ -225,8 +225,8 @@ SERVER = (
         name="server-transfer-mode",
         sets="--supported-transfer-mode",
         value="auto",
-        why="Workers on a CPU copy their KV cache themselves, workers on GPUs let the server do it. The server"
-        " takes both.",
+        why="Workers on a CPU copy their KV cache themselves, workers on GPUs let the server do it. The"
+        " server takes both.",
         without="LMCache 0.5.6 takes GPUs alone: an engine on a CPU gets no answer, and exits.",
         source=f"{_SERVER_CONFIG}:--supported-transfer-mode",
         tested=("lmcache",),

@@ -113,6 +113,7 @@ export DYN_FILE_KV="$folder/store"
 export HF_HUB_OFFLINE=1
 export DYN_DISCOVERY_BACKEND=file
 export DYN_TCP_RESPONSE_STREAM_HOST=lo
+export DYN_EVENT_PLANE_HOST=127.0.0.1
 export DYN_REQUEST_PLANE=tcp
 export DYN_EVENT_PLANE=zmq
 export DYN_TCP_RPC_HOST=127.0.0.1

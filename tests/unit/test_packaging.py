@@ -44,6 +44,8 @@ def test_what_the_wheel_has_besides_the_package_is_there() -> None:
         "docs/dynamoctl.1": "share/man/man1/dynamoctl.1",
         "constraints/cpu.txt": "share/dynamoctl/constraints/cpu.txt",
         "constraints/gpu.txt": "share/dynamoctl/constraints/gpu.txt",
+        "constraints/cpu-1.4.txt": "share/dynamoctl/constraints/cpu-1.4.txt",
+        "constraints/gpu-1.4.txt": "share/dynamoctl/constraints/gpu-1.4.txt",
     }
     assert all((ROOT / source).is_file() for source in WHEEL["shared-data"])
 

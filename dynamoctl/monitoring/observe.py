@@ -57,6 +57,7 @@ _GAUGES = {
     "vllm:kv_cache_usage_perc": "kv_cache_usage",
 }
 _CACHE_CONFIG = "vllm:cache_config_info"
+_CACHE_MEMORY = "lmcache_mp_l1_memory_usage_bytes"
 _FRONTEND = (*_FRONTEND_COUNTERS, *_FRONTEND_HISTOGRAMS, _MIGRATIONS)
 _WORKER = tuple({**_CACHE_COUNTERS, **_PREFIX_COUNTERS, **_WORKER_COUNTERS, **_GAUGES})
 
@@ -212,6 +213,12 @@ async def transfers(plan: DeploymentPlan) -> int:
     decode = [unit for unit in plan.workers if unit.role == "decode" and plan.moves_kv_cache]
     await asyncio.gather(*(_ask(plan, unit, snapshot) for unit in decode))
     return snapshot.total("transfers")
+
+
+async def cache_memory_bytes(plan: DeploymentPlan) -> float:
+    """What LMCache's server holds in memory; 0 if it does not say."""
+    text = await probes.get_text(f"http://127.0.0.1:{plan.unit('lmcache').ports['http']}/metrics")
+    return sum(sample.value for sample in _samples(text, (_CACHE_MEMORY,)))
 
 
 async def kv_cache_tokens(plan: DeploymentPlan) -> int:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 from dynamoctl.answers.cache import CacheProbe
 from dynamoctl.errors import DynamoctlError, NotReadyError, SpecError
-from dynamoctl.monitoring import cache_probe, loopback_http
+from dynamoctl.monitoring import cache_probe, loopback_http, observe
 from dynamoctl.monitoring.loopback_http import NoAnswerError
 from dynamoctl.operations.serving import serving_plan
 from dynamoctl.planner.plan import DeploymentPlan
 
 # How long the prompt is, in chunks of LMCache's.
 _CHUNKS = 3.0
+# For how long the server is asked again to let go of what requests use, and what a store takes to end.
+_IN_USE_S, _SETTLE_S = 5.0, 0.5
 
 
 def check(name: str) -> CacheProbe:
@@ -57,8 +60,25 @@ def clear(name: str) -> list[str]:
             "take the deployment down and up again",
         )
 
-    async def empty() -> None:
-        port = plan.unit("lmcache").ports["http"]
+    async def empty() -> float:
+        held = await _empty_server(name, plan)
+        await cache_probe.clear_prefix_caches(plan)
+        return held
+
+    held = asyncio.run(empty())
+    in_use = [f"what requests use now ({held / 2**20:.0f} MiB)"] if held else []
+    return [*in_use, *(f"{tier.kind} {tier.place}" for tier in plan.lmcache_tiers)]
+
+
+async def _empty_server(name: str, plan: DeploymentPlan) -> float:
+    """Empty the memory of LMCache's server; returns the bytes that it keeps because requests use them.
+
+    LMCache 0.5.6 keeps what a request reads or is still storing, and a store ends after its request's answer:
+    so it is asked again for a while. (0.5.3 takes even that away.)
+    """
+    port = plan.unit("lmcache").ports["http"]
+    deadline = time.monotonic() + _IN_USE_S
+    while True:
         try:
             answer = await loopback_http.ask("POST", f"http://127.0.0.1:{port}/cache/clear")
         except NoAnswerError as error:
@@ -68,10 +88,10 @@ def clear(name: str) -> list[str]:
             ) from None
         if answer.status != 200:
             raise DynamoctlError(f"LMCache's server of '{name}' answered HTTP {answer.status}")
-        await cache_probe.clear_prefix_caches(plan)
-
-    asyncio.run(empty())
-    return [f"{tier.kind} {tier.place}" for tier in plan.lmcache_tiers]
+        await asyncio.sleep(_SETTLE_S)
+        held = await observe.cache_memory_bytes(plan)
+        if not held or time.monotonic() > deadline:
+            return held
 
 
 def _running(name: str) -> DeploymentPlan:

@@ -71,6 +71,9 @@ BACKOFF_LONGEST_S = 60.0
 BACKOFF_JITTER = 0.2
 # A unit that was ready for so long is restarted at once the first time.
 SERVED_WELL_S = 120.0
+# A restart that takes longer than so many times the unit's longest start, and longer than `hang_timeout_s`,
+# hangs: it is ended and tried again. The first start has all of `START_TIMEOUT_S`: it may download a model.
+RESTART_HUNG_STARTS = 4.0
 # Starts in a row that end for want of GPU memory before they count as failures.
 STARVED_LIMIT = 3
 # How long GPU memory is waited for that no process can be made to release.

@@ -47,6 +47,7 @@ class RunningUnit:
         log: reader of the unit's log; None before the first start.
         restarts: times of the restarts, in seconds of the monotonic clock.
         ready_since: when the gate last passed, in seconds of the monotonic clock; 0 if it never did.
+        start_s: the longest time from a start to its gate, in seconds.
         renewed: whether the supervisor ended the unit to start it again, which is not a failure.
         is_deaf: while the unit is `unresponsive`, whether its own process is the one that does not answer.
         stranger: whether a process that is not the unit's answered at its gate.
@@ -62,6 +63,7 @@ class RunningUnit:
         self.log: LogWatch | None = None
         self.restarts: list[float] = []
         self.ready_since = 0.0
+        self.start_s = 0.0
         self.renewed = False
         self.is_deaf = False
         self.stranger = False

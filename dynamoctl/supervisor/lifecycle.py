@@ -69,6 +69,17 @@ def backoff_s(restarts: int, chance: float, served_s: float = 0.0) -> float:
     return pause_s * (1 + policies.BACKOFF_JITTER * (2 * chance - 1))
 
 
+def restart_patience_s(longest_start_s: float, hang_timeout_s: float, start_timeout_s: float) -> float:
+    """For how long a restart may take before it counts as one that hangs.
+
+    Args:
+        longest_start_s: the longest start of the unit so far; 0 if it was never ready.
+    """
+    if not longest_start_s:
+        return start_timeout_s
+    return min(max(policies.RESTART_HUNG_STARTS * longest_start_s, hang_timeout_s), start_timeout_s)
+
+
 def may_restart(times: list[float], now: float, tries: int = 0) -> bool:
     """Whether another restart is allowed, given when the earlier ones were (seconds, any clock).
 

@@ -95,15 +95,21 @@ def _lacked_gpu_memory(member: RunningUnit) -> bool:
 async def _restart(deployment: Deployment, member: RunningUnit) -> NotReadyError | None:
     """One more try: back at its gate, or why not."""
     reading = asyncio.ensure_future(starting.read_logs(deployment))
+    patience_s = lifecycle.restart_patience_s(
+        member.start_s, deployment.plan.hang_timeout_s, deployment.plan.timeout_s
+    )
     error: NotReadyError
     try:
-        async with asyncio.timeout(deployment.plan.timeout_s):
+        async with asyncio.timeout(patience_s):
             starting.start(deployment, member)
             # Until it is seen: its gate opens before the frontend hears of it.
             deployment.listed = deployment.frontend is None
             await starting.gate(deployment, member)
     except TimeoutError:
-        error = failures.too_late(deployment)
+        error = NotReadyError(
+            f"{member.unit.name} was not ready {duration(patience_s)} after its restart",
+            f"log: {deployment.folder.log(member.unit.name)}",
+        )
     except NotReadyError as failure:
         error = failure
     except OSError as failure:  # no descriptors left, say

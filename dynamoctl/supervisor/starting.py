@@ -119,6 +119,7 @@ async def gate(deployment: Deployment, member: RunningUnit) -> None:
     failures.check_lmcache(deployment, member)
     deployment.follow(member, "gate_passed")
     member.state.phase, member.state.ready_at, member.ready_since = "", time.time(), time.monotonic()
+    member.start_s = max(member.start_s, member.state.ready_at - member.state.started_at)
     deployment.note_files([member])
     member.ready.set()
     deployment.save()

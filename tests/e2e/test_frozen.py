@@ -47,9 +47,9 @@ class Up:
             return False
 
 
-def bring_up(cli: Cli, name: str) -> Iterator[Up]:
+def bring_up(cli: Cli, name: str, *more: str) -> Iterator[Up]:
     up = Up(cli, name, free_port())
-    words = ("up", "disagg", "--engine", "mocker", "--start", "overlapped")
+    words = ("up", "disagg", "--engine", "mocker", "--start", "overlapped", *more)
     done = cli(*words, "-n", name, "--port", str(up.port))
     assert done.code == 0, done.err
     yield up
@@ -180,3 +180,25 @@ def test_a_registration_that_nobody_saw(own: Up) -> None:
         os.kill(supervisor, signal.SIGCONT)
     wait_for(lambda: own.is_ready() and own.units()["prefill-0"]["pid"] != unseen["pid"], 120)
     assert own.answers()
+
+
+@pytest.fixture
+def impatient(cli: Cli) -> Iterator[Up]:
+    yield from bring_up(cli, "impatient", "--hang-timeout", "60")
+
+
+@pytest.mark.fault("SIGSTOP for good to a unit that is being restarted", "tries the restart again")
+def test_a_restart_that_hangs_is_tried_again(impatient: Up) -> None:
+    first = impatient.units()["prefill-0"]["pid"]
+
+    def another(*before: int) -> int | None:
+        pid = impatient.units()["prefill-0"]["pid"]
+        return pid if pid not in (None, *before) else None
+
+    os.kill(first, signal.SIGKILL)
+    second = wait_for(lambda: another(first), 30)
+    os.killpg(second, signal.SIGSTOP)
+    assert impatient.units()["prefill-0"]["state"] == "starting"
+    wait_for(lambda: another(first, second), 120)
+    wait_for(lambda: impatient.is_ready() and impatient.answers(), 60)
+    assert impatient.units()["prefill-0"]["restarts"] == 2

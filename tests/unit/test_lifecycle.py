@@ -17,6 +17,7 @@ from dynamoctl.supervisor.lifecycle import (
     busy,
     follow,
     may_restart,
+    restart_patience_s,
     silent_for,
 )
 from hypothesis import given
@@ -81,6 +82,15 @@ def test_backoff_is_a_fifth_longer_or_shorter_by_chance(restarts: int, chance: f
     middle = backoff_s(restarts, 0.5)
     assert 0.8 * middle - 1e-9 <= backoff_s(restarts, chance) <= 1.2 * middle
     assert 4.0 <= backoff_s(restarts, chance) <= 72.0
+
+
+@pytest.mark.parametrize(
+    ("longest_start_s", "patience_s"), [(0, 1800), (2, 180), (45, 180), (60, 240), (440, 1760), (500, 1800)]
+)
+def test_a_restart_may_take_some_times_the_longest_start_and_never_longer_than_a_start(
+    longest_start_s: float, patience_s: float
+) -> None:
+    assert restart_patience_s(longest_start_s, 180, 1800) == patience_s
 
 
 def test_so_many_restarts_and_no_more() -> None:

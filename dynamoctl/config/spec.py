@@ -197,6 +197,11 @@ class DeploymentSpec(Model):
         wanted = {"agg": self.workers, "decode": self.decode, "prefill": self.prefill}
         return {role: wanted[role] for role in self.here if role in wanted}
 
+    def arguments_of(self, role: str) -> tuple[str, ...]:
+        """The engine arguments that the user gives the workers of a role."""
+        own = {"decode": self.decode_args, "prefill": self.prefill_args}
+        return (*self.engine_args, *own.get(role, ()))
+
     @property
     def replicas(self) -> int:
         """How many workers there are on this host, of all roles."""

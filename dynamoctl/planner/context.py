@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from dynamoctl.config.spec import DeploymentSpec
 from dynamoctl.facts import HostFacts, ModelFacts
-from dynamoctl.planner import discovery, kv_cache, lmcache, topology
+from dynamoctl.planner import discovery, kv_cache, lmcache, owned_arguments, topology
 from dynamoctl.planner.connectors import CacheMode, Connector, Device
 from dynamoctl.planner.discovery import Address
 from dynamoctl.planner.plan import Role
@@ -48,6 +48,7 @@ class PlanContext:
             PreflightError: the address to advertise is not this host's, or too few ports are free.
         """
         device = topology.device(spec, facts)
+        owned_arguments.check(spec, facts.versions, device)
         # LMCache belongs to the workers that compute prompts.
         caches = spec.engine == "vllm" and bool({"agg", "prefill"} & set(spec.here))
         cache = lmcache.mode(spec.lmcache, device) if caches else None

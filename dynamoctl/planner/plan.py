@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from dynamoctl import policies
-from dynamoctl.planner.arguments import argument
+from dynamoctl.planner.arguments import argument, is_given
 from dynamoctl.planner.secrets import redact
 
 SCHEMA = "dynamoctl/plan/v1"
@@ -132,6 +132,8 @@ class Unit:
             return self.env.get(reason.sets) == reason.value
         if reason.is_flag and reason.value:
             return argument(self.argv, reason.sets) == reason.value
+        if reason.is_flag and self.is_worker:
+            return is_given(self.argv, reason.sets)
         return True
 
 

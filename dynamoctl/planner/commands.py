@@ -80,7 +80,7 @@ def _vllm(context: PlanContext, place: Placement, after: tuple[str, ...]) -> Uni
         argv=(
             context.facts.python, "-m", "dynamo.vllm",
             "--model", model.path,
-            "--served-model-name", model.served_name,
+            "--served-model-name", *context.names,
             *arguments(engine),
             *arguments(profile),
             *unit.user_arguments,
@@ -124,7 +124,7 @@ def _mocker(context: PlanContext, place: Placement, after: tuple[str, ...]) -> U
         argv=(
             context.facts.python, "-m", "dynamo.mocker",
             "--model-path", model.path,
-            "--model-name", model.served_name,
+            "--model-name", context.names[0],
             "--speedup-ratio", "10",
             *role,
             *spec.arguments_of(place.role),

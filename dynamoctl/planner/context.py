@@ -11,6 +11,7 @@ from dynamoctl.planner import discovery, kv_cache, lmcache, owned_arguments, top
 from dynamoctl.planner.connectors import CacheMode, Connector, Device
 from dynamoctl.planner.discovery import Address
 from dynamoctl.planner.plan import Role
+from dynamoctl.planner.served_names import served_names
 from dynamoctl.planner.topology import Placement, Ports
 
 
@@ -20,6 +21,7 @@ class PlanContext:
 
     Attributes:
         device: the device that the workers run on.
+        names: the names under which the model is served, its own first.
         cache: LMCache's mode; None if it is off, or if no worker on this host computes prompts.
         gib: the CPU memory of each holder of LMCache's cache, GiB; 0 without LMCache.
         store: the directory of Dynamo's file discovery.
@@ -32,6 +34,7 @@ class PlanContext:
     facts: HostFacts
     model: ModelFacts
     device: Device
+    names: tuple[str, ...]
     cache: CacheMode | None
     gib: float
     store: str
@@ -49,6 +52,7 @@ class PlanContext:
         """
         device = topology.device(spec, facts)
         owned_arguments.check(spec, facts.versions, device)
+        names = served_names(spec, model)
         # LMCache belongs to the workers that compute prompts.
         caches = spec.engine == "vllm" and bool({"agg", "prefill"} & set(spec.here))
         cache = lmcache.mode(spec.lmcache, device) if caches else None
@@ -63,6 +67,7 @@ class PlanContext:
             facts=facts,
             model=model,
             device=device,
+            names=names,
             cache=cache,
             gib=gib,
             store=f"{facts.home}/store",

@@ -235,8 +235,10 @@ def _check_secrets(words: Sequence[str], options: Iterable[Given]) -> None:
 def _refuse_unknown(word: str, spec: DeploymentSpec) -> None:
     name = word.partition("=")[0] if word.startswith("-") else str(secrets.redact(word))
     program = f"dynamo.{spec.engine}"
-    near = nearest(name, engine_options.names(spec.engine))
+    hint = nearest(name, engine_options.names(spec.engine))
+    if len(words := name.split()) > 1:
+        hint = f"give each word by itself, as in {', '.join(map(repr, words))}"
     raise SpecError(
         f"engine arguments: {program} does not take '{name}'",
-        near or f"`python -m {program} --help` lists what it takes",
+        hint or f"`python -m {program} --help` lists what it takes",
     )

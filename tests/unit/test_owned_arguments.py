@@ -152,6 +152,12 @@ def test_what_the_installed_engine_does_not_take_is_refused_if_its_options_are_k
     assert hint in caught.value.hint
 
 
+def test_an_option_with_its_value_in_one_word_is_two_words() -> None:
+    with pytest.raises(SpecError, match="does not take '--seed 1'") as caught:
+        plan(engine_args=("--seed 1",), versions=INSTALLED)
+    assert "'--seed', '1'" in caught.value.hint
+
+
 def test_the_tables_are_of_the_versions_that_dynamoctl_installs() -> None:
     assert option_tables.VERSIONS.items() <= dict(INSTALLED).items()
 

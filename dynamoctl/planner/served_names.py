@@ -14,24 +14,20 @@ from dynamoctl.config.spec import DeploymentSpec
 from dynamoctl.errors import SpecError
 from dynamoctl.facts import ModelFacts
 
+_BETWEEN = re.compile(r"[\s,]+")
+
 
 def served_names(spec: DeploymentSpec, model: ModelFacts) -> tuple[str, ...]:
-    """The model's names, its own first.
+    """The model's names, its own first. A folder's name gets hyphens for its blanks and commas.
 
     Raises:
-        SpecError: Dynamo would not list the model, or not by the name that the user expects.
+        SpecError: Dynamo would not list the model.
     """
-    asked = spec.served_model_name
-    text = model.served_name if asked is None else asked
-    names = tuple(dict.fromkeys(name for name in re.split(r"[\s,]+", text) if name))
+    text = spec.served_model_name or _BETWEEN.sub("-", model.served_name.strip())
+    names = tuple(dict.fromkeys(name for name in _BETWEEN.split(text) if name))
     advice = "give a name with --served-model-name, as in --served-model-name my-model"
     if not names:
         raise SpecError(f"served_model_name: '{text}' has no name in it", advice)
-    if asked is None and names != (text,):
-        raise SpecError(
-            f"model: Dynamo would split its name '{text}' at each blank and comma, into {len(names)} names",
-            f"give it another with --served-model-name, as in --served-model-name {'-'.join(names)}",
-        )
     for name in names:
         # The frontend says at /v1/models/NAME/ready whether it serves a model, and finds none by such a name
         # (measured with ai-dynamo==1.6.1).

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -17,7 +16,7 @@ from dynamoctl.supervisor import readiness
 from dynamoctl.supervisor.deployment import Deployment
 
 from tests.unit.fresh import last_line
-from tests.unit.hosts import HUB_MODEL, plan
+from tests.unit.hosts import plan
 from tests.unit.served import served
 
 # What is asked for -> the names that the frontend lists.
@@ -67,7 +66,6 @@ print(json.dumps([split_served_model_names([asked]) for asked in ASKED]))
         ({"served_model_name": "a,/b"}, "a model named '/b'", "my-model"),
         ({"served_model_name": "a,-b"}, "take '-b' for an option", "my-model"),
         ({"served_model_name": "a b", "engine": "mocker"}, "serves one name, not 2: a, b", "-name a"),
-        ({"model_facts": replace(HUB_MODEL, served_name="My Model, v2")}, "into 3 names", "My-Model-v2"),
     ],
 )
 def test_a_name_that_would_not_be_listed_is_refused(fields: dict[str, Any], message: str, hint: str) -> None:
@@ -77,10 +75,12 @@ def test_a_name_that_would_not_be_listed_is_refused(fields: dict[str, Any], mess
     assert hint in caught.value.hint
 
 
-def test_a_folder_with_a_blank_in_its_name_is_served_by_another_name() -> None:
-    folder = ModelFacts("/models/My Model", "My Model")
-    made = plan(1, model_facts=folder, served_model_name="my-model")
-    assert (made.model, made.model_path) == ("my-model", "/models/My Model")
+def test_a_folder_with_a_blank_in_its_name_is_served_under_one_name() -> None:
+    folder = ModelFacts("/models/My Model, v2", "My Model, v2")
+    made = plan(1, model_facts=folder)
+    assert (made.model, made.model_aliases) == ("My-Model-v2", ())
+    assert made.model_path == "/models/My Model, v2"
+    assert plan(1, model_facts=folder, served_model_name="my-model").model == "my-model"
 
 
 class _Frontend:

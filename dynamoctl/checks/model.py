@@ -8,6 +8,7 @@ from dynamoctl.checks.base import Check, Finding, Level
 from dynamoctl.errors import PreflightError
 from dynamoctl.facts import HostFacts, ModelFacts
 from dynamoctl.host import models
+from dynamoctl.planner.arguments import is_given
 from dynamoctl.planner.plan import DeploymentPlan
 
 # Of the weights that are missing, so many are named.
@@ -38,7 +39,7 @@ def _unfinished(plan: DeploymentPlan, folder: Path) -> list[Finding]:
             )
         )
     # A frontend alone reads no weights, and neither does the mocker.
-    if not plan.workers or plan.engine == "mocker" or _is_given(plan, "--load-format", "--config"):
+    if not plan.workers or plan.engine == "mocker" or _is_given(plan, "--load-format"):
         return findings
     fix = "finish its download (hf download fetches only what is missing)"
     if not models.weight_files(folder):
@@ -51,9 +52,8 @@ def _unfinished(plan: DeploymentPlan, folder: Path) -> list[Finding]:
 
 
 def _is_given(plan: DeploymentPlan, *options: str) -> bool:
-    """Whether a worker's command line has one of these options of vLLM."""
-    words = {word.partition("=")[0].replace("_", "-") for unit in plan.workers for word in unit.argv}
-    return not words.isdisjoint(options)
+    """Whether a worker's command line has one of these options of vLLM, which the mocker does not have."""
+    return plan.engine == "vllm" and any(is_given(unit.argv, *options) for unit in plan.workers)
 
 
 def _ok(plan: DeploymentPlan, _facts: HostFacts, model: ModelFacts) -> str:

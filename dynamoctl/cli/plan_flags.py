@@ -66,7 +66,11 @@ def plan_flags(
         ),
     ] = None,
     served_model_name: Annotated[
-        str | None, typer.Option(help="Model name that clients use.", show_default="the model's own")
+        str | None,
+        typer.Option(
+            help="Model name that clients use; others behind commas are its aliases.",
+            show_default="the model's own",
+        ),
     ] = None,
     config: Annotated[
         Path | None,

@@ -45,7 +45,8 @@ class DeploymentSpec(Model):
         mode: `agg`: prefill and decode in one worker; `disagg`: in separate workers.
         model: a folder, a Hugging Face hub id, or smollm2-135m-instruct, which is built in. None:
             Qwen/Qwen3-0.6B on GPUs, smollm2-135m-instruct on a CPU.
-        served_model_name: model name that clients use. None: the model's own.
+        served_model_name: model name that clients use; others behind commas are its aliases. None: the
+            model's own.
         device: device of the workers. `auto`: GPUs if there are any, else the CPU.
         engine: engine of the workers. `mocker`: Dynamo's stand-in for vLLM, without weights; its text is made
             up.
@@ -196,6 +197,11 @@ class DeploymentSpec(Model):
         """The workers of this host: role -> how many, in the order in which they take GPUs."""
         wanted = {"agg": self.workers, "decode": self.decode, "prefill": self.prefill}
         return {role: wanted[role] for role in self.here if role in wanted}
+
+    def arguments_of(self, role: str) -> tuple[str, ...]:
+        """The engine arguments that the user gives the workers of a role."""
+        own = {"decode": self.decode_args, "prefill": self.prefill_args}
+        return (*self.engine_args, *own.get(role, ()))
 
     @property
     def replicas(self) -> int:

@@ -16,7 +16,6 @@ from dynamoctl.errors import SpecError
 from dynamoctl.export import dgd_rules
 from dynamoctl.facts import Gpu, HostFacts, ModelFacts
 from dynamoctl.lmcache import remote_stores
-from dynamoctl.planner.arguments import argument
 from dynamoctl.planner.rules import RULES
 from dynamoctl.planner.secrets import HIDDEN, is_secret_name, redact
 from dynamoctl.tested_versions import ON_GPUS
@@ -32,8 +31,6 @@ _OPERATORS = re.compile(
     r"DYN_(COMPONENT|PARENT_DGD_K8S_\w+|SYSTEM_\w+|HTTP_PORT|NAMESPACE_PREFIX|HEALTH_CHECK_ENABLED)"
     r"|DYNAMO_PORT|POD_(NAME|NAMESPACE|UID)|NATS_SERVER"
 )
-# More GPUs for one worker than --tp says: a pod would not have them.
-_WIDER = ("--pipeline-parallel-size", "-pp", "--data-parallel-size", "-dp")
 
 _ROOM_GIB = 2.0**20  # no default is smaller than it would be on a large host
 
@@ -226,12 +223,6 @@ def require_portable(spec: DeploymentSpec) -> DeploymentSpec:
     _check_environment(spec.env)
     _check_environment(spec.lmcache.env)
     for words in (spec.engine_args, spec.decode_args, spec.prefill_args):
-        wider = next((name for name in _WIDER if argument(words, name) is not None), None)
-        if wider:
-            raise SpecError(
-                f"engine arguments: {wider} takes more GPUs than --tp says, and a pod would not have them",
-                "spread a model with --tp, and add workers for more throughput",
-            )
         if redact(words) != list(words):
             raise SpecError(
                 "engine arguments: they contain a password, which does not belong in a manifest",

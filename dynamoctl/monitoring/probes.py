@@ -8,7 +8,7 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from dynamoctl import policies
 from dynamoctl.lmcache.remote_stores import Store
@@ -64,7 +64,7 @@ async def lists_model(endpoint: str, model: str) -> tuple[bool, str]:
 
     `/v1/models/{id}/ready` answers 200 in both cases (Dynamo 1.4; 503 from 1.6 on), so the body decides.
     """
-    body = await get_json(f"{endpoint}/v1/models/{model}/ready")
+    body = await get_json(f"{endpoint}/v1/models/{quote(model)}/ready")
     if body is None:
         return False, f"the frontend does not list {model}"
     if body.get("ready") is True:

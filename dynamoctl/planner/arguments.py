@@ -1,8 +1,9 @@
-"""Values in an engine's command line."""
+"""Values in an engine's command line, in whatever spelling they are given."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 # vLLM's own default for --gpu-memory-utilization (0.26).
 DEFAULT_UTILIZATION = 0.92
@@ -17,14 +18,30 @@ def utilization(arguments: Sequence[str], default: float) -> float | None:
 
 
 def argument(arguments: Sequence[str], name: str) -> str | None:
-    """The value of the last `NAME VALUE` or `NAME=VALUE`; vLLM takes a name with underscores too."""
+    """The last value of an option, in any spelling that a worker takes; a flag's value is empty.
+
+    An option that a worker does not have, such as the frontend's, counts as it is written.
+
+    Args:
+        name: the option's first name.
+    """
+    # Imported here because the supervisor, which reads plans, has no use for it.
+    from dynamoctl.planner import engine_options
+
+    if name in engine_options.names():
+        values = [one.values for one in engine_options.parse(arguments).given if one.option == name]
+        return " ".join(values[-1]) if values else None
     found = None
-    for i, word in enumerate(arguments):
+    for word, after in pairwise((*arguments, "")):
         key, equals, value = word.partition("=")
-        if key.replace("_", "-") != name:
-            continue
-        if equals:
-            found = value
-        elif i + 1 < len(arguments):
-            found = arguments[i + 1]
+        if key == name:
+            found = value if equals else after
     return found
+
+
+def is_given(arguments: Sequence[str], *names: str) -> bool:
+    """Whether one of these options of a worker is given, and not switched off."""
+    from dynamoctl.planner import engine_options
+
+    last = {one.option: one for one in engine_options.parse(arguments).given}
+    return any(name in last and not last[name].is_negated for name in names)

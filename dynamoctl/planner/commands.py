@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dynamoctl.planner import connectors, owned_arguments, patching, tiers
+from dynamoctl.planner import connectors, patching, tiers
 from dynamoctl.planner.context import PlanContext, UnitContext
 from dynamoctl.planner.plan import Gate, Unit, reachable
 from dynamoctl.planner.rules import common, cpu, gpu, lmcache, nixl
@@ -80,7 +80,7 @@ def _vllm(context: PlanContext, place: Placement, after: tuple[str, ...]) -> Uni
         argv=(
             context.facts.python, "-m", "dynamo.vllm",
             "--model", model.path,
-            "--served-model-name", model.served_name,
+            "--served-model-name", *context.names,
             *arguments(engine),
             *arguments(profile),
             *unit.user_arguments,
@@ -100,7 +100,6 @@ def _vllm_context(context: PlanContext, place: Placement) -> UnitContext:
     """A worker with its ports, its connector, and the arguments that the user gives it.
 
     Raises:
-        SpecError: the plan decides one of these arguments.
         PreflightError: too few ports are free.
     """
     spec = context.spec
@@ -109,10 +108,7 @@ def _vllm_context(context: PlanContext, place: Placement) -> UnitContext:
     ports = {"system": context.ports.take(), "engine": context.ports.take_row(_ENGINE_PORTS)}
     if connectors.uses_nixl(connector):
         ports["nixl"] = context.ports.take_row(spec.tp)
-    own = {"decode": spec.decode_args, "prefill": spec.prefill_args}.get(place.role, ())
-    user_arguments = (*spec.engine_args, *own)
-    owned_arguments.check(user_arguments)
-    return UnitContext(context, place.role, place, ports, connector, user_arguments)
+    return UnitContext(context, place.role, place, ports, connector, spec.arguments_of(place.role))
 
 
 def _mocker(context: PlanContext, place: Placement, after: tuple[str, ...]) -> Unit:
@@ -128,10 +124,10 @@ def _mocker(context: PlanContext, place: Placement, after: tuple[str, ...]) -> U
         argv=(
             context.facts.python, "-m", "dynamo.mocker",
             "--model-path", model.path,
-            "--model-name", model.served_name,
+            "--model-name", context.names[0],
             "--speedup-ratio", "10",
             *role,
-            *spec.engine_args,
+            *spec.arguments_of(place.role),
         ),
         env={**environment(reasons), **spec.env},
         unset=unset(reasons),

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 
 from dynamoctl.config.spec import DeploymentSpec
 from dynamoctl.facts import HostFacts, ModelFacts
-from dynamoctl.planner import discovery, kv_cache, lmcache, topology
+from dynamoctl.planner import discovery, kv_cache, lmcache, owned_arguments, topology
 from dynamoctl.planner.connectors import CacheMode, Connector, Device
 from dynamoctl.planner.discovery import Address
 from dynamoctl.planner.plan import Role
+from dynamoctl.planner.served_names import served_names
 from dynamoctl.planner.topology import Placement, Ports
 
 
@@ -20,6 +21,7 @@ class PlanContext:
 
     Attributes:
         device: the device that the workers run on.
+        names: the names under which the model is served, its own first.
         cache: LMCache's mode; None if it is off, or if no worker on this host computes prompts.
         gib: the CPU memory of each holder of LMCache's cache, GiB; 0 without LMCache.
         store: the directory of Dynamo's file discovery.
@@ -32,6 +34,7 @@ class PlanContext:
     facts: HostFacts
     model: ModelFacts
     device: Device
+    names: tuple[str, ...]
     cache: CacheMode | None
     gib: float
     store: str
@@ -48,6 +51,8 @@ class PlanContext:
             PreflightError: the address to advertise is not this host's, or too few ports are free.
         """
         device = topology.device(spec, facts)
+        owned_arguments.check(spec, facts.versions, device)
+        names = served_names(spec, model)
         # LMCache belongs to the workers that compute prompts.
         caches = spec.engine == "vllm" and bool({"agg", "prefill"} & set(spec.here))
         cache = lmcache.mode(spec.lmcache, device, facts.versions) if caches else None
@@ -62,6 +67,7 @@ class PlanContext:
             facts=facts,
             model=model,
             device=device,
+            names=names,
             cache=cache,
             gib=gib,
             store=f"{facts.home}/store",

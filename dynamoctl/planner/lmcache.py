@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from dynamoctl import policies
 from dynamoctl.config.lmcache_spec import LMCacheSpec
@@ -10,6 +10,7 @@ from dynamoctl.config.spec import DeploymentSpec
 from dynamoctl.errors import SpecError
 from dynamoctl.facts import HostFacts
 from dynamoctl.patches import packed_kv
+from dynamoctl.planner.arguments import argument
 from dynamoctl.planner.connectors import CacheMode, Device
 from dynamoctl.planner.plan import Setting
 from dynamoctl.planner.secrets import redact
@@ -116,19 +117,31 @@ def settings(spec: LMCacheSpec, gib: float, sources: Mapping[str, str]) -> tuple
 def check_chunk_size(spec: DeploymentSpec, device: Device, cache: CacheMode | None) -> None:
     """With a server, a chunk must be a whole number of vLLM's KV blocks: the connector asserts it.
 
+    A block is as long as the workers that cache say, times their decode context parallelism.
+
     Source: lmcache==0.5.6:lmcache/integration/vllm/vllm_multi_process_adapter.py:lmcache_tokens_per_chunk.
 
     Raises:
         SpecError: the chunk size is not a multiple of the block size.
     """
-    block = BLOCK_SIZE[device]
-    own_block_size = any(word.partition("=")[0] == "--block-size" for word in spec.engine_args)
-    if cache == "mp" and not own_block_size and spec.lmcache.chunk_size % block:
+    if cache != "mp":
+        return
+    chunk = spec.lmcache.chunk_size
+    words = spec.arguments_of("agg" if spec.mode == "agg" else "prefill")
+    ranks = _number(words, "--decode-context-parallel-size", 1)
+    block = _number(words, "--block-size", BLOCK_SIZE[device]) * ranks
+    if chunk % block:
+        times = f", {block // ranks} for each of {ranks} decode context ranks" if ranks > 1 else ""
         raise SpecError(
-            f"lmcache.chunk_size: {spec.lmcache.chunk_size} is not a multiple of {block},"
-            " vLLM's block size here",
-            f"take {(spec.lmcache.chunk_size // block + 1) * block}, or set vLLM's --block-size after --",
+            f"lmcache.chunk_size: {chunk} is not a multiple of {block}, vLLM's block size here{times}",
+            f"take {(chunk // block + 1) * block}, or set vLLM's --block-size after --",
         )
+
+
+def _number(words: Sequence[str], option: str, default: int) -> int:
+    """A number of 1 or more out of the engine's arguments; the engine itself rejects any other."""
+    value = argument(words, option) or ""
+    return int(value) if value.isascii() and value.isdigit() and int(value) else default
 
 
 def check_ways_of_copying(spec: LMCacheSpec, cache: CacheMode | None) -> None:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from dynamoctl import policies
-from dynamoctl.planner.arguments import argument
+from dynamoctl.planner.arguments import argument, is_given
 from dynamoctl.planner.secrets import redact
 
 SCHEMA = "dynamoctl/plan/v1"
@@ -132,6 +132,8 @@ class Unit:
             return self.env.get(reason.sets) == reason.value
         if reason.is_flag and reason.value:
             return argument(self.argv, reason.sets) == reason.value
+        if reason.is_flag and self.is_worker:
+            return is_given(self.argv, reason.sets)
         return True
 
 
@@ -164,6 +166,7 @@ class DeploymentPlan:
 
     Attributes:
         model: the name under which it is served.
+        model_aliases: other names under which it is served, too.
         model_path: what the engine loads: a folder or a hub id.
         host, port: where the frontend listens.
         home: the folder of the deployment.
@@ -198,6 +201,7 @@ class DeploymentPlan:
     lmcache: Literal["inproc", "mp"] | None
     lmcache_cpu_gib: float
     units: tuple[Unit, ...]
+    model_aliases: tuple[str, ...] = ()
     lmcache_tiers: tuple[Tier, ...] = ()
     lmcache_settings: tuple[Setting, ...] = ()
     lmcache_tokens: int | None = None
@@ -263,6 +267,7 @@ class DeploymentPlan:
             )
             for unit in body["units"]
         )
-        fields |= {key: tuple(body.get(key, ())) for key in ("etcd_endpoints", "elsewhere")}
+        listed = ("etcd_endpoints", "elsewhere", "model_aliases")
+        fields |= {key: tuple(body.get(key, ())) for key in listed}
         fields["lmcache_settings"] = tuple(Setting(**one) for one in body.get("lmcache_settings", ()))
         return DeploymentPlan(**{**fields, "units": units})

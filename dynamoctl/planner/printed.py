@@ -21,7 +21,8 @@ def render(plan: DeploymentPlan, why: bool = False) -> str:
     verified = " and one completion answered" + (" through a KV transfer" if plan.moves_kv_cache else "")
     lines = [
         f"{plan.name}: {plan.mode} on the {_DEVICE[plan.device]}",
-        f"  model     {plan.model}" + (f"  ({plan.model_path})" if plan.model_path != plan.model else ""),
+        f"  model     {', '.join((plan.model, *plan.model_aliases))}"
+        + (f"  ({plan.model_path})" if plan.model_path != plan.model else ""),
         f"  endpoint  {plan.endpoint}/v1" if plan.frontend else "  endpoint  the frontend's, on another host",
         *_hosts(plan),
         f"  LMCache   {_CACHE[plan.lmcache]}"

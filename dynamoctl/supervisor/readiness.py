@@ -42,12 +42,15 @@ async def verify(deployment: Deployment) -> None:
 
 
 async def is_listed(deployment: Deployment) -> tuple[bool, str]:
-    """Whether the frontend lists the model: (listed, why not)."""
+    """Whether the frontend lists the model by all of its names: (listed, why not)."""
     plan = deployment.plan
-    listed, why = await probes.lists_model(plan.endpoint, plan.model)
-    if not listed and plan.elsewhere:
-        why = f"waiting for {' and '.join(plan.elsewhere)} on another host ({why})"
-    return listed, why
+    for name in (plan.model, *plan.model_aliases):
+        listed, why = await probes.lists_model(plan.endpoint, name)
+        if not listed:
+            if plan.elsewhere:
+                why = f"waiting for {' and '.join(plan.elsewhere)} on another host ({why})"
+            return False, why
+    return True, ""
 
 
 async def _answers(deployment: Deployment) -> tuple[bool, str]:

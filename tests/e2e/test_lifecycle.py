@@ -101,6 +101,9 @@ def test_a_deployment_is_watched_under_load_and_while_it_is_taken_down(cli: Cli,
     assert watching.stdout is not None
     lines = (json.loads(line) for line in watching.stdout)
     assert next(lines)["rates"] is None  # there is nothing to compare with yet
+    shown = b""
+    while b"finished" not in shown:  # its first look; what comes before that has no rate
+        shown += os.read(terminal, 65536)
     streams = [Stream(body["endpoint"], body["model"], 30) for _ in range(3)]
     for stream in streams:
         stream.start()
@@ -115,7 +118,7 @@ def test_a_deployment_is_watched_under_load_and_while_it_is_taken_down(cli: Cli,
     assert max(one["rates"]["generation_tokens_per_s"] for one in seen) > 0
     assert 0 < seen[-1]["rates"]["ttft_p50_s"] <= seen[-1]["rates"]["ttft_p95_s"]
     assert seen[-1]["rates"]["inter_token_latency_p50_s"] > 0
-    shown, finished = b"", f"{before['requests_total'] + 3} finished".encode()
+    finished = f"{before['requests_total'] + 3} finished".encode()
     while b"first token p50 -" in shown[shown.rfind(b"latency") :] or finished not in shown:
         shown += os.read(terminal, 65536)
     live.send_signal(signal.SIGINT)

@@ -105,7 +105,7 @@ TRIES = (
         "a port of the frontend behind the `--`",
         f"up agg {CPU} -- --port 8080",
         2,
-        ("--port is decided by the plan", "before the --"),
+        ("--port is for `vllm serve`", "before the --"),
     ),
     Try(
         "arguments for vLLM without a mode",

@@ -269,9 +269,9 @@ REFUSED = {
     "the CPU": ("agg --device cpu", "a manifest is for them"),
     "the mocker": ("agg --engine mocker", "the mocker is for trying"),
     "a shared GPU": ("disagg --gpus 0,0", "cannot share a GPU"),
-    "pipeline parallelism": ("agg -- --pipeline-parallel-size 2", "more GPUs than --tp says"),
-    "data parallelism": ("agg -- --data-parallel-size=2", "more GPUs than --tp says"),
-    "a password in an argument": ("agg -- --x redis://u:pw@h", "contain a password"),
+    "pipeline parallelism": ("agg -- --pipeline-parallel-size 2", "more GPUs than the plan gives"),
+    "data parallelism": ("agg -- --data-parallel-size=2", "more GPUs than the plan gives"),
+    "a password in an argument": ("agg -- --revision redis://u:pw@h", "contain a password"),
     "memory of this machine": ("agg --lmcache-cpu-gb auto", "measured on this machine"),
     "a disk of this machine's GPUs": ("agg --lmcache-gds /nvme", "reach directly"),
     "a disk for the operator's server": (

@@ -26,7 +26,7 @@ from tests.unit.hosts import ETCD, FOLDER_MODEL, HUB_MODEL, plan
 from tests.unit.test_plan_golden import GOLDEN, hold
 
 # What would do harm if it were not quoted, or not kept out of a comment.
-HOSTILE = replace(FOLDER_MODEL, served_name="m\ntouch hacked #[1]")
+HOSTILE = replace(FOLDER_MODEL, path="/m\ntouch hacked", served_name="m;touch${IFS}hacked;#[1]")
 
 ETCD_FIELDS: dict[str, Any] = {"discovery": "etcd", "etcd_endpoints": [ETCD]}
 
@@ -36,7 +36,10 @@ SHAPES: dict[str, tuple[int, dict[str, Any]]] = {
     "disagg-gpu": (2, {"mode": "disagg", "router_mode": "kv"}),
     "disagg-overlapped": (2, {"mode": "disagg", "start": "overlapped", "lmcache": {"mode": "mp"}}),
     "agg-secrets": (1, {"env": {"HF_TOKEN": "hf_abc"}, "lmcache": {"remote": "redis://u:pw@redis:6379"}}),
-    "odd-words": (1, {"engine_args": ("--x", "it's $HOME `a` \\"), "env": {"A": "1 'b' \"$c\""}}),
+    "odd-words": (
+        1,
+        {"engine_args": ("--mm-prompt-template", "it's $HOME `a` \\"), "env": {"A": "1 'b' \"$c\""}},
+    ),
     "hostile": (
         0,
         {"model_facts": HOSTILE, "host": "$(touch hacked)", "env": {"A": "\n"}},
@@ -190,7 +193,7 @@ def test_a_secret_is_asked_for_and_not_written() -> None:
 
 def test_a_secret_in_a_command_line_is_refused() -> None:
     with pytest.raises(SpecError, match="its command line contains a password"):
-        shell.script(plan(1, engine_args=("--x", "redis://u:pw@h")))
+        shell.script(plan(1, engine_args=("--revision", "redis://u:pw@h")))
 
 
 def test_the_command(
@@ -215,7 +218,7 @@ def test_the_command(
 
 def test_nothing_that_a_user_names_is_run(tmp_path: Path) -> None:
     _, script = made("hostile")
-    assert "/v1/models/m%0Atouch%20hacked%20%23%5B1%5D/ready" in script
+    assert "/v1/models/m%3Btouch%24%7BIFS%7Dhacked%3B%23%5B1%5D/ready" in script
     (tmp_path / "run.sh").write_text(script)
     subprocess.run(["bash", "run.sh"], cwd=tmp_path, capture_output=True, timeout=60, check=False)
     assert [path.name for path in tmp_path.iterdir()] == ["run.sh"]

@@ -33,7 +33,7 @@ def values(text: str, key: str) -> list[str]:
     return [line.partition("=")[2] for line in joined.splitlines() if line.startswith(f"{key}=")]
 
 
-HOSTILE = replace(FOLDER_MODEL, served_name="m\nExecStart=/bin/false")
+HOSTILE = replace(FOLDER_MODEL, path="/m\nExecStart=/bin/false")
 
 SHAPES = {
     "agg-cpu": plan(),
@@ -42,7 +42,9 @@ SHAPES = {
     "disagg-mp": plan(8, mode="disagg", decode=2, prefill=2, tp=2, lmcache={"mode": "mp"}),
     "hostile": plan(model_facts=HOSTILE, env={"A": "1\n[Service]\r\x1b"}),
     "odd-words": plan(
-        1, engine_args=("--x", "50% of $HOME 'a' \"b\" \\c", "--y", ""), env={"A": "1 $B %n 'c' \"d\""}
+        1,
+        engine_args=("--mm-prompt-template", "50% of $HOME 'a' \"b\" \\c", "--generation-config", ""),
+        env={"A": "1 $B %n 'c' \"d\""},
     ),
 }
 
@@ -118,9 +120,9 @@ def test_what_a_unit_may_not_see_is_taken_away() -> None:
 def test_words_come_through_systemds_quoting() -> None:
     text = made(SHAPES["odd-words"])["dynamoctl-default-worker-0.service"]
     command = values(text, "ExecStart")[0]
-    assert r'--x "50%% of $$HOME ' in command
+    assert r'--mm-prompt-template "50%% of $$HOME ' in command
     assert r"""'a' \"b\" \\c" """ in command
-    assert command.rstrip().endswith("--y ''")
+    assert command.rstrip().endswith("--generation-config ''")
     assert r'''"A=1 $B %%n 'c' \"d\""''' in values(text, "Environment")
 
 

@@ -236,24 +236,6 @@ print(sorted(mode.choices))
     assert last_line(script) == str(sorted(get_args(RouterMode)))
 
 
-@pytest.mark.parametrize(
-    ("arguments", "hint"),
-    [
-        (("--tensor-parallel-size", "2"), "--tp"),
-        (("-tp=2",), "--tp"),
-        (("--kv_transfer_config={}",), "--no-lmcache"),
-        (("--enforce-eager", "--model", "other"), "--model NAME"),
-    ],
-)
-def test_what_the_planner_decides_is_refused_among_the_engines_arguments(
-    arguments: tuple[str, ...], hint: str
-) -> None:
-    for fields in ({"engine_args": arguments}, {"mode": "disagg", "prefill_args": arguments}):
-        with pytest.raises(SpecError, match="is decided by the plan") as caught:
-            plan(2, **fields)
-        assert hint in caught.value.hint
-
-
 def test_gpus_are_counted_as_nvml_counts_them() -> None:
     """CUDA's own order is by speed."""
     assert plan(1).unit("worker-0").env["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"

@@ -21,6 +21,7 @@ from typing import Any
 import psutil
 import pytest
 from dynamoctl.host.processes import MARK, environment_of
+from dynamoctl.patches.base import installed_version
 
 from .conftest import Cli, chat, free_port, wait_for
 
@@ -37,8 +38,8 @@ FROM_OUTSIDE = {
 FROM_CONFIG = {"OPENAI_API_KEY": "sk-not-to-be-shown-52b94d"}
 SECRETS = [*FROM_OUTSIDE.values(), *FROM_CONFIG.values()]
 
-# What Dynamo 1.4.2 binds to every interface: (unit, topic) of its event plane's ZMQ publishers. Its address
-# for them is fixed (DYN_EVENT_PLANE_HOST is not in that version); docs/security.md says how to close them.
+# What Dynamo binds to every interface: (unit, topic) of its event plane's ZMQ publishers. Their address
+# is fixed (DYN_EVENT_PLANE_HOST is what it advertises); docs/security.md says how to close them.
 ON_EVERY_INTERFACE = {
     ("decode-0", "forward-pass-metrics"),
     ("decode-0", "kv_metrics"),
@@ -46,6 +47,8 @@ ON_EVERY_INTERFACE = {
     ("prefill-0", "kv_metrics"),
     ("prefill-0", "kv-events"),
 }
+if not installed_version("ai-dynamo").startswith("1.4."):
+    ON_EVERY_INTERFACE.add(("decode-0", "active_sequences_events"))
 
 NOBODY = 65534
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")

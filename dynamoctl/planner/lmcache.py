@@ -9,8 +9,9 @@ from dynamoctl.config.lmcache_spec import LMCacheSpec
 from dynamoctl.config.spec import DeploymentSpec
 from dynamoctl.errors import SpecError
 from dynamoctl.facts import HostFacts
+from dynamoctl.lmcache.names import PROCESS_VARIABLES, SERVER_PREFIXES
 from dynamoctl.planner.connectors import CacheMode, Device
-from dynamoctl.planner.plan import Setting
+from dynamoctl.planner.plan import Role, Setting
 from dynamoctl.planner.secrets import redact
 
 # What `auto` leaves to the rest of the host: the engines, the frontend, the page cache.
@@ -95,6 +96,21 @@ def settings(spec: LMCacheSpec, gib: float, sources: Mapping[str, str]) -> tuple
         for name, value in sorted(spec.env.items())
     )
     return (*own, *others)
+
+
+def worker_environment(spec: LMCacheSpec, cache: CacheMode | None, role: Role) -> dict[str, str]:
+    """What a worker gets of LMCache's other variables.
+
+    In process, the caching workers get all of them. Beside a server they get what their connector reads, such
+    as LMCACHE_LOG_LEVEL: the settings are the server's, and so is a store's password.
+    """
+    if cache is None or role == "decode":
+        return {}
+    return {
+        name: value
+        for name, value in spec.env.items()
+        if cache == "inproc" or (name in PROCESS_VARIABLES and not name.startswith(SERVER_PREFIXES))
+    }
 
 
 def check_chunk_size(spec: DeploymentSpec, device: Device, cache: CacheMode | None) -> None:

@@ -20,6 +20,7 @@ from dynamoctl.config.types import shown
 from dynamoctl.errors import SpecError
 from dynamoctl.humanize import nearest
 from dynamoctl.lmcache import tables as lmcache_tables
+from dynamoctl.lmcache.environment import unquote
 
 
 def load_spec(
@@ -125,7 +126,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 def switch(name: str, value: str) -> bool:
     """A boolean out of the environment. Raises SpecError for what is neither on nor off."""
-    lowered = value.strip().lower()
+    lowered = unquote(value).lower()
     if lowered in {"1", "true", "yes", "on"}:
         return True
     if lowered in {"0", "false", "no", "off", ""}:

@@ -169,9 +169,8 @@ def parse_size(value: object) -> object:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return value
     if not 0 < value <= _MOST_GIB:
-        raise ValueError(
-            f"{value:g} GiB is not a valid size: give more than 0 GiB, and at most {_MOST_GIB} GiB"
-        )
+        size = f"{value:g}" if abs(value) < 1e9 else shown(value)
+        raise ValueError(f"{size} GiB is not a valid size: give more than 0 GiB, and at most {_MOST_GIB} GiB")
     return float(value)
 
 

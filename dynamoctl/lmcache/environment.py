@@ -122,7 +122,7 @@ def _integers(value: str) -> None:
 def _numbers(value: str) -> None:
     for part in value.split(","):
         if part.strip():
-            float(part)
+            _number(part)
 
 
 def _retrieve_mode(value: str) -> None:
@@ -203,7 +203,7 @@ def _setting(key: str, value: str, given: str, origin: Origin) -> str:
         return ""
     test, wanted = _CHECKS.get(KEYS[key], (lambda _: None, ""))
     try:
-        text = f"{_size(value):.6g}" if key in SIZES else value
+        text = _size(value) if key in SIZES else value
         test(text)
         if key in _POSITIVE and float(text) <= 0:
             raise ValueError
@@ -214,11 +214,15 @@ def _setting(key: str, value: str, given: str, origin: Origin) -> str:
     return "" if key == "max_local_disk_size" and float(text) == 0 else text
 
 
-def _size(text: str) -> float:
-    size = gib(text)
-    if not math.isfinite(size):
+def _size(text: str) -> str:
+    """A size in GiB: a number as LMCache reads it, or a number and a unit."""
+    try:
+        size = float(text)
+    except ValueError:
+        size = gib(text)
+    if not 0 <= size < math.inf:
         raise ValueError
-    return size
+    return f"{size:.6g}" if size < 1e6 else f"{size:.0f}"
 
 
 def own_transfer(origin: Origin) -> SpecError:

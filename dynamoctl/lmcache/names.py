@@ -63,9 +63,8 @@ def now(name: str) -> str:
 
 def is_service_link(name: str, environ: Mapping[str, str]) -> bool:
     """Whether Kubernetes or docker made a variable, for a service whose name begins with `lmcache`."""
-    value = environ[name]
-    if _LINK.fullmatch(name):
-        return bool(_LINK_VALUE.fullmatch(value))
+    if _LINK.fullmatch(name) and _LINK_VALUE.fullmatch(environ[name]):
+        return True
     if _SERVICE.fullmatch(name) or _LINK_PART.fullmatch(name):
         return True
     docker = _DOCKER.fullmatch(name)

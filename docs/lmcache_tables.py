@@ -43,6 +43,7 @@ def entry() -> dict[str, Any]:
     """What the installed packages read."""
     from lmcache.v1 import config
     from lmcache.v1.cache_controller import config as controller
+    from lmcache.v1.storage_backend.cache_policy import POLICY_MAPPING
 
     definitions, aliases = config._CONFIG_DEFINITIONS, config._CONFIG_ALIASES
     keys = {key: _kind(one["env_converter"]) for key, one in definitions.items()}
@@ -61,6 +62,7 @@ def entry() -> dict[str, Any]:
         "variables": sorted(_variables() - {PREFIX + key.upper() for key in keys}),
         "schemes": _schemes(),
         "adapters": _adapters(),
+        "policies": {"inproc": sorted(POLICY_MAPPING), "mp": _server_policies()},
     }
 
 
@@ -152,6 +154,14 @@ def _adapters() -> list[str]:
     from lmcache.v1.distributed.l2_adapters import config
 
     return sorted(config.get_registered_l2_adapter_types())
+
+
+def _server_policies() -> list[str]:
+    """The eviction policies that the cache server's command line takes."""
+    from lmcache.v1.distributed import config
+
+    parser = config.add_storage_manager_args(argparse.ArgumentParser())
+    return next(list(one.choices) for one in parser._actions if one.dest == "eviction_policy")
 
 
 def main() -> int:

@@ -64,7 +64,7 @@ class Layer:
         """Leave out what this source says of a tier that it turns off.
 
         Raises:
-            SpecError: it gives a disk a folder and no room, which LMCache would not use, without a word.
+            SpecError: it gives a disk a folder and a size of 0; LMCache would silently not use it.
         """
         for first, *others in _TIERS:
             if first in self.off:

@@ -128,7 +128,9 @@ def _parse(text: str, where: str) -> dict[str, tuple[Any, int]]:
         if not isinstance(root, yaml.MappingNode) or root.tag != _MAPPING:
             raise SpecError(f"{where} holds no settings", _HINT)
         if twice := next(_twice(root), None):
-            raise SpecError(f"{where}, line {_line(twice)}: {twice.value} stands there twice", "remove one")
+            raise SpecError(
+                f"{where}, line {_line(twice)}: {twice.value} is given twice", "remove one of them"
+            )
         loader.flatten_mapping(root)
         for key, value in root.value:
             line = _line(key)
@@ -153,7 +155,7 @@ def _line(node: Node) -> int:
 
 
 def _twice(root: MappingNode) -> Iterator[Node]:
-    """The keys that stand in one mapping for the second time. YAML forbids it; LMCache takes the last."""
+    """The keys that one mapping has for the second time. YAML forbids it; LMCache takes the last."""
     from yaml import MappingNode, ScalarNode, SequenceNode
 
     waiting: list[Node] = [root]

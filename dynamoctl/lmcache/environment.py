@@ -236,7 +236,7 @@ def own_transfer(origin: Origin) -> SpecError:
         f"{origin.name}{origin.place}: LMCache's own disaggregation needs its proxy in front of the engines,"
         " and here Dynamo's frontend is there",
         "leave enable_pd and the pd_ settings out, and run `up disagg`: NIXL moves the KV cache from prefill"
-        " to decode; add --no-lmcache if nothing shall be cached",
+        " to decode; add --no-lmcache to serve without a cache",
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 PREFIX = "LMCACHE_"
 
@@ -42,3 +42,10 @@ VARIABLES = _names("variables")
 # Schemes of remote URLs for LMCache in process; types of the cache server's adapters.
 SCHEMES = _names("schemes")
 ADAPTERS = _names("adapters")
+
+
+def policies(mode: Literal["inproc", "mp"], version: str) -> list[str]:
+    """The eviction policies of a version; those of the newest one, if this version was not tested."""
+    known = _VERSIONS.get(version) or list(_VERSIONS.values())[-1]
+    names: list[str] = known["policies"][mode]
+    return names

@@ -9,6 +9,8 @@ from dynamoctl.config.lmcache_spec import LMCacheSpec
 from dynamoctl.config.spec import DeploymentSpec
 from dynamoctl.errors import SpecError
 from dynamoctl.facts import HostFacts
+from dynamoctl.lmcache import tables
+from dynamoctl.lmcache.environment import unquote
 from dynamoctl.lmcache.names import PROCESS_VARIABLES, SERVER_PREFIXES
 from dynamoctl.planner.connectors import CacheMode, Device
 from dynamoctl.planner.plan import Role, Setting
@@ -21,8 +23,6 @@ CPU_WORKER_GIB = 4.7  # a worker on a CPU with the built-in model: 3.6 at rest, 
 # Tokens in one of vLLM's KV blocks, unless the user says otherwise.
 # vllm==0.31.0:vllm/config/cache.py:DEFAULT_BLOCK_SIZE, vllm/platforms/cpu.py:check_and_update_config
 BLOCK_SIZE = {"cuda": 16, "cpu": 128}
-# lmcache==0.5.6:lmcache/v1/distributed/config.py:--eviction-policy
-SERVER_POLICIES = ("LRU", "IsolatedLRU", "noop")
 
 
 def mode(spec: LMCacheSpec, device: Device) -> CacheMode | None:
@@ -149,19 +149,25 @@ def check_ways_of_copying(spec: LMCacheSpec, cache: CacheMode | None) -> None:
             )
 
 
-def eviction_policy(spec: LMCacheSpec) -> str:
-    """The server's policy, from LMCACHE_CACHE_POLICY, which LMCache itself reads only in process.
+def eviction_policy(spec: LMCacheSpec, cache: CacheMode, version: str) -> str:
+    """The policy from LMCACHE_CACHE_POLICY, or LRU. A server does not read the variable: it gets an argument.
 
-    Source: lmcache==0.5.6:lmcache/v1/distributed/config.py:--eviction-policy.
+    Source: lmcache==0.5.6:lmcache/v1/distributed/config.py:--eviction-policy (server),
+    lmcache/v1/storage_backend/cache_policy/__init__.py:POLICY_MAPPING (in process).
+
+    Args:
+        version: the installed version of LMCache.
 
     Raises:
-        SpecError: the server has no such policy; it would end at once.
+        SpecError: there is no such policy; the server or the engine would exit at once.
     """
-    asked = spec.env.get("LMCACHE_CACHE_POLICY", "LRU")
-    for policy in SERVER_POLICIES:
+    asked = unquote(spec.env.get("LMCACHE_CACHE_POLICY", "LRU"))
+    known = tables.policies(cache, version)
+    for policy in known:
         if policy.lower() == asked.lower():
             return policy
+    where = "LMCache's server" if cache == "mp" else "LMCache in process"
+    other = "take --lmcache-mode inproc on GPUs" if cache == "mp" else "take --lmcache-mode mp"
     raise SpecError(
-        f"LMCACHE_CACHE_POLICY={asked}: LMCache's server knows {', '.join(SERVER_POLICIES)}",
-        "unset it, or take --lmcache-mode inproc on GPUs",
+        f"LMCACHE_CACHE_POLICY={asked}: {where} knows {', '.join(known)}", f"unset it, or {other}"
     )

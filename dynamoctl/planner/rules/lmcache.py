@@ -6,7 +6,7 @@ from dynamoctl.planner import lmcache, tiers
 from dynamoctl.planner.connectors import SERVER_HEARTBEAT_S, SERVER_TIMEOUT_S
 from dynamoctl.planner.context import UnitContext
 from dynamoctl.planner.plan import Role
-from dynamoctl.planner.rules.rule import Condition, InPod, Rule
+from dynamoctl.planner.rules.rule import KEPT, Condition, InPod, Rule
 
 _CACHING: tuple[Role, ...] = ("agg", "prefill")
 _SERVER: tuple[Role, ...] = ("cache",)
@@ -155,20 +155,20 @@ ENGINE = (
 # An empty URL or path in the caller's environment turns a tier off, but LMCache would take it for one.
 UNSET = tuple(
     Rule(
-        name=f"lmcache-no-{tier}",
+        name=f"lmcache-no-{tier.lower()}",
         sets=variable,
         value=None,
         why=f"There is no {tier} tier. The caller's variable may be empty, which means the same.",
         without="LMCache takes an empty value for a place, and the engine exits or serves without a cache.",
-        source=source,
+        source=f"{_BACKENDS}:{variable.removeprefix('LMCACHE_').lower()}",
         tested=("lmcache",),
         roles=_CACHING,
         when=without,
-        in_pod=InPod("dropped", "a pod does not inherit the environment of `export`"),
+        in_pod=in_pod,
     )
-    for tier, variable, source, without in (
-        ("remote", "LMCACHE_REMOTE_URL", f"{_BACKENDS}:remote_url", _WITHOUT_REMOTE),
-        ("gds", "LMCACHE_GDS_PATH", f"{_BACKENDS}:gds_path", _WITHOUT_GDS),
+    for tier, variable, without, in_pod in (
+        ("remote", "LMCACHE_REMOTE_URL", _WITHOUT_REMOTE, KEPT),
+        ("GDS", "LMCACHE_GDS_PATH", _WITHOUT_GDS, _NO_DISK_FOR_GPUS),
     )
 )
 
@@ -242,7 +242,9 @@ SERVER = (
     Rule(
         name="server-eviction",
         sets="--eviction-policy",
-        value=lambda unit: lmcache.eviction_policy(unit.spec.lmcache),
+        value=lambda unit: lmcache.eviction_policy(
+            unit.spec.lmcache, "mp", unit.plan.facts.versions.get("lmcache", "")
+        ),
         why="The server must have a policy: LMCACHE_CACHE_POLICY, which the server itself does not read, or"
         " LRU.",
         without="The server exits: the flag is required.",

@@ -29,6 +29,7 @@ class Kind:
         why_not_in_process: why LMCache in-process cannot use it under dynamoctl; empty if it can.
         settings: entries of `extra_config` of which it needs one in-process.
         variables: variables that stand for these settings.
+        whole_chunks: whether it keeps only whole chunks in-process.
         login: where LMCache reads the user name and the password in-process, if not in the URL.
         port: default port; 0 if the URL must have a port.
         many: whether the URL may have several hosts, separated by commas.
@@ -46,6 +47,7 @@ class Kind:
     why_not_in_process: str = ""
     settings: tuple[str, ...] = ()
     variables: tuple[str, ...] = ()
+    whole_chunks: bool = False
     login: str = ""
     port: int = 0
     many: bool = False
@@ -91,6 +93,7 @@ KINDS: dict[str, Kind] = {
         "resp://host:6379",
         extension="lmcache_redis",
         adapter="resp",
+        whole_chunks=True,
         login="LMCACHE_RESP_USERNAME and LMCACHE_RESP_PASSWORD",
     ),
     "valkey": Kind(
@@ -98,6 +101,7 @@ KINDS: dict[str, Kind] = {
         "glide",
         "valkey-glide",
         adapter="valkey",
+        whole_chunks=True,
         login="valkey_username and valkey_password in extra_config",
     ),
     "lm": Kind("lm://host:65432", why_no_adapter="it is itself a cache server"),

@@ -12,6 +12,7 @@ from dynamoctl.facts import HostFacts
 from dynamoctl.lmcache import tables
 from dynamoctl.lmcache.environment import unquote
 from dynamoctl.lmcache.names import PROCESS_VARIABLES, SERVER_PREFIXES
+from dynamoctl.lmcache.tables import PREFIX
 from dynamoctl.planner.connectors import CacheMode, Device
 from dynamoctl.planner.plan import Role, Setting
 from dynamoctl.planner.secrets import redact
@@ -96,6 +97,15 @@ def settings(spec: LMCacheSpec, gib: float, sources: Mapping[str, str]) -> tuple
         for name, value in sorted(spec.env.items())
     )
     return (*own, *others)
+
+
+def place_of(message: str, sources: Mapping[str, str]) -> str:
+    """Where the setting stands that an error begins with, as ` (in FILE)`; empty if the name says so."""
+    name = message.partition(":")[0].partition("=")[0]
+    source = sources.get(name, "")
+    if not source or source == "environment" or source.startswith("--"):
+        return ""
+    return f" (from {source})" if source.startswith(PREFIX) else f" (in {source})"
 
 
 def worker_environment(spec: LMCacheSpec, cache: CacheMode | None, role: Role) -> dict[str, str]:

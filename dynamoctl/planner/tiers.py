@@ -71,7 +71,7 @@ def of(spec: LMCacheSpec, cache: CacheMode | None, device: Device, holders: int)
         if cache == "mp":
             _adapter(store)
         else:
-            _check_in_process(store)
+            _check_in_process(store, spec.env)
         found.append(Tier("remote", spec.remote))
     if spec.l2:
         if cache == "inproc":
@@ -109,12 +109,18 @@ def disk_urls(places: str, worker: int, tp: int) -> str:
     return ",".join(f"file://{directory.rstrip('/')}/" for directory in own_order(places, worker, tp))
 
 
-def _check_in_process(store: Store) -> None:
+def _check_in_process(store: Store, env: Mapping[str, str]) -> None:
     """What LMCache in process cannot do with a store, and does not say.
 
     Raises:
-        SpecError: it cannot use the store at all, or would not log in.
+        SpecError: it cannot use the store at all, or not with a setting, or would not log in.
     """
+    partial = "LMCACHE_SAVE_UNFULL_CHUNK"
+    if store.kind.whole_chunks and env.get(partial, "").lower() in ("true", "1"):
+        raise SpecError(
+            f"{partial}: LMCache keeps only whole chunks in {store.scheme}://",
+            f"remove {partial}, or use redis://",
+        )
     if store.kind.why_not_in_process:
         raise SpecError(
             f"lmcache.remote: {store.scheme}:// cannot be used: {store.kind.why_not_in_process}",

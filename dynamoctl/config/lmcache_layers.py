@@ -30,7 +30,7 @@ class Layer:
     Attributes:
         fields: fields of `[lmcache]`, by their names there.
         env: LMCache's other variables.
-        off: fields that are turned off.
+        off: fields and variables that are turned off.
         places: field or variable -> where it stands, for errors; what is not in it is from the TOML.
         sources: `lmcache.FIELD` or variable -> where it is from, as a plan shows it.
     """
@@ -42,7 +42,7 @@ class Layer:
     sources: dict[str, str] = field(default_factory=dict)
 
     def take(self, variable: str, text: str, place: str, source: str, of_field: str = "") -> None:
-        """Take one of LMCache's variables, checked; an empty one is left out, or turns a tier off.
+        """Take one of LMCache's variables, checked; an empty one turns the setting off.
 
         Args:
             of_field: what a plan shows as the source of a field, if that is not `source`.
@@ -52,6 +52,8 @@ class Layer:
             if text:
                 self.env[variable] = text
                 self.places[variable], self.sources[variable] = place, source
+            else:
+                self.off.add(variable)
             return
         plain = environment.unquote(text)
         if plain:
@@ -87,7 +89,7 @@ class Layer:
                     kept.pop(name, None)
         return Layer(
             {**kept, **self.fields},
-            {**below.env, **self.env},
+            {name: text for name, text in below.env.items() if name not in self.off} | self.env,
             set(),
             {**below.places, **self.places},
             {**below.sources, **self.sources},
@@ -103,7 +105,7 @@ def merge(table: dict[str, Any], environ: Mapping[str, str], config: str, *, on:
         on: whether LMCache is used. Without it, nobody reads its file and its variables.
 
     Raises:
-        SpecError: a setting is unknown, or LMCache would drop its value; a setting stands there twice.
+        SpecError: a setting is unknown, or LMCache would drop its value; a setting is given twice.
     """
     toml = _from_toml(table, config)
     path = environment.unquote(environ.get("LMCACHE_CONFIG_FILE") or _file_in(toml))

@@ -221,7 +221,7 @@ def _variables(env: dict[str, str]) -> dict[str, str]:
     except SpecError as error:
         raise WrongValueError(error.message, error.hint) from None
     others = {name: value for name, value in env.items() if not name.startswith(tables.PREFIX)}
-    return {**others, **checked}
+    return others | {name: value for name, value in checked.items() if value}
 
 
 Text = Annotated[str, AfterValidator(_no_nul)]

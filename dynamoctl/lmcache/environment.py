@@ -146,8 +146,8 @@ _POSITIVE = frozenset({"chunk_size", "max_local_cpu_size"})
 def check_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """The caller's `LMCACHE_*` variables, checked, by the names that settings have now.
 
-    Sizes are in GiB without a unit. A tier that is turned off is empty; any other setting that is empty is
-    left out, and so is what Kubernetes or docker put there.
+    Sizes are in GiB without a unit. A setting that is turned off is empty. What Kubernetes or docker put
+    there is left out.
 
     Raises:
         SpecError: a name is unknown (the hint has the nearest known one), or LMCache would drop or misread a
@@ -157,13 +157,10 @@ def check_environment(environ: Mapping[str, str]) -> dict[str, str]:
     for name, value in sorted(environ.items()):
         if not name.startswith(PREFIX) or names.is_service_link(name, environ):
             continue
-        text, key = check(name, value), names.setting_of(name)
-        if not text and key and key not in _TIERS:
-            continue
         now = names.now(name)
         if now in variables:
             raise SpecError(f"{name} and {now} are the same setting", "remove one of them")
-        variables[now] = text
+        variables[now] = check(name, value)
     return variables
 
 

@@ -318,6 +318,11 @@ def test_a_folder_without_room_for_it_is_an_error(environ: dict[str, str]) -> No
     assert "(from the environment)" in refusal(flags={}, environ=environ).message
 
 
+def test_an_empty_variable_turns_off_what_the_file_says(files: Write) -> None:
+    arguments = files(yaml="p2p_host: h\napp_id: x", LMCACHE_P2P_HOST="")
+    assert load_spec(**arguments).lmcache.env == {"LMCACHE_APP_ID": "x"}
+
+
 def test_a_flag_wins_over_a_variable_that_turns_a_tier_off() -> None:
     flags = {"lmcache.remote": "redis://h:1"}
     assert load_spec(flags, {"LMCACHE_REMOTE_URL": ""}).lmcache.remote == "redis://h:1"

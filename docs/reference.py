@@ -8,13 +8,13 @@ import subprocess
 import sys
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import typer.main
 from dynamoctl import cli, errors
 from dynamoctl.config import choices, json_schema, lmcache_spec, spec
-from dynamoctl.lmcache import environment
+from dynamoctl.lmcache import names, tables
 from dynamoctl.supervisor import lifecycle
 from page_parts import DOCS, NOTE, fenced, table
 from pydantic import BaseModel
@@ -241,11 +241,10 @@ def states() -> str:
 def lmcache_settings() -> str:
     """The names that dynamoctl knows."""
     by_kind: dict[str, list[str]] = {}
-    for key, kind in environment.KEYS.items():
-        by_kind.setdefault(kind, []).append(environment.PREFIX + key.upper())
-    rows = [(kind, " ".join(f"`{name}`" for name in sorted(names))) for kind, names in by_kind.items()]
-    passed = " ".join(f"`{name}`" for name in sorted(environment.PROCESS_VARIABLES))
-    families = ", ".join(f"`{prefix}*`" for prefix in environment.PROCESS_PREFIXES)
+    for key, kind in tables.KEYS.items():
+        by_kind.setdefault(kind, []).append(tables.PREFIX + key.upper())
+    rows = [(kind, " ".join(f"`{name}`" for name in sorted(of_kind))) for kind, of_kind in by_kind.items()]
+    passed = " ".join(f"`{name}`" for name in sorted(names.PROCESS_VARIABLES))
     return (
         "\n".join(
             [
@@ -256,8 +255,20 @@ def lmcache_settings() -> str:
                 "`LMCACHE_CHUNK_SIZE` and `LMCACHE_MAX_LOCAL_CPU_SIZE` are the keys `chunk_size` and"
                 " `cpu_gb` of `[lmcache]`.\n",
                 table(("type", "names"), rows),
-                f"Handed on unchecked: {passed}, and those that begin with {families}.\n",
+                f"Their names are checked, and their values handed on: {passed}.\n",
+                f"`{names.ENCODER_PREFIX}NAME` is a setting of LMCache's encoder cache: the same names and"
+                " types.\n",
+                f"Deprecated, and taken as LMCache takes them: {_pairs(tables.DEPRECATED)}. LMCache ignores"
+                f" these; the error names the new one: {_pairs(tables.RENAMED)}.\n",
+                "Quotes around a value are taken off, as LMCache does. What Kubernetes and docker put beside"
+                " a service whose name begins with `lmcache` is left alone: `LMCACHE_SERVER_PORT`, say.\n",
             ]
         ).rstrip("\n")
         + "\n"
+    )
+
+
+def _pairs(renamed: Mapping[str, str]) -> str:
+    return ", ".join(
+        f"`{tables.PREFIX}{old.upper()}` (`{tables.PREFIX}{new.upper()}`)" for old, new in renamed.items()
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from importlib import util
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from dynamoctl.checks.base import GIB, Check, Finding, Level
 from dynamoctl.facts import HostFacts, ModelFacts
-from dynamoctl.lmcache import environment, remote_stores
+from dynamoctl.lmcache import remote_stores, tables
 from dynamoctl.monitoring import probes
 from dynamoctl.planner.plan import DeploymentPlan, Tier
 from dynamoctl.planner.secrets import redact
@@ -28,11 +29,10 @@ _SERVER_USES = frozenset({"LMCACHE_CACHE_POLICY"})
 
 
 def _tiers(plan: DeploymentPlan, _facts: HostFacts, _model: ModelFacts) -> list[Finding]:
-    findings = _ignored_settings(plan)
+    findings = [*_ignored_settings(plan), *_vllms_connector(plan)]
     for tier in plan.lmcache_tiers:
         if tier.kind in ("disk", "gds"):
-            for folder in tier.place.split(","):
-                findings += _folder(folder, tier)
+            findings += _folder(tier)
             if tier.kind == "disk" and plan.lmcache == "mp":
                 findings += _extension("fs_native", "lmcache.disk")
         if tier.kind == "gds":
@@ -44,10 +44,10 @@ def _tiers(plan: DeploymentPlan, _facts: HostFacts, _model: ModelFacts) -> list[
     return findings
 
 
-def _folder(folder: str, tier: Tier) -> list[Finding]:
+def _folder(tier: Tier) -> list[Finding]:
     """It exists or can be created, it can be written, and it has room."""
-    what = f"LMCache's {tier.kind} tier {folder}"
-    path = Path(folder)
+    what = f"LMCache's {tier.kind} tier {tier.place}"
+    path = Path(tier.place)
     existing = next(parent for parent in (path, *path.parents) if parent.exists())
     flag = f"--lmcache-{tier.kind}"
     if not existing.is_dir():
@@ -60,6 +60,9 @@ def _folder(folder: str, tier: Tier) -> list[Finding]:
                 f"fix its permissions, or name another with {flag}",
             )
         ]
+    if tier.gib == 0:
+        fix = "name fewer folders, or take more workers or a higher --tp"
+        return [Finding(Level.WARNING, f"{what} is not used: each rank that caches takes one folder", fix)]
     if tier.gib is None:
         return []
     free_gib = (shutil.disk_usage(existing).free + _bytes_in(path)) / GIB
@@ -88,8 +91,12 @@ def _bytes_in(path: Path) -> int:
 
 def _extension(adapter: str, field: str) -> list[Finding]:
     extension = _EXTENSIONS.get(adapter)
+    return _missing(extension, adapter, field) if extension else []
+
+
+def _missing(extension: str, needed_for: str, field: str) -> list[Finding]:
     package = util.find_spec("lmcache")  # the package itself is not imported: that takes seconds
-    if extension is None or package is None:
+    if package is None:
         return []
     folders = package.submodule_search_locations or []
     if any(list(Path(folder).glob(f"{extension}.*")) for folder in folders):
@@ -97,7 +104,7 @@ def _extension(adapter: str, field: str) -> list[Finding]:
     return [
         Finding(
             Level.ERROR,
-            f"{field}: the installed LMCache has no {extension}, which its server needs for {adapter}",
+            f"{field}: the installed LMCache has no {extension}, which it needs for {needed_for}",
             "build LMCache from source with it, or use another store, such as redis://",
         )
     ]
@@ -126,8 +133,9 @@ def _gds() -> list[Finding]:
 def _remote(tier: Tier, plan: DeploymentPlan) -> list[Finding]:
     store = remote_stores.parse(tier.place)
     kind = store.kind
-    if plan.lmcache == "mp" and kind.adapter in _EXTENSIONS:
-        if missing := _extension(kind.adapter or "", "lmcache.remote"):
+    extension = kind.extension if plan.lmcache == "inproc" else _EXTENSIONS.get(kind.adapter or "")
+    if extension:
+        if missing := _missing(extension, f"{store.scheme}://", "lmcache.remote"):
             return missing
     elif kind.module and not _is_installed(kind.module):
         return [
@@ -145,6 +153,8 @@ def _remote(tier: Tier, plan: DeploymentPlan) -> list[Finding]:
                 "use another store, such as redis://",
             )
         ]
+    if plan.lmcache == "inproc" and (unset := _unset_settings(store, plan)):
+        return unset
     answers, why = probes.store_answers(store)
     if answers:
         return []
@@ -157,6 +167,26 @@ def _remote(tier: Tier, plan: DeploymentPlan) -> list[Finding]:
     ]
 
 
+def _unset_settings(store: remote_stores.Store, plan: DeploymentPlan) -> list[Finding]:
+    """What LMCache in process does not take from the URL."""
+    kind = store.kind
+    caching = next((unit for unit in plan.workers if "LMCACHE_REMOTE_URL" in unit.env), None)
+    if not kind.settings or caching is None:
+        return []
+    extra = json.loads(caching.env.get("LMCACHE_EXTRA_CONFIG") or "{}")
+    environ = {**os.environ, **caching.env}
+    if any(extra.get(name) for name in kind.settings) or any(environ.get(name) for name in kind.variables):
+        return []
+    return [
+        Finding(
+            Level.ERROR,
+            f"lmcache.remote: LMCache needs {' or '.join(kind.settings)} for {store.scheme}://, and would run"
+            " without the store",
+            "set it in [lmcache.extra_config]" + "".join(f", or {name}" for name in kind.variables),
+        )
+    ]
+
+
 def _ignored_settings(plan: DeploymentPlan) -> list[Finding]:
     """Settings for LMCache in process, which its server does not read."""
     if plan.lmcache != "mp":
@@ -164,7 +194,7 @@ def _ignored_settings(plan: DeploymentPlan) -> list[Finding]:
     names = {
         name
         for name in plan.unit("lmcache").env
-        if name.removeprefix(environment.PREFIX).lower() in environment.KEYS and name not in _SERVER_USES
+        if name.removeprefix(tables.PREFIX).lower() in tables.KEYS and name not in _SERVER_USES
     }
     return [
         Finding(
@@ -174,6 +204,15 @@ def _ignored_settings(plan: DeploymentPlan) -> list[Finding]:
         )
         for name in sorted(names)
     ]
+
+
+def _vllms_connector(plan: DeploymentPlan) -> list[Finding]:
+    """vllm==0.31.0:vllm/distributed/kv_transfer/kv_connector/v1/lmcache_mp_connector.py."""
+    name = "LMCACHE_USE_UPSTREAM_MP"
+    if plan.lmcache != "mp" or not any(unit.env.get(name) for unit in plan.workers):
+        return []
+    what = f"{name}: vLLM takes its own connector to LMCache's server, with which dynamoctl was not tested"
+    return [Finding(Level.WARNING, what, "unset it")]
 
 
 def _is_installed(module: str) -> bool:

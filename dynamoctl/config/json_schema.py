@@ -18,16 +18,24 @@ from dynamoctl.config.lmcache_spec import LMCacheSpec
 from dynamoctl.config.spec import DeploymentSpec
 from dynamoctl.config.types import OWN_FIELDS
 from dynamoctl.humanize import attributes
-from dynamoctl.lmcache import environment
+from dynamoctl.lmcache import names, tables
 
 SCHEMA_NAME = "dynamoctl.schema.json"
 
 _STRING = {"type": "string"}
-# What LMCache reads from text, by the kind of its setting (`lmcache_keys`).
+# What LMCache reads from text, by the kind of its setting (`lmcache.tables`).
 _TEXT: dict[str, dict[str, Any]] = {
     "int": {"type": "string", "pattern": r"^\s*[+-]?[0-9]+(_[0-9]+)*\s*$"},
     "bool": {"type": "string", "pattern": r"^\s*([Tt][Rr][Uu][Ee]|[Ff][Aa][Ll][Ss][Ee]|[01])\s*$"},
-    "choice": {"enum": ["prefix_strict", "skip_missing_chunks"]},
+    "choice": {"enum": ["prefix_strict", "skip_missing_chunks", "legacy"]},
+}
+_EMPTY = {"type": "string", "pattern": r"^\s*$"}
+# By LMCache's own name, a tier can be turned off.
+_OFF: dict[str, dict[str, Any]] = {
+    "disk": _EMPTY,
+    "remote": _EMPTY,
+    "gds": _EMPTY,
+    "disk_gb": {"anyOf": [{"const": 0}, {"type": "string", "pattern": r"^\s*(0+(\.0+)?\s*\w*)?\s*$"}]},
 }
 # What a TOML may say in its own types besides.
 _TYPED: dict[str, list[dict[str, Any]]] = {
@@ -37,6 +45,7 @@ _TYPED: dict[str, list[dict[str, Any]]] = {
     "list of int": [{"type": "integer"}, {"type": "array", "items": {"type": "integer"}}],
     "list of float": [{"type": "number"}, {"type": "array", "items": {"type": "number"}}],
     "list of str": [{"type": "array", "items": _STRING}],
+    "list of one str": [{"type": "array", "items": _STRING, "maxItems": 1}],
     "json": [{"type": "object"}],
     "str": [{"type": "number"}, {"type": "boolean"}],
     "choice": [],
@@ -100,23 +109,39 @@ def _in_toml(one: dict[str, Any]) -> dict[str, Any]:
 
 def _add_lmcaches_own(cache: dict[str, Any]) -> None:
     """LMCache's own settings: as keys of `[lmcache]`, and as variables in `[lmcache.env]`."""
-    variables: dict[str, Any] = dict.fromkeys(sorted(environment.PROCESS_VARIABLES), _STRING)
+    variables: dict[str, Any] = dict.fromkeys(sorted(names.PROCESS_VARIABLES), _STRING)
     own: dict[str, Any] = {}
-    for key, kind in sorted(environment.KEYS.items()):
-        name = environment.PREFIX + key.upper()
+    for key, kind in sorted(tables.KEYS.items()):
+        name = tables.PREFIX + key.upper()
         field = OWN_FIELDS.get(name)
         if field:
             # The same setting by its other name.
             own[key] = {**cache[field], "description": f"LMCache's name for `{field}`."}
             own[key].pop("default", None)
+            if field in _OFF:
+                own[key] = _or(own[key], _OFF[field])
             continue
         text = _TEXT.get(kind, _STRING)
+        if key in tables.EMPTY_IS_UNSET and text != _STRING:
+            text = {"anyOf": [text, _EMPTY]}
         variables[name] = text
         own[key] = {"description": f"LMCache setting {name}.", "anyOf": [*_TYPED[kind], text]}
+    for old, key in tables.DEPRECATED.items():
+        now = tables.PREFIX + key.upper()
+        own[old] = {**own[key], "description": f"Deprecated: LMCache setting {now}."}
+        variables[tables.PREFIX + old.upper()] = variables[now]
     for key, one in own.items():
         cache.setdefault(key, one)
     env = cache["env"]
     del env["propertyNames"]
     env["properties"] = variables
-    env["patternProperties"] = {f"^{prefix}[A-Z0-9_]*$": _STRING for prefix in environment.PROCESS_PREFIXES}
+    encoder = "|".join(sorted(name.removeprefix(names.ENCODER_PREFIX) for name in names.ENCODER_VARIABLES))
+    env["patternProperties"] = {f"^{names.ENCODER_PREFIX}({encoder})$": _STRING}
     env["additionalProperties"] = False
+
+
+def _or(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """A key that may have another form as well."""
+    said = {name: value for name, value in one.items() if name in ("description", "examples")}
+    rest = {name: value for name, value in one.items() if name not in said}
+    return {**said, "anyOf": [*rest.get("anyOf", [rest]), other]}

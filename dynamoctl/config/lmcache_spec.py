@@ -8,10 +8,20 @@ from pydantic import Field, WithJsonSchema, field_validator, model_validator
 
 from dynamoctl import policies
 from dynamoctl.config.choices import LMCacheMode
-from dynamoctl.config.types import ADAPTERS_SCHEMA, AutoSize, Environment, Folder, Model, Size, StoreUrl
+from dynamoctl.config.types import (
+    ADAPTERS_SCHEMA,
+    AutoSize,
+    Environment,
+    Folders,
+    Model,
+    Size,
+    StoreUrl,
+    WrongValueError,
+    shown,
+)
 from dynamoctl.errors import SpecError
 from dynamoctl.humanize import nearest
-from dynamoctl.lmcache import environment, remote_stores
+from dynamoctl.lmcache import remote_stores, tables, values
 
 
 class LMCacheSpec(Model):
@@ -26,11 +36,13 @@ class LMCacheSpec(Model):
         cpu_gb: CPU memory for the cache, in GiB: for each worker and rank with `inproc`, for the host with
             `mp`. None: 20 on GPUs, 1 on a CPU, and in total at most half of the available memory. `auto`: all
             available memory but a reserve.
-        disk: folder of a tier on a local disk, or None.
+        disk: folder of a tier on a local disk, or None. With `inproc`, several, separated by commas: each
+            worker and rank takes one of them.
         disk_gb: size of the disk tier, in GiB: for each worker and rank with `inproc`, for the host with
             `mp`.
         remote: URL of a store that several hosts or deployments can share, or None.
-        gds: folder of a tier that GPUs access directly (GPUDirect Storage), or None.
+        gds: folder of a tier that GPUs access directly (GPUDirect Storage), or None. With `inproc`, several,
+            as for `disk`.
         l2: further adapters of the cache server (`mp`), each a table with a `type`, as in the server's JSON.
         env: other `LMCACHE_*` variables, checked.
     """
@@ -39,36 +51,43 @@ class LMCacheSpec(Model):
     mode: LMCacheMode = "auto"
     chunk_size: Annotated[int, Field(strict=True, ge=1, le=65536)] = policies.CHUNK_TOKENS
     cpu_gb: Annotated[AutoSize | None, Field(examples=[int(policies.CACHE_CPU_GIB["cuda"])])] = None
-    disk: Annotated[Folder | None, Field(examples=["/var/cache/lmcache"])] = None
+    disk: Annotated[Folders | None, Field(examples=["/var/cache/lmcache"])] = None
     disk_gb: Annotated[Size | None, Field(examples=[100])] = None
     remote: Annotated[
-        StoreUrl | None, Field(examples=[kind.example for kind in remote_stores.KINDS.values()])
+        StoreUrl | None,
+        Field(examples=[kind.example for kind in remote_stores.KINDS.values() if kind.listed]),
     ] = None
-    gds: Annotated[Folder | None, Field(examples=["/mnt/nvme/lmcache"])] = None
+    gds: Annotated[Folders | None, Field(examples=["/mnt/nvme/lmcache"])] = None
     l2: Annotated[tuple[dict[str, Any], ...], WithJsonSchema(ADAPTERS_SCHEMA)] = ()
     env: Environment = Field(default_factory=dict, examples=[{"LMCACHE_LOG_LEVEL": "INFO"}])
 
     @field_validator("l2")
     @classmethod
     def _adapters_of_the_server(cls, value: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
-        for table in value:
+        for number, table in enumerate(value, start=1):
+            try:
+                values.json_text(table, f"adapter {number}")
+            except SpecError as error:
+                raise WrongValueError(error.message, error.hint) from None
             kind = table.get("type")
-            if kind not in remote_stores.L2_ADAPTERS:
-                hint = nearest(str(kind), remote_stores.L2_ADAPTERS) if kind else "give each table a type"
-                raise ValueError(f"the cache server has no adapter of type {kind!r}: {hint}")
+            if not isinstance(kind, str) or kind not in remote_stores.L2_ADAPTERS:
+                hint = nearest(shown(kind), remote_stores.L2_ADAPTERS) if kind else "give each table a type"
+                raise ValueError(f"the cache server has no adapter of type {shown(kind)}: {hint}")
         return value
 
     @model_validator(mode="after")
     def _a_disk_has_a_size(self) -> LMCacheSpec:
         if self.disk and self.disk_gb is None:
-            raise SpecError(
-                "lmcache.disk_gb: the disk tier has no size, and LMCache would not use it",
+            raise WrongValueError(
+                "disk_gb: the disk tier has no size, and LMCache would not use it",
                 "give one in GiB, as in --lmcache-disk-gb 100",
+                about="disk",
             )
         if self.disk_gb and not self.disk:
-            raise SpecError(
-                "lmcache.disk: the disk tier has a size but no folder",
+            raise WrongValueError(
+                "disk: the disk tier has a size but no folder",
                 "name one, as in --lmcache-disk /var/cache/lmcache",
+                about="disk_gb",
             )
         return self
 
@@ -76,6 +95,6 @@ class LMCacheSpec(Model):
     @classmethod
     def _only_settings_of_lmcache(cls, value: dict[str, str]) -> dict[str, str]:
         for name in value:
-            if not name.startswith(environment.PREFIX):
+            if not name.startswith(tables.PREFIX):
                 raise ValueError(f"{name} is not an LMCache setting: put it into [env]")
         return value

@@ -12,12 +12,15 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from dynamoctl.config import lmcache_layers
+from dynamoctl.config.lmcache_layers import FROM_ENVIRONMENT
 from dynamoctl.config.lmcache_spec import LMCacheSpec
 from dynamoctl.config.spec import DeploymentSpec
-from dynamoctl.config.types import OWN_FIELDS
+from dynamoctl.config.types import shown
 from dynamoctl.errors import SpecError
 from dynamoctl.humanize import nearest
-from dynamoctl.lmcache import config_file, environment
+from dynamoctl.lmcache import tables as lmcache_tables
+from dynamoctl.lmcache.environment import unquote
 
 
 def load_spec(
@@ -45,27 +48,13 @@ def load(
         SpecError: a value, key or file that makes no deployment.
     """
     values: dict[str, Any] = _read_toml(config) if config else {}
-    sources = _settings_of_lmcache(values, environ, str(config))
     # Field -> where its value is from, for errors; what is not in here is from the file.
     origins: dict[tuple[str, ...], str] = {}
-    for field, value in _lmcache_from_environment(environ).items():
-        table = values.setdefault("lmcache", {})
-        if not isinstance(table, dict):
-            break
-        if field == "env":
-            inner = table.setdefault("env", {})
-            if isinstance(inner, dict):
-                inner.update(value)
-            origins |= {("lmcache", "env", name): _FROM_ENVIRONMENT for name in value}
-            sources |= dict.fromkeys(value, "environment")
-        else:
-            table[field] = value
-            origins["lmcache", field] = _FROM_ENVIRONMENT
-            sources[f"lmcache.{field}"] = next((n for n, f in OWN_FIELDS.items() if f == field), field)
+    sources = _merge_lmcache(values, flags, environ, str(config), origins)
     etcd = flags.get("discovery") or values.get("discovery")
     if etcd == "etcd" and environ.get("ETCD_ENDPOINTS"):
         values["etcd_endpoints"] = environ["ETCD_ENDPOINTS"]
-        origins["etcd_endpoints",] = _FROM_ENVIRONMENT
+        origins["etcd_endpoints",] = FROM_ENVIRONMENT
     for field, value in flags.items():
         if value is None:
             continue
@@ -83,45 +72,32 @@ def load(
         raise SpecError(*_explain(error, origins, f" (in {config})" if config else "")) from None
 
 
-def _settings_of_lmcache(values: dict[str, Any], environ: Mapping[str, str], config: str) -> dict[str, str]:
-    """Bring LMCache's own keys of `[lmcache]`, and below them those of its file, to where they belong.
-
-    Returns:
-        Where each setting is from.
-    """
+def _merge_lmcache(
+    values: dict[str, Any],
+    flags: Mapping[str, Any],
+    environ: Mapping[str, str],
+    config: str,
+    origins: dict[tuple[str, ...], str],
+) -> dict[str, str]:
+    """Bring LMCache's settings into the table `[lmcache]`; returns where each is from."""
     table = values.setdefault("lmcache", {})
-    if not isinstance(table, dict):
+    if not isinstance(table, dict) or not isinstance(table.setdefault("env", {}), dict):
         return {}
-    env = table.setdefault("env", {})
-    if not isinstance(env, dict):
-        return {}
-    for key in [key for key in table if config_file.is_key(key) and key not in LMCacheSpec.model_fields]:
-        value, field = table.pop(key), OWN_FIELDS.get(config_file.variable(key))
-        if field is None:
-            env.setdefault(config_file.variable(key), config_file.as_text(value))
-        elif field in table:
-            raise SpecError(f"lmcache.{key} and lmcache.{field} are the same setting", "remove one of them")
-        else:
-            table[field] = value
-    sources = {f"lmcache.{key}": config for key in table if key != "env"} | dict.fromkeys(env, config)
-    path = environ.get("LMCACHE_CONFIG_FILE") or env.pop("LMCACHE_CONFIG_FILE", "")
-    for name, value in config_file.read(path).items() if path else ():
-        field = OWN_FIELDS.get(name)
-        if field is None:
-            target, key, label = env, name, name
-        else:
-            target, key, label = table, field, f"lmcache.{field}"
-        if key not in target:
-            target[key] = int(value) if field == "chunk_size" else value
-            sources[label] = path
-    if not env:
+    if "ENABLE_LMCACHE" in environ:
+        table["enabled"] = switch("ENABLE_LMCACHE", environ["ENABLE_LMCACHE"])
+        origins["lmcache", "enabled"] = FROM_ENVIRONMENT
+    asked = flags.get("lmcache.enabled")
+    on = table.get("enabled", True) is not False if asked is None else bool(asked)
+    merged = lmcache_layers.merge(table, environ, config, on=on)
+    for name, place in merged.places.items():
+        origins[("lmcache", "env", name) if name in merged.env else ("lmcache", name)] = place
+    if not table["env"]:
         del table["env"]
     if not table:
         del values["lmcache"]
-    return sources
+    return merged.sources
 
 
-_FROM_ENVIRONMENT = " (from the environment)"
 _FROM_FLAG = ""  # its name says so
 
 
@@ -140,6 +116,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise SpecError(f"{path} is not valid TOML: {error}", "fix the line that it names") from None
     except UnicodeDecodeError:
         raise SpecError(f"{path} is not valid TOML: it is not UTF-8 text") from None
+    except ValueError:
+        raise SpecError(f"{path} is not valid TOML: a number in it has too many digits") from None
     except RecursionError:
         raise SpecError(f"{path} is nested too deeply") from None
     except OSError as error:
@@ -148,27 +126,12 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 def switch(name: str, value: str) -> bool:
     """A boolean out of the environment. Raises SpecError for what is neither on nor off."""
-    lowered = value.strip().lower()
+    lowered = unquote(value).lower()
     if lowered in {"1", "true", "yes", "on"}:
         return True
     if lowered in {"0", "false", "no", "off", ""}:
         return False
     raise SpecError(f"{name}={value} is neither on nor off", f"set {name}=1 or {name}=0")
-
-
-def _lmcache_from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    if "ENABLE_LMCACHE" in environ:
-        found["enabled"] = switch("ENABLE_LMCACHE", environ["ENABLE_LMCACHE"])
-    settings = environment.check_environment(environ)
-    settings.pop("LMCACHE_CONFIG_FILE", None)  # read already
-    for name, field in OWN_FIELDS.items():
-        if name in settings:
-            value = settings.pop(name)
-            found[field] = int(value) if field == "chunk_size" else value
-    if settings:
-        found["env"] = settings
-    return found
 
 
 def _fields_at(path: tuple[str, ...]) -> list[str]:
@@ -178,7 +141,7 @@ def _fields_at(path: tuple[str, ...]) -> list[str]:
         inner = field.annotation if field else None
         if isinstance(inner, type) and issubclass(inner, BaseModel):
             model = inner
-    return list(model.model_fields)
+    return [*model.model_fields, *(lmcache_tables.KEYS if model is LMCacheSpec else ())]
 
 
 # What pydantic calls a model, a tuple or a dict, in TOML's words.
@@ -193,24 +156,27 @@ def _explain(error: ValidationError, origins: Mapping[tuple[str, ...], str], fil
     """The first of pydantic's findings, in the user's words: (message, hint)."""
     first = error.errors()[0]
     location = tuple(str(part) for part in first["loc"])
-    message = str(first["ctx"]["error"]) if first["type"] == "value_error" else ""
-    if message and not location:  # of one field with the others: the message begins with its name
+    cause = first["ctx"]["error"] if first["type"] == "value_error" else None
+    message = str(cause or "")
+    if message and location in ((), ("lmcache",)):  # of one field with the others: it begins with its name
         field, _, message = message.partition(": ")
-        location = (field,)
+        location = (*location, field)
     where = ".".join(location)
     given = [location[:n] for n in range(len(location), 0, -1) if location[:n] in origins]
     source = origins[given[0]] if given else file
+    if about := getattr(cause, "about", ""):
+        source = origins.get((*location[:-1], about)) or source
     if source == _FROM_FLAG and given:
         where = flag_of(".".join(given[0]))
     kind, value = first["type"], first["input"]
     if kind == "extra_forbidden":
         return f"unknown key '{where}'{source}", nearest(location[-1], _fields_at(location[:-1]))
     if kind == "value_error":
-        return f"{where}: {message}{source}", ""
+        return f"{where}: {message}{source}", getattr(cause, "hint", "")
     if kind == "literal_error":
-        return f"{where}: '{value}' is not one of {first['ctx']['expected']}{source}", ""
+        return f"{where}: {shown(value)} is not one of {first['ctx']['expected']}{source}", ""
     wanted = _WANTED.get(kind, first["msg"][0].lower() + first["msg"][1:]).format(where)
     # A variable's value may be a secret.
-    rejected = "" if "env" in location[:-1] else f", not {value!r}"
+    rejected = "" if "env" in location[:-1] else f", not {shown(value)}"
     hint = "to serve without LMCache: enabled = false in it" if where == "lmcache" else ""
     return f"{where}: {wanted}{rejected}{source}", hint

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from datetime import date, time
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from dynamoctl.config.choices import HostRole
-from dynamoctl.lmcache import environment, remote_stores
+from dynamoctl.errors import SpecError
+from dynamoctl.lmcache import environment, remote_stores, tables
 
 # LMCache's variables that the plan itself counts with.
 OWN_FIELDS = {
@@ -36,7 +38,7 @@ _SIZE_SCHEMA: dict[str, Any] = {
     ]
 }
 _AUTO_SIZE_SCHEMA = {"anyOf": [*_SIZE_SCHEMA["anyOf"], {"const": "auto"}]}
-_FOLDER_SCHEMA = {"type": "string", "not": {"pattern": r"^\s*(file://)?\s*$"}}
+_FOLDERS_SCHEMA = {"type": "string", "not": {"pattern": r"^(\s*(file://)?\s*,?)*$"}}
 _ONE_GPU = rf"\s*({_GPU.pattern})\s*"
 _GPU_INDEX = {"type": "integer", "minimum": 0, "maximum": 999}
 GPUS_SCHEMA = {
@@ -74,6 +76,32 @@ _VARIABLES_SCHEMA = {
     "additionalProperties": {"type": "string"},
     "propertyNames": {"pattern": f"^{_VARIABLE.pattern}$", "not": {"enum": list(OWN_FIELDS)}},
 }
+
+
+class WrongValueError(ValueError):
+    """A value that a validator refuses.
+
+    Attributes:
+        hint: how to fix it.
+        about: the field that makes it wrong, if that is another one: the message names where that one stands.
+    """
+
+    def __init__(self, message: str, hint: str, about: str = "") -> None:
+        super().__init__(message)
+        self.hint, self.about = hint, about
+
+
+# Characters of a refused value in a message.
+_MOST_SHOWN = 80
+
+
+def shown(value: object) -> str:
+    """A value of a file for a message: short, and a date as the file has it."""
+    try:
+        text = str(value) if isinstance(value, (date, time)) else repr(value)
+    except (ValueError, RecursionError):  # an integer of more digits than Python writes
+        text = "a number of too many digits"
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
 
 
 def parse_gpus(value: object) -> object:
@@ -141,24 +169,37 @@ def parse_size(value: object) -> object:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return value
     if not 0 < value <= _MOST_GIB:
-        raise ValueError(
-            f"{value:g} GiB is not a valid size: give more than 0 GiB, and at most {_MOST_GIB} GiB"
-        )
+        size = f"{value:g}" if abs(value) < 1e9 else shown(value)
+        raise ValueError(f"{size} GiB is not a valid size: give more than 0 GiB, and at most {_MOST_GIB} GiB")
     return float(value)
 
 
-def parse_folder(value: object) -> object:
-    """A folder's absolute path, out of `file:///path`, `~/path` or a path as it is."""
+def parse_folders(value: object) -> object:
+    """Absolute paths of folders, separated by commas: each from `file:///path`, `~/path` or a path as it is.
+
+    LMCache splits at commas as well: lmcache==0.5.6:lmcache/v1/config_base.py:_parse_local_disk.
+    """
     if not isinstance(value, str):
         return value
-    text = value.strip().removeprefix("file://")
-    if not text:
+    words = [word.strip().removeprefix("file://") for word in value.split(",")]
+    folders = [str(_home(word).absolute()) for word in words if word]
+    if not folders:
         raise ValueError("no folder given")
-    return str(Path(text).expanduser().absolute())
+    return ",".join(folders)
+
+
+def _home(folder: str) -> Path:
+    try:
+        return Path(folder).expanduser()
+    except RuntimeError:
+        raise ValueError(f"'{folder}' begins with the home of a user who is not known here") from None
 
 
 def _store(value: str) -> str:
-    remote_stores.parse(value)
+    try:
+        remote_stores.parse(value)
+    except SpecError as error:
+        raise WrongValueError(error.message, error.hint) from None
     return value.strip()
 
 
@@ -175,7 +216,12 @@ def _variables(env: dict[str, str]) -> dict[str, str]:
             raise ValueError(f"'{name}' is not a valid name of an environment variable")
         if name in OWN_FIELDS:
             raise ValueError(f"{name} has its own key: set lmcache.{OWN_FIELDS[name]}")
-    return {**env, **environment.check_environment(env)}
+    try:
+        checked = environment.check_environment(env)
+    except SpecError as error:
+        raise WrongValueError(error.message, error.hint) from None
+    others = {name: value for name, value in env.items() if not name.startswith(tables.PREFIX)}
+    return others | {name: value for name, value in checked.items() if value}
 
 
 Text = Annotated[str, AfterValidator(_no_nul)]
@@ -188,8 +234,8 @@ AutoSize = Annotated[
     BeforeValidator(parse_size),
     WithJsonSchema(_AUTO_SIZE_SCHEMA),
 ]
-Folder = Annotated[
-    str, BeforeValidator(parse_folder), AfterValidator(_no_nul), WithJsonSchema(_FOLDER_SCHEMA)
+Folders = Annotated[
+    str, BeforeValidator(parse_folders), AfterValidator(_no_nul), WithJsonSchema(_FOLDERS_SCHEMA)
 ]
 StoreUrl = Annotated[Name, AfterValidator(_store), WithJsonSchema(_STORE_SCHEMA)]
 Replicas = Annotated[int, Field(strict=True, ge=1, le=64)]

@@ -190,7 +190,7 @@ def _checks(plan: DeploymentPlan, secrets: Iterable[str]) -> Iterator[str]:
     yield 'mkdir -p "$logs"'
     for tier in plan.lmcache_tiers:
         if tier.kind in ("disk", "gds"):
-            yield from (f"mkdir -p {shlex.quote(place)}" for place in tier.place.split(","))
+            yield f"mkdir -p {shlex.quote(tier.place)}"
     yield f"folder=$({_FOLDER})"
     yield "trap stop EXIT"
     yield from (f"trap 'exit {128 + number}' {name}" for name, number in _SIGNALS.items())

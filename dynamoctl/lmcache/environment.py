@@ -1,95 +1,24 @@
 """LMCache's settings, checked because LMCache silently drops invalid ones.
 
 LMCache reads `LMCACHE_<KEY>`. It turns a value that does not parse into None with one warning, reads `yes` as
-false, and ignores an unknown name (lmcache==0.5.3:v1/config.py, v1/config_base.py). The engine then serves
-without a cache. In dynamoctl, each of these is an error.
+false, and ignores an unknown name (lmcache==0.5.6:lmcache/v1/config.py, lmcache/v1/config_base.py). The
+engine then serves without a cache. In dynamoctl, each of these is an error.
 """
 
 from __future__ import annotations
 
+import ast
 import json
 import math
 import re
+import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from dynamoctl.errors import SpecError
-from dynamoctl.humanize import nearest
-
-PREFIX = "LMCACHE_"
-
-# The keys of lmcache 0.5.3 by type; a test compares them with the installed package.
-_KEYS_BY_TYPE: dict[str, str] = {
-    "int": """
-        blend_min_tokens blocking_timeout_secs chunk_size
-        chunk_statistics_auto_exit_target_unique_chunks gds_buffer_size
-        internal_api_server_port_start lmcache_worker_heartbeat_delay_time
-        lmcache_worker_heartbeat_time lookup_timeout_ms min_retrieve_tokens mp_port
-        nixl_buffer_size pd_buffer_size pd_max_prefill_len pd_proxy_port pin_check_interval_sec
-        pin_timeout_sec priority_limit
-""",
-    "float": """
-        chunk_statistics_auto_exit_timeout_hours hit_miss_ratio lazy_memory_expand_trigger_ratio
-        lazy_memory_initial_ratio lazy_memory_safe_size lazy_memory_step_ratio maru_pool_size
-        max_hidden_state_cpu_size max_local_cpu_size max_local_disk_size pd_allocation_timeout_sec
-        pd_condition_poll_interval_sec pd_shutdown_timeout_sec reserve_local_cpu_size
-""",
-    "bool": """
-        chunk_statistics_auto_start_statistics enable_async_loading enable_blending
-        enable_chunk_statistics enable_controller enable_hidden_state_cache enable_kv_events
-        enable_lazy_memory_allocator enable_p2p enable_pd enable_scheduler_bypass_lookup
-        internal_api_server_enabled local_cpu local_cpu_use_hugepages pd_bidirectional
-        pd_skip_proxy_notification py_enable_gc save_decode_cache save_unfull_chunk use_gds
-        use_gpu_connector_v3 use_layerwise
-""",
-    "list of int": """
-        blend_check_layers hidden_state_layers internal_api_server_include_index_list
-        lmcache_worker_ids lmcache_worker_ports lookup_server_worker_ids p2p_init_ports
-        p2p_lookup_ports pd_peer_alloc_port pd_peer_init_port pd_peer_query_port
-""",
-    "list of float": """
-        blend_recompute_ratios blend_thresholds
-""",
-    "list of str": """
-        nixl_backends remote_storage_plugins retrieve_locations runtime_plugin_locations
-        script_allowed_imports storage_plugins
-""",
-    "json": """
-        extra_config
-""",
-    "str": """
-        app_id audit_actual_remote_url blend_special_str cache_policy chunk_statistics_strategy
-        controller_pull_url controller_reply_url external_lookup_client gds_backend gds_path
-        gds_path_sharding internal_api_server_host
-        internal_api_server_socket_path_prefix lmcache_instance_id local_disk
-        local_disk_path_sharding maru_path mp_host nixl_buffer_device numa_mode p2p_host
-        pd_backend_mode pd_buffer_device pd_peer_host pd_proxy_host pd_role
-        pre_caching_hash_algorithm remote_config_url remote_serde remote_url store_location
-        transfer_channel
-""",
-    "choice": """
-        hidden_states_retrieve_mode
-""",
-}
-KEYS: dict[str, str] = {key: kind for kind, keys in _KEYS_BY_TYPE.items() for key in keys.split()}
-
-# Variables that LMCache reads outside its configuration; they are passed on unchanged.
-_PROCESS_VARIABLES = """
-    LMCACHE_CONFIG_FILE LMCACHE_LOG_LEVEL LMCACHE_LOG_FORMAT LMCACHE_TRACK_USAGE LMCACHE_USAGE_TRACK_URL
-    LMCACHE_USAGE_TRACK_INTERVAL LMCACHE_DISABLE_BANNER LMCACHE_USE_EXPERIMENTAL LMCACHE_FORCE_SKIP_SAVE
-    LMCACHE_MQ_TIMEOUT LMCACHE_SERVER_URL LMCACHE_OFFLOAD_RPC_PORT LMCACHE_GPU_STAGING_BUFFER_BYTES
-    LMCACHE_RUNTIME_PLUGIN_CONFIG LMCACHE_REQUEST_TELEMETRY_TYPE LMCACHE_REQUEST_TELEMETRY_ENDPOINT
-    LMCACHE_MP_TRANSFER_MODE
-"""
-PROCESS_VARIABLES = frozenset(_PROCESS_VARIABLES.split())
-# Prefixes of variables that belong to one storage backend or to another program of LMCache.
-PROCESS_PREFIXES = (
-    "LMCACHE_RESP_",
-    "LMCACHE_AEROSPIKE_",
-    "LMCACHE_COORDINATOR_",
-    "LMCACHE_MP_COORDINATOR_",
-    "LMCACHE_CONTROLLER_",
-    "LMCACHE_EC_",
-)
+from dynamoctl.lmcache import names
+from dynamoctl.lmcache.names import PROCESS_VARIABLES
+from dynamoctl.lmcache.tables import EMPTY_IS_UNSET, KEYS, PREFIX
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([mgt])(i?)b?)?", re.IGNORECASE | re.ASCII)
 # A pattern for sizes above 0 in a JSON schema (ECMA 262 patterns have no flags).
@@ -97,6 +26,25 @@ SIZE_PATTERN = r"^\s*([0-9]*[1-9][0-9]*(\.[0-9]+)?|0+\.[0-9]*[1-9][0-9]*)\s*([mM
 _POWER = {"m": 2, "g": 3, "t": 4}
 # Keys whose values may have a unit. They are converted to GiB, because LMCache takes a number of GiB.
 SIZES = frozenset({"max_local_cpu_size", "max_local_disk_size", "reserve_local_cpu_size"})
+# Characters of a refused value in a message.
+_MOST_SHOWN = 80
+# Tiers that an empty variable turns off. LMCache itself would make a tier of an empty URL or GDS path.
+_TIERS = frozenset({"local_disk", "max_local_disk_size", "remote_url", "gds_path"})
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a setting stands, for messages.
+
+    Attributes:
+        name: the setting as the user wrote it.
+        between: what stands between its name and its value there.
+        place: the file and the line, as in ` (in FILE, line 3)`.
+    """
+
+    name: str
+    between: str = "="
+    place: str = ""
 
 
 def gib(text: str) -> float:
@@ -113,6 +61,37 @@ def gib(text: str) -> float:
         return number
     decimal = not binary and match[0].lower().endswith("b")
     return number * float(1000 if decimal else 1024) ** _POWER[unit.lower()] / 1024**3
+
+
+def is_zero(text: str) -> bool:
+    """Whether a text is a size, and that is 0."""
+    try:
+        return gib(text) == 0
+    except ValueError:
+        return False
+
+
+def unquote(text: str) -> str:
+    """A variable's text as LMCache reads it: without space around it, and without quotes.
+
+    Compose files and files of variables leave quotes in a value. LMCache takes them off for each setting:
+    lmcache==0.5.6:lmcache/v1/config_base.py:_parse_quoted_string.
+    """
+    text = text.strip()
+    if len(text) < 2 or text[0] != text[-1] or text[0] not in "'\"":
+        return text
+    try:
+        with warnings.catch_warnings():  # of an escape that Python does not know
+            warnings.simplefilter("ignore")
+            value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return text[1:-1]
+    return value if isinstance(value, str) else text
+
+
+def quote(text: str) -> str:
+    """The variable's text that LMCache reads as this one."""
+    return text if unquote(text) == text else repr(text)
 
 
 def _integer(value: str) -> None:
@@ -143,11 +122,12 @@ def _integers(value: str) -> None:
 def _numbers(value: str) -> None:
     for part in value.split(","):
         if part.strip():
-            float(part)
+            _number(part)
 
 
 def _retrieve_mode(value: str) -> None:
-    if value.strip().lower().replace("-", "_") not in {"prefix_strict", "skip_missing_chunks"}:
+    known = {"prefix_strict", "prefixstrict", "skip_missing_chunks", "skipmissingchunks", "legacy"}
+    if value.strip().lower().replace("-", "_") not in known:
         raise ValueError
 
 
@@ -164,47 +144,122 @@ _POSITIVE = frozenset({"chunk_size", "max_local_cpu_size"})
 
 
 def check_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The caller's `LMCACHE_*` variables, checked; sizes are converted to GiB without a unit.
+    """The caller's `LMCACHE_*` variables, checked, by the names that settings have now.
+
+    Sizes are in GiB without a unit. A setting that is turned off is empty. What Kubernetes or docker put
+    there is left out.
 
     Raises:
         SpecError: a name is unknown (the hint has the nearest known one), or LMCache would drop or misread a
             value.
     """
-    variables = {name: value for name, value in environ.items() if name.startswith(PREFIX)}
-    for name, value in sorted(variables.items()):
-        if name in PROCESS_VARIABLES or name.startswith(PROCESS_PREFIXES):
+    variables: dict[str, str] = {}
+    for name, value in sorted(environ.items()):
+        if not name.startswith(PREFIX) or names.is_service_link(name, environ):
             continue
-        variables[name] = check(name, value)
+        now = names.now(name)
+        if now in variables:
+            raise SpecError(f"{name} and {now} are the same setting", "remove one of them")
+        variables[now] = check(name, value)
     return variables
 
 
-def check(name: str, value: str) -> str:
-    """The value of one variable, in a form that LMCache reads correctly.
+def check(name: str, value: str, origin: Origin | None = None) -> str:
+    """The value of one variable, in a form that LMCache reads correctly; empty if the setting is off.
+
+    Args:
+        origin: where the setting stands; None for the environment.
 
     Raises:
         SpecError: as `check_environment`.
     """
-    key = name.removeprefix(PREFIX).lower()
-    kind = KEYS.get(key)
-    if kind is None or name != name.upper():
-        known = [PREFIX + other.upper() for other in KEYS] + sorted(PROCESS_VARIABLES)
-        raise SpecError(
-            f"LMCache has no setting {name} and would silently ignore it",
-            nearest(name.upper(), known),
-        )
-    test, wanted = _CHECKS.get(kind, (lambda _: None, ""))
-    given = value
+    origin = origin or Origin(name)
+    key = names.setting_of(name)
+    if key is not None:
+        text = unquote(value)
+        _check_characters(text, origin)
+        if key == "enable_pd" and text.lower() in {"true", "1"}:
+            raise own_transfer(origin)
+        return quote(_setting(key, text, value, origin))
+    if name in names.ENCODER_VARIABLES:
+        # LMCache does not take the quotes off these.
+        return _setting(names.ENCODER_VARIABLES[name], value, value, origin) or value
+    if name not in PROCESS_VARIABLES:
+        raise names.unknown(name, origin.place)
+    # A password may begin and end with a quote.
+    return value if name.startswith(names.STORE_PREFIXES) else unquote(value)
+
+
+def _setting(key: str, value: str, given: str, origin: Origin) -> str:
+    """The checked text of a setting: without quotes, and a size without a unit.
+
+    Args:
+        given: the text as the user wrote it, for the message.
+    """
+    if not value and (key in EMPTY_IS_UNSET or key in _TIERS):
+        return ""
+    test, wanted = _CHECKS.get(KEYS[key], (lambda _: None, ""))
     try:
-        if key in SIZES:
-            value = f"{gib(value):.6g}"
-        test(value)
-        if key in _POSITIVE and float(value) <= 0:
+        text = _size(value) if key in SIZES else value
+        test(text)
+        if key in _POSITIVE and float(text) <= 0:
+            raise ValueError
+        if not value:
             raise ValueError
     except (ValueError, RecursionError):
-        value, hint = given, f"set it to {wanted}"
-        if kind == "float" and key not in SIZES and _SIZE.fullmatch(value.strip()):
-            hint = f"set it in GiB, without a unit: {name}={gib(value):g}"
-        # A JSON object may hold a password; values of other kinds cannot.
-        given = name if kind == "json" else f"{name}={value}"
-        raise SpecError(f"LMCache would silently drop {given} and run without it", hint) from None
-    return value
+        raise _dropped(key, value, given, wanted, origin) from None
+    return "" if key == "max_local_disk_size" and float(text) == 0 else text
+
+
+def _size(text: str) -> str:
+    """A size in GiB: a number as LMCache reads it, or a number and a unit."""
+    try:
+        size = float(text)
+    except ValueError:
+        size = gib(text)
+    if not 0 <= size < math.inf:
+        raise ValueError
+    return f"{size:.6g}" if size < 1e6 else f"{size:.0f}"
+
+
+def own_transfer(origin: Origin) -> SpecError:
+    """LMCache's own disaggregation, which stands in the place of what a plan decides.
+
+    A sender stores nothing and waits for the address of a receiver in each request, which only LMCache's
+    proxy gives it: lmcache==0.5.6:lmcache/v1/storage_backend/pd_backend_async.py:PDBackendAsync,
+    lmcache/integration/vllm/vllm_v1_adapter.py:disagg_spec.
+    """
+    return SpecError(
+        f"{origin.name}{origin.place}: LMCache's own disaggregation needs its proxy in front of the engines,"
+        " and here Dynamo's frontend is there",
+        "leave enable_pd and the pd_ settings out, and run `up disagg`: NIXL moves the KV cache from prefill"
+        " to decode; add --no-lmcache to serve without a cache",
+    )
+
+
+def _check_characters(text: str, origin: Origin) -> None:
+    """An environment holds neither NUL nor half of a surrogate pair, which a YAML file can write."""
+    try:
+        text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        text = "\0"
+    if "\0" in text:
+        raise SpecError(
+            f"{origin.name}{origin.place}: it has a character that cannot be passed to a process",
+            "remove the NUL or the lone surrogate",
+        )
+
+
+def _dropped(key: str, value: str, given: str, wanted: str, origin: Origin) -> SpecError:
+    hint = f"set it to {wanted}" if wanted else "give it a value, or remove it"
+    if key == "max_local_cpu_size" and is_zero(value):
+        hint = "CPU memory is always a tier: leave it out for the default, or take --no-lmcache"
+    elif KEYS[key] == "float" and key not in SIZES and _SIZE.fullmatch(value.strip()):
+        hint = f"set it in GiB, without a unit: {origin.name}{origin.between}{gib(value):g}"
+    # A JSON object may hold a password; values of other kinds cannot.
+    setting = origin.name if KEYS[key] == "json" else f"{origin.name}{origin.between}{_short(given)}"
+    return SpecError(f"LMCache would silently drop {setting}{origin.place} and run without it", hint)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."

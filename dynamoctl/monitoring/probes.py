@@ -116,13 +116,13 @@ def store_answers(store: Store) -> tuple[bool, str]:
             pass
         else:
             return _redis_answers(store, redis)
-    if store.scheme in ("fs", "unix"):
+    if store.kind.named:  # nothing of it is known to listen
+        return True, ""
+    if store.kind.local:
         exists = Path(store.path).exists()
         return exists, "" if exists else "there is no such path"
     why = ""
     for host, port in store.addresses:
-        if not port:  # an S3 URL, which has no port
-            return True, ""
         try:
             with socket.create_connection((host, port), timeout=STORE_TIMEOUT_S):
                 return True, ""

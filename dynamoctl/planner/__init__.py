@@ -30,6 +30,19 @@ def make_plan(
         PreflightError: a named GPU is not visible, the address to advertise is not this host's, or it has
             no ports left.
     """
+    from dynamoctl.errors import SpecError
+    from dynamoctl.planner import lmcache
+
+    try:
+        return _plan(spec, facts, model, sources or {})
+    except SpecError as error:
+        place = lmcache.place_of(error.message, sources or {})
+        raise SpecError(error.message + place, error.hint) from None
+
+
+def _plan(
+    spec: DeploymentSpec, facts: HostFacts, model: ModelFacts, sources: Mapping[str, str]
+) -> DeploymentPlan:
     from dynamoctl.planner import commands, kv_cache, lmcache, tiers, topology
     from dynamoctl.planner.context import PlanContext
     from dynamoctl.planner.plan import DeploymentPlan
@@ -67,7 +80,7 @@ def make_plan(
         hang_timeout_s=spec.hang_timeout_s,
         lmcache=cache,
         lmcache_cpu_gib=lmcache.total_cpu_gib(spec, gib, cache),
-        lmcache_settings=lmcache.settings(spec.lmcache, gib, sources or {}) if cache else (),
+        lmcache_settings=lmcache.settings(spec.lmcache, gib, sources) if cache else (),
         lmcache_tokens=kv_cache.tokens(gib, spec, model, cache, device) if cache else None,
         lmcache_tiers=tiers.of(spec.lmcache, cache, device, lmcache.holders(spec, cache) if cache else 0),
         units=(*first, *workers),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dynamoctl.planner import connectors, patching, tiers
 from dynamoctl.planner.context import PlanContext, UnitContext
+from dynamoctl.planner.lmcache import worker_environment
 from dynamoctl.planner.plan import Gate, Unit, reachable
 from dynamoctl.planner.rules import common, cpu, gpu, lmcache, nixl
 from dynamoctl.planner.rules import frontend as frontend_rules
@@ -71,9 +72,8 @@ def _vllm(context: PlanContext, place: Placement, after: tuple[str, ...]) -> Uni
     engine = (*apply((*common.COMMON, *worker_rules.WORKER), unit), *patching.reasons(unit))
     cache = apply((*nixl.SIDE_CHANNEL, *nixl.TRANSFER, *lmcache.ENGINE, *lmcache.CLIENT), unit)
     profile = apply((*cpu.CPU, *gpu.GPU), unit)
-    inherited = apply(common.UNSET, unit)
-    has_own_cache = context.cache == "inproc" and place.role != "decode"
-    own_lmcache = spec.lmcache.env if has_own_cache else {}
+    inherited = apply((*common.UNSET, *lmcache.UNSET), unit)
+    own_lmcache = worker_environment(spec.lmcache, context.cache, place.role)
     return Unit(
         name=place.name,
         role=place.role,

@@ -58,6 +58,8 @@ class PlanContext:
         cache = lmcache.mode(spec.lmcache, device, facts.versions) if caches else None
         lmcache.check_chunk_size(spec, device, cache)
         lmcache.check_ways_of_copying(spec.lmcache, cache)
+        if cache:
+            lmcache.eviction_policy(spec.lmcache, cache, facts.versions.get("lmcache", ""))
         kv_cache.check_heads(spec, model)
         gib = lmcache.cpu_gb(spec, facts, device, cache) if cache else 0.0
         ports = Ports(facts.free_ports, taken=spec.port)

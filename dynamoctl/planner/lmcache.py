@@ -9,10 +9,14 @@ from dynamoctl.config.lmcache_spec import LMCacheSpec
 from dynamoctl.config.spec import DeploymentSpec
 from dynamoctl.errors import SpecError
 from dynamoctl.facts import HostFacts
+from dynamoctl.lmcache import tables
+from dynamoctl.lmcache.environment import unquote
+from dynamoctl.lmcache.names import PROCESS_VARIABLES, SERVER_PREFIXES
+from dynamoctl.lmcache.tables import PREFIX
 from dynamoctl.patches import packed_kv
 from dynamoctl.planner.arguments import argument
 from dynamoctl.planner.connectors import CacheMode, Device
-from dynamoctl.planner.plan import Setting
+from dynamoctl.planner.plan import Role, Setting
 from dynamoctl.planner.secrets import redact
 from dynamoctl.tested_versions import engine_versions
 
@@ -23,8 +27,6 @@ CPU_WORKER_GIB = 4.7  # a worker on a CPU with the built-in model: 3.6 at rest, 
 # Tokens in one of vLLM's KV blocks, unless the user says otherwise.
 # vllm==0.31.0:vllm/config/cache.py:DEFAULT_BLOCK_SIZE, vllm/platforms/cpu.py:check_and_update_config
 BLOCK_SIZE = {"cuda": 16, "cpu": 128}
-# lmcache==0.5.6:lmcache/v1/distributed/config.py:--eviction-policy
-SERVER_POLICIES = ("LRU", "IsolatedLRU", "noop")
 
 
 def keeps_in_process(versions: Mapping[str, str], device: Device) -> bool:
@@ -114,6 +116,30 @@ def settings(spec: LMCacheSpec, gib: float, sources: Mapping[str, str]) -> tuple
     return (*own, *others)
 
 
+def place_of(message: str, sources: Mapping[str, str]) -> str:
+    """Where the setting stands that an error begins with, as ` (in FILE)`; empty if the name says so."""
+    name = message.partition(":")[0].partition("=")[0]
+    source = sources.get(name, "")
+    if not source or source == "environment" or source.startswith("--"):
+        return ""
+    return f" (from {source})" if source.startswith(PREFIX) else f" (in {source})"
+
+
+def worker_environment(spec: LMCacheSpec, cache: CacheMode | None, role: Role) -> dict[str, str]:
+    """What a worker gets of LMCache's other variables.
+
+    In process, the caching workers get all of them. Beside a server they get what their connector reads, such
+    as LMCACHE_LOG_LEVEL: the settings are the server's, and so is a store's password.
+    """
+    if cache is None or role == "decode":
+        return {}
+    return {
+        name: value
+        for name, value in spec.env.items()
+        if cache == "inproc" or (name in PROCESS_VARIABLES and not name.startswith(SERVER_PREFIXES))
+    }
+
+
 def check_chunk_size(spec: DeploymentSpec, device: Device, cache: CacheMode | None) -> None:
     """With a server, a chunk must be a whole number of vLLM's KV blocks: the connector asserts it.
 
@@ -162,19 +188,25 @@ def check_ways_of_copying(spec: LMCacheSpec, cache: CacheMode | None) -> None:
             )
 
 
-def eviction_policy(spec: LMCacheSpec) -> str:
-    """The server's policy, from LMCACHE_CACHE_POLICY, which LMCache itself reads only in process.
+def eviction_policy(spec: LMCacheSpec, cache: CacheMode, version: str) -> str:
+    """The policy from LMCACHE_CACHE_POLICY, or LRU. A server does not read the variable: it gets an argument.
 
-    Source: lmcache==0.5.6:lmcache/v1/distributed/config.py:--eviction-policy.
+    Source: lmcache==0.5.6:lmcache/v1/distributed/config.py:--eviction-policy (server),
+    lmcache/v1/storage_backend/cache_policy/__init__.py:POLICY_MAPPING (in process).
+
+    Args:
+        version: the installed version of LMCache.
 
     Raises:
-        SpecError: the server has no such policy; it would end at once.
+        SpecError: there is no such policy; the server or the engine would exit at once.
     """
-    asked = spec.env.get("LMCACHE_CACHE_POLICY", "LRU")
-    for policy in SERVER_POLICIES:
+    asked = unquote(spec.env.get("LMCACHE_CACHE_POLICY", "LRU"))
+    known = tables.policies(cache, version)
+    for policy in known:
         if policy.lower() == asked.lower():
             return policy
+    where = "LMCache's server" if cache == "mp" else "LMCache in process"
+    other = "take --lmcache-mode inproc on GPUs" if cache == "mp" else "take --lmcache-mode mp"
     raise SpecError(
-        f"LMCACHE_CACHE_POLICY={asked}: LMCache's server knows {', '.join(SERVER_POLICIES)}",
-        "unset it, or take --lmcache-mode inproc on GPUs",
+        f"LMCACHE_CACHE_POLICY={asked}: {where} knows {', '.join(known)}", f"unset it, or {other}"
     )

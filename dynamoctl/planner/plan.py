@@ -143,7 +143,7 @@ class Tier:
 
     Attributes:
         place: a folder (`disk`, `gds`), a URL (`remote`), or the type of an adapter (`l2`).
-        gib: what it may take on this host, GiB; None where that is not ours to say.
+        gib: what it may take on this host, GiB; 0 if no rank takes it; None where that is not ours to say.
     """
 
     kind: Literal["disk", "remote", "gds", "l2"]

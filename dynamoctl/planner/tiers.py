@@ -2,7 +2,7 @@
 
 | tier | in process | cache server |
 | --- | --- | --- |
-| disk | LMCACHE_LOCAL_DISK and its size | adapter `fs_native` |
+| disk | LMCACHE_LOCAL_DISK and its size; of several folders, each rank takes one | adapter `fs_native` |
 | remote | LMCACHE_REMOTE_URL | adapter of the store's kind, if LMCache has one |
 | gds | LMCACHE_GDS_PATH and a buffer | `--gds-l1-path`, in the place of CPU memory |
 | l2 | nothing | adapters as they are given |
@@ -14,6 +14,7 @@ adapters of the server) and `lmcache/v1/distributed/config.py` (`--gds-l1-path`)
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -53,15 +54,24 @@ def of(spec: LMCacheSpec, cache: CacheMode | None, device: Device, holders: int)
                 " and no other tier can stand below it",
                 "take away disk, remote and l2, or take --lmcache-mode inproc",
             )
-        found.append(Tier("gds", spec.gds))
+        found += [Tier("gds", place, None if ranks else 0.0) for place, ranks in _ranks(spec.gds, holders)]
     if spec.disk:
-        if cache == "mp" and "," in spec.disk:
-            raise SpecError("lmcache.disk: the cache server takes one folder", "name one")
-        found.append(Tier("disk", spec.disk, (spec.disk_gb or 0) * holders))
+        size = spec.disk_gb or 0
+        found += [Tier("disk", place, size * ranks) for place, ranks in _ranks(spec.disk, holders)]
+    for name, places in (("disk", spec.disk), ("gds", spec.gds)) if cache == "mp" else ():
+        if places and "," in places:
+            raise SpecError(
+                f"lmcache.{name}: the cache server takes one folder; with several disk adapters it would keep"
+                " a copy of everything in each",
+                "name one folder, on disks that the system has joined (RAID 0, LVM), or take --lmcache-mode"
+                " inproc on GPUs",
+            )
     if spec.remote:
         store = remote_stores.parse(spec.remote)
         if cache == "mp":
             _adapter(store)
+        else:
+            _check_in_process(store, spec.env)
         found.append(Tier("remote", spec.remote))
     if spec.l2:
         if cache == "inproc":
@@ -73,9 +83,54 @@ def of(spec: LMCacheSpec, cache: CacheMode | None, device: Device, holders: int)
     return tuple(found)
 
 
-def disk_urls(spec: LMCacheSpec) -> str:
+def _ranks(places: str, holders: int) -> list[tuple[str, int]]:
+    """The folders of a tier, and how many ranks of the host take each."""
+    folders = places.split(",")
+    counts = Counter(folders[rank % len(folders)] for rank in range(holders))
+    return [(folder, counts[folder]) for folder in dict.fromkeys(folders)]
+
+
+def own_order(places: str, worker: int, tp: int) -> list[str]:
+    """The folders of a tier as one worker gets them, so that all of them are used.
+
+    LMCache gives a rank the folder with the number of its GPU, and each worker counts its own GPUs from 0:
+    lmcache==0.5.6:lmcache/v1/storage_backend/path_sharder.py:PathSharder.
+
+    Args:
+        worker: which of the caching workers it is.
+    """
+    folders = places.split(",")
+    first = worker * tp % len(folders)
+    return [*folders[first:], *folders[:first]]
+
+
+def disk_urls(places: str, worker: int, tp: int) -> str:
     """The directories of the disk tier, as LMCache takes them in process."""
-    return ",".join(f"file://{directory.rstrip('/')}/" for directory in (spec.disk or "").split(","))
+    return ",".join(f"file://{directory.rstrip('/')}/" for directory in own_order(places, worker, tp))
+
+
+def _check_in_process(store: Store, env: Mapping[str, str]) -> None:
+    """What LMCache in process cannot do with a store, and does not say.
+
+    Raises:
+        SpecError: it cannot use the store at all, or not with a setting, or would not log in.
+    """
+    partial = "LMCACHE_SAVE_UNFULL_CHUNK"
+    if store.kind.whole_chunks and env.get(partial, "").lower() in ("true", "1"):
+        raise SpecError(
+            f"{partial}: LMCache keeps only whole chunks in {store.scheme}://",
+            f"remove {partial}, or use redis://",
+        )
+    if store.kind.why_not_in_process:
+        raise SpecError(
+            f"lmcache.remote: {store.scheme}:// cannot be used: {store.kind.why_not_in_process}",
+            "use another store, such as redis://",
+        )
+    if store.kind.login and (store.username or store.password):
+        raise SpecError(
+            f"lmcache.remote: LMCache does not read a user name or password in a {store.scheme}:// URL",
+            f"take them out of it, and set {store.kind.login}",
+        )
 
 
 def server_arguments(spec: LMCacheSpec) -> tuple[str, ...]:

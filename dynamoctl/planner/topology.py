@@ -34,6 +34,11 @@ class Placement:
     memory_share: float | None = None
     threads: int = 0
 
+    @property
+    def number(self) -> int:
+        """Which of the workers of its role it is, as its name says."""
+        return int(self.name.rpartition("-")[2])
+
 
 def device(spec: DeploymentSpec, facts: HostFacts) -> Device:
     """The device that the workers run on: GPUs if they are named or visible, else the CPU."""

@@ -15,7 +15,7 @@ from dynamoctl.config.lmcache_spec import LMCacheSpec
 from dynamoctl.config.load import load_spec
 from dynamoctl.config.spec import DeploymentSpec
 from dynamoctl.errors import SpecError
-from dynamoctl.lmcache import environment
+from dynamoctl.lmcache import environment, tables
 from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft7Validator
@@ -190,7 +190,7 @@ def test_every_key_is_described(model: type[DeploymentSpec | LMCacheSpec]) -> No
 
 def test_every_setting_of_lmcaches_is_a_key() -> None:
     cache = schema()["properties"]["lmcache"]["properties"]
-    assert environment.KEYS.keys() <= cache.keys()
+    assert tables.KEYS.keys() <= cache.keys()
     assert cache["max_local_cpu_size"]["anyOf"] == cache["cpu_gb"]["anyOf"]
 
 

@@ -16,7 +16,7 @@ from dynamoctl.planner.printed import render
 from dynamoctl.planner.secrets import redact
 
 from tests.unit.fresh import last_line
-from tests.unit.hosts import FOLDER_MODEL, HOME, HUB_MODEL, host, plan, spec, uuid
+from tests.unit.hosts import FOLDER_MODEL, HOME, HUB_MODEL, VERSIONS, host, plan, spec, uuid
 
 SHAPES: dict[str, tuple[int, dict[str, Any]]] = {
     "agg-cpu": (0, {}),
@@ -367,7 +367,7 @@ def test_a_policy_that_the_server_knows_is_handed_on(asked: str, policy: str) ->
 
 
 def test_a_policy_that_the_server_does_not_know_would_end_it() -> None:
-    with pytest.raises(SpecError, match="LRU, IsolatedLRU, noop"):
+    with pytest.raises(SpecError, match="LRU, ARC, IsolatedLRU, noop"):
         plan(lmcache={"env": {"LMCACHE_CACHE_POLICY": "LFU"}})
 
 
@@ -453,6 +453,75 @@ def test_each_tier_in_process_is_a_variable_of_lmcaches() -> None:
         "LMCACHE_GDS_PATH": "/gds",
         "LMCACHE_GDS_BUFFER_SIZE": "2048",
     }
+
+
+def folders_of(cache: dict[str, Any], **fields: Any) -> dict[str, tuple[str, str]]:
+    made = plan(8, lmcache=cache, **fields)
+    names = ("LMCACHE_LOCAL_DISK", "LMCACHE_GDS_PATH")
+    caching = [unit for unit in made.workers if unit.role != "decode"]
+    return {unit.name: tuple(unit.env[name] for name in names) for unit in caching}  # type: ignore[misc]
+
+
+def test_several_folders_are_shared_out_among_the_ranks() -> None:
+    """LMCache gives a rank the folder with its number in its worker, so each worker has another order."""
+    cache = {"disk": "file:///a/, ~root/b,/c", "disk_gb": 10, "gds": "/x,/y"}
+    assert folders_of(cache, workers=4) == {
+        "worker-0": ("file:///a/,file:///root/b/,file:///c/", "/x,/y"),
+        "worker-1": ("file:///root/b/,file:///c/,file:///a/", "/y,/x"),
+        "worker-2": ("file:///c/,file:///a/,file:///root/b/", "/x,/y"),
+        "worker-3": ("file:///a/,file:///root/b/,file:///c/", "/y,/x"),
+    }
+    assert folders_of(cache, mode="disagg", prefill=2, tp=2)["prefill-1"] == (
+        "file:///c/,file:///a/,file:///root/b/",
+        "/x,/y",
+    )
+    made = plan(8, lmcache=cache, workers=4)
+    assert [(tier.kind, tier.place, tier.gib) for tier in made.lmcache_tiers] == [
+        ("gds", "/x", None),
+        ("gds", "/y", None),
+        ("disk", "/a", 20.0),
+        ("disk", "/root/b", 10.0),
+        ("disk", "/c", 10.0),
+    ]
+    unused = plan(1, lmcache={"disk": "/a,/b", "disk_gb": 10}).lmcache_tiers
+    assert [tier.gib for tier in unused] == [10.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("version", "takes_arc"), [("0.5.3", False), ("0.5.6", True), ("0.6.0", True), ("", True)]
+)
+def test_a_policy_is_one_of_the_installed_server(version: str, takes_arc: bool) -> None:
+    def policy(name: str) -> str:
+        env = {"LMCACHE_CACHE_POLICY": name}
+        made = plan(versions={**VERSIONS, "lmcache": version}, lmcache={"env": env})
+        argv = made.unit("lmcache").argv
+        return argv[argv.index("--eviction-policy") + 1]
+
+    assert policy("'isolatedlru'") == "IsolatedLRU"
+    if takes_arc:
+        assert policy("arc") == "ARC"
+    else:
+        with pytest.raises(SpecError, match="LMCache's server knows LRU, IsolatedLRU, noop"):
+            policy("arc")
+
+
+def test_no_unit_inherits_an_empty_tier() -> None:
+    """LMCache would make a tier of an empty URL or path."""
+    made = plan(2, mode="disagg", lmcache={"remote": "redis://h:1"})
+    assert "LMCACHE_REMOTE_URL" not in made.unit("prefill-0").unset
+    assert "LMCACHE_GDS_PATH" in made.unit("prefill-0").unset
+    assert "LMCACHE_REMOTE_URL" in plan(1).unit("worker-0").unset
+
+
+def test_a_worker_beside_a_server_gets_what_its_connector_reads() -> None:
+    env = {"LMCACHE_LOG_LEVEL": "DEBUG", "LMCACHE_USE_UPSTREAM_MP": "1", "LMCACHE_RESP_PASSWORD": "secret"}
+    made = plan(2, mode="disagg", lmcache={"mode": "mp", "env": {**env, "LMCACHE_LOCAL_CPU": "True"}})
+    of_connector = {"LMCACHE_LOG_LEVEL": "DEBUG", "LMCACHE_USE_UPSTREAM_MP": "1"}
+    by_rule = {"LMCACHE_TRACK_USAGE", "LMCACHE_DISABLE_BANNER"}
+    for name, wanted in (("prefill-0", of_connector), ("decode-0", {})):
+        own = {one: value for one, value in made.unit(name).env.items() if one.startswith("LMCACHE_")}
+        assert {one: value for one, value in own.items() if one not in by_rule} == wanted
+    assert env.items() <= made.unit("lmcache").env.items()
 
 
 def test_each_tier_of_the_server_is_an_adapter_and_a_disk_is_kept_below_its_size() -> None:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-
 import pytest
 from dynamoctl.errors import SpecError
-from dynamoctl.lmcache import remote_stores
+from dynamoctl.lmcache import remote_stores, tables
 
 
 @pytest.mark.parametrize(
@@ -57,6 +53,12 @@ def test_what_follows_a_question_mark_is_read() -> None:
         ("infinistore://h", "has no port", "device=mlx5_0"),
         ("unix://", "has no path", "unix:///run/redis.sock"),
         ("fs://localhost:0/", "has no path", "fs://localhost:0/path"),
+        ("fs:///path", "has no host and port, which LMCache asks for", "fs://localhost:0/path"),
+        ("fs://localhost/path", "has no host and port", "fs://localhost:0/path"),
+        ("resp://h", "has no port", "resp://host:6379"),
+        ("azure://", "has no name", "azure://container"),
+        ("plugin://fs", "is not a store that LMCache knows", "LMCACHE_REMOTE_STORAGE_PLUGINS=fs"),
+        ("unix://[x/y", "has a port that is not a number", "unix:///run/redis.sock"),
         ("redis-cluster://a:1,,b:2", "has no host", "redis-cluster://host1"),
     ],
 )
@@ -73,15 +75,21 @@ def test_a_wrong_url_is_shown_without_its_password() -> None:
     assert "secret" not in error.value.message + error.value.hint
 
 
-@pytest.mark.packages
-def test_the_servers_adapters_are_those_of_the_installed_lmcache() -> None:
-    script = """
-import json
-from lmcache.v1.distributed.l2_adapters import config, factory
-print()
-print(json.dumps(sorted(config.get_registered_l2_adapter_types())))
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True
-    )
-    assert json.loads(done.stdout.splitlines()[-1]) == sorted(remote_stores.L2_ADAPTERS)
+@pytest.mark.parametrize("kind", remote_stores.KINDS.values(), ids=remote_stores.KINDS)
+def test_each_example_is_a_url(kind: remote_stores.Kind) -> None:
+    store = remote_stores.parse(kind.example)
+    assert store.kind is kind
+    assert store.redacted_url
+    assert (kind.adapter is None) is bool(kind.why_no_adapter)
+
+
+def test_each_scheme_that_lmcache_has_is_known() -> None:
+    """A test of `tables` compares them with the installed LMCache."""
+    assert remote_stores.KINDS.keys() == tables.SCHEMES
+    assert set(remote_stores.L2_ADAPTERS) == tables.ADAPTERS
+    adapters = {kind.adapter for kind in remote_stores.KINDS.values()}
+    assert adapters - {None} <= tables.ADAPTERS
+
+
+def test_a_name_is_shown_without_a_password() -> None:
+    assert remote_stores.parse("external://u:secret@h:0/m").redacted_url == "external://h:0/m"

@@ -67,12 +67,18 @@ ERRORS: dict[str, tuple[Asked, str]] = {
     "a chunk that is a word": (toml('chunk_size = "many"'), "lmcache.chunk_size"),
     "a chunk that is no whole block": (flag(chunk_size=200), "not a multiple of 128"),
     "a boolean that is yes": (env(SAVE_DECODE_CACHE="yes"), "LMCACHE_SAVE_DECODE_CACHE=yes"),
-    "a boolean that is on, in its file": (yaml('save_decode_cache: "on"'), "LMCACHE_SAVE_DECODE_CACHE=on"),
+    "a boolean that is on, in its file": (yaml('save_decode_cache: "on"'), "drop save_decode_cache: on (in"),
     "a number in words": (env(BLOCKING_TIMEOUT_SECS="ten"), "LMCACHE_BLOCKING_TIMEOUT_SECS=ten"),
     "a list with a hole of words": (env(P2P_INIT_PORTS="1,two"), "LMCACHE_P2P_INIT_PORTS"),
     "extra settings that are no JSON": (env(EXTRA_CONFIG="{a: 1}"), "LMCACHE_EXTRA_CONFIG"),
     "extra settings that are a list": (env(EXTRA_CONFIG="[1]"), "LMCACHE_EXTRA_CONFIG"),
+    "a name that begins like a real one": (env(CONTROLLER_PULL_ULR="x"), "LMCACHE_CONTROLLER_PULL_ULR"),
+    "an old name that nothing reads": (env(NIXL_ROLE="sender"), "no setting LMCACHE_NIXL_ROLE"),
+    "a date in a table": (toml("extra_config = {since = 2026-01-01}"), "lmcache.extra_config.since"),
+    "a key that is given twice": (yaml("chunk_size: 1\nchunk_size: 2"), "line 2: chunk_size is given twice"),
+    "LMCache's own disaggregation": (yaml("enable_pd: true"), "needs its proxy"),
     "a policy that the server lacks": (env(CACHE_POLICY="LFU"), "LMCACHE_CACHE_POLICY=LFU"),
+    "a policy that the engine lacks": (env(gpus=1, CACHE_POLICY="ARC"), "in process knows FIFO, LFU"),
     "a way of copying that is wrong (layers)": (env(gpus=1, USE_LAYERWISE="True"), "LMCACHE_USE_LAYERWISE"),
     "a way of copying that is wrong (blend)": (env(gpus=1, ENABLE_BLENDING="1"), "LMCACHE_ENABLE_BLENDING"),
     "a way of copying that ends the engine": (env(gpus=1, USE_GPU_CONNECTOR_V3="true"), "CONNECTOR_V3"),
@@ -90,6 +96,8 @@ ERRORS: dict[str, tuple[Asked, str]] = {
     "a disk of size zero": (flag(disk="/cache", disk_gb="0"), "0 GiB is not a valid size"),
     "a size and no disk": (flag(disk_gb="10"), "lmcache.disk: the disk tier has a size but no folder"),
     "a variable's disk of no size": (env(LOCAL_DISK="file:///cache/"), "lmcache.disk_gb: the disk tier"),
+    "several disks for the server": (flag(disk="/a,/b", disk_gb="1"), "keep a copy of everything in each"),
+    "several GDS folders for the server": (flag(1, gds="/a,/b", mode="mp"), "keep a copy of everything"),
     "a disk that is automatic": (flag(disk="/cache", disk_gb="auto"), "--lmcache-disk-gb"),
     # stores
     "a store without a scheme": (flag(remote="127.0.0.1:6379"), "not a store that LMCache knows"),
@@ -102,6 +110,17 @@ ERRORS: dict[str, tuple[Asked, str]] = {
     "another database for the server": (flag(remote=f"{REDIS}/3"), "uses Redis's database 0, not 3"),
     "InfiniStore for the server": (flag(remote="infinistore://h:1"), "no adapter for InfiniStore"),
     "a password in the server's command line": (flag(remote="valkey://:p@h:1"), "in its command line"),
+    "a store that reads a file of its own": (flag(1, remote="eic://h:1"), "LMCACHE_CONFIG_FILE"),
+    "a login that is not read": (flag(1, remote="resp://:p@h:1"), "does not read a user name or password"),
+    "a login that is not read (Valkey)": (flag(1, remote="valkey://:p@h:1"), "does not read a user name"),
+    "parts of chunks in such a store": (
+        Asked({"lmcache.remote": "resp://h:1"}, {"LMCACHE_SAVE_UNFULL_CHUNK": "True"}, gpus=1),
+        "LMCACHE_SAVE_UNFULL_CHUNK: LMCache keeps only whole chunks",
+    ),
+    "a store of the file that the server cannot use": (yaml("remote_url: rediss://h:1"), "lmcache.yaml)"),
+    "a policy of the file that the server lacks": (yaml("cache_policy: LFU"), "lmcache.yaml)"),
+    "a disk of a variable that a CPU lacks": (env(GDS_PATH="/x"), "(from LMCACHE_GDS_PATH)"),
+    "a store of another form for the server": (flag(remote="s3://b.s3.r.amazonaws.com"), "lmcache.l2"),
     "an adapter of an unknown type": (toml('l2 = [{type = "redis"}]'), "no adapter of type 'redis'"),
     "an adapter of no type": (toml('l2 = [{host = "h"}]'), "no adapter of type None"),
     "an adapter with a password": (
@@ -120,6 +139,8 @@ ERRORS: dict[str, tuple[Asked, str]] = {
     # this host
     "a store that does not answer": (flag(remote="redis://127.0.0.1:1"), "nothing answers there"),
     "a package that is missing": (flag(1, remote="valkey://h:1"), "needs the package valkey-glide"),
+    "S3 without its region": (flag(1, remote="s3://b.s3.r.amazonaws.com"), "needs s3_region for s3://"),
+    "a store for audits of nothing": (flag(1, remote="audit://h:1"), "audit_actual_remote_url for audit://"),
     "no RDMA card": (flag(1, remote="infinistore://h:1"), "infinistore"),
     "a part of LMCache that is missing": (flag(remote="mooncakestore://h:1/"), "has no lmcache_mooncake"),
     "a disk that is a file": (flag(disk=__file__, disk_gb="1"), "is not a folder"),
@@ -130,6 +151,11 @@ WARNINGS: dict[str, tuple[Asked, str]] = {
     "a setting that the server does not read": (
         env(SAVE_DECODE_CACHE="true"),
         "LMCACHE_SAVE_DECODE_CACHE does nothing here",
+    ),
+    "vLLM's own connector": (env(USE_UPSTREAM_MP="1"), "vLLM takes its own connector to LMCache's server"),
+    "a disk that no rank takes": (
+        flag(1, disk="/tmp/kv-a,/tmp/kv-b", disk_gb="1MiB"),
+        "/tmp/kv-b is not used: each rank that caches takes one folder",
     ),
 }
 
@@ -145,7 +171,8 @@ def outcome(asked: Asked, tmp_path: Path) -> list[str]:
         config.write_text(asked.toml)
     facts, model = host(asked.gpus), HUB_MODEL if asked.gpus else FOLDER_MODEL
     try:
-        spec, sources = load(asked.flags, environ, config)
+        workers = {"workers": asked.gpus} if asked.gpus > 1 else {}
+        spec, sources = load({**workers, **asked.flags}, environ, config)
         plan = make_plan(spec, facts, model, sources)
     except DynamoctlError as error:
         return [f"error {error.message}"]
@@ -181,6 +208,15 @@ def test_there_are_fifty_of_them() -> None:
         toml('cpu_gb = "auto"\nlookup_timeout_ms = 500', gpus=1),
         flag(remote=REDIS),
         Asked({"lmcache.disk": "/tmp/kv", "lmcache.disk_gb": "10MiB"}),
+        env(MAX_LOCAL_DISK_SIZE="0", REMOTE_URL="", LOCAL_DISK="", GDS_PATH=""),
+        env(SERVER_SERVICE_HOST="10.96.0.12", SERVER_PORT="tcp://10.96.0.12:65432"),
+        env(CHUNK_SIZE='"256"', LOCAL_DISK='"/tmp/kv"', MAX_LOCAL_DISK_SIZE="'0.01'"),
+        env(gpus=2, LOCAL_DISK="file:///tmp/kv-a/,file:///tmp/kv-b/", MAX_LOCAL_DISK_SIZE="0.01"),
+        toml("extra_config = {s3_region = 'r'}\nremote = 's3://b.s3.r.amazonaws.com'", gpus=1),
+        flag(1, remote="resp://h:6379"),
+        flag(1, remote="blackhole://none"),
+        flag(remote="resp://h:6379"),
+        Asked({"lmcache.enabled": False}, {"LMCACHE_CHUNK_SISE": "x"}),
     ],
 )
 def test_what_is_right_is_passed(asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from dynamoctl.planner.rules.rule import Rule
 # By subject, in the order of the documentation.
 SUBJECTS: Mapping[str, tuple[Rule, ...]] = {
     "Every unit": common.COMMON,
-    "What no unit inherits": common.UNSET,
+    "What no unit inherits": (*common.UNSET, *lmcache.UNSET),
     "Frontend": frontend.FRONTEND,
     "vLLM workers": worker.WORKER,
     "KV transfers with NIXL": (*nixl.SIDE_CHANNEL, *nixl.TRANSFER),

@@ -6,13 +6,14 @@ from dynamoctl.planner import lmcache, tiers
 from dynamoctl.planner.connectors import SERVER_HEARTBEAT_S, SERVER_TIMEOUT_S
 from dynamoctl.planner.context import UnitContext
 from dynamoctl.planner.plan import Role
-from dynamoctl.planner.rules.rule import Condition, InPod, Rule
+from dynamoctl.planner.rules.rule import KEPT, Condition, InPod, Rule
 
 _CACHING: tuple[Role, ...] = ("agg", "prefill")
 _SERVER: tuple[Role, ...] = ("cache",)
 _CONFIG = "lmcache==0.5.6:lmcache/v1/config.py"
 _SERVER_CONFIG = "lmcache==0.5.6:lmcache/v1/multiprocess/config.py"
 _SERVER_MEMORY = "lmcache==0.5.6:lmcache/v1/distributed/config.py"
+_BACKENDS = "lmcache==0.5.6:lmcache/v1/storage_backend/__init__.py"
 _CONNECTOR = "lmcache==0.5.6:lmcache/integration/vllm/vllm_multi_process_adapter.py"
 _OPERATOR_RUNS = InPod("changed", "LMCache's operator runs the server: the LMCacheEngine has the setting")
 _NO_DISK_FOR_GPUS = InPod("dropped", "a manifest gives no pod a disk that its GPUs reach directly")
@@ -37,6 +38,12 @@ _WITH_REMOTE = Condition(
 )
 _WITH_GDS = Condition(
     "in process, with a GDS tier", lambda unit: _in_process(unit) and bool(unit.spec.lmcache.gds)
+)
+_WITHOUT_REMOTE = Condition(
+    "in process, without a remote tier", lambda unit: _in_process(unit) and not unit.spec.lmcache.remote
+)
+_WITHOUT_GDS = Condition(
+    "in process, without a GDS tier", lambda unit: _in_process(unit) and not unit.spec.lmcache.gds
 )
 
 ENGINE = (
@@ -80,8 +87,9 @@ ENGINE = (
     Rule(
         name="lmcache-disk",
         sets="LMCACHE_LOCAL_DISK",
-        value=lambda unit: tiers.disk_urls(unit.spec.lmcache),
-        why="LMCache takes the directories of its disk tier as file:// URLs.",
+        value=lambda unit: tiers.disk_urls(unit.spec.lmcache.disk or "", unit.worker.number, unit.spec.tp),
+        why="LMCache takes the directories of its disk tier as file:// URLs. Of several, each rank uses one;"
+        " each worker gets them in another order, so that all are used.",
         without="There is no disk tier.",
         source=f"{_CONFIG}:local_disk",
         tested=("lmcache",),
@@ -116,8 +124,10 @@ ENGINE = (
     Rule(
         name="lmcache-gds",
         sets="LMCACHE_GDS_PATH",
-        value=lambda unit: unit.spec.lmcache.gds or "",
-        why="The GDS tier is a directory that GPUs read and write directly.",
+        value=lambda unit: ",".join(
+            tiers.own_order(unit.spec.lmcache.gds or "", unit.worker.number, unit.spec.tp)
+        ),
+        why="The GDS tier is a directory that GPUs read and write directly. Of several, each rank uses one.",
         without="There is no GDS tier.",
         source=f"{_CONFIG}:gds_path",
         tested=("lmcache",),
@@ -140,6 +150,26 @@ ENGINE = (
         in_pod=_NO_DISK_FOR_GPUS,
         override_expected=True,
     ),
+)
+
+# An empty URL or path in the caller's environment turns a tier off, but LMCache would take it for one.
+UNSET = tuple(
+    Rule(
+        name=f"lmcache-no-{tier.lower()}",
+        sets=variable,
+        value=None,
+        why=f"There is no {tier} tier. The caller's variable may be empty, which means the same.",
+        without="LMCache takes an empty value for a place, and the engine exits or serves without a cache.",
+        source=f"{_BACKENDS}:{variable.removeprefix('LMCACHE_').lower()}",
+        tested=("lmcache",),
+        roles=_CACHING,
+        when=without,
+        in_pod=in_pod,
+    )
+    for tier, variable, without, in_pod in (
+        ("remote", "LMCACHE_REMOTE_URL", _WITHOUT_REMOTE, KEPT),
+        ("GDS", "LMCACHE_GDS_PATH", _WITHOUT_GDS, _NO_DISK_FOR_GPUS),
+    )
 )
 
 SERVER = (
@@ -212,7 +242,9 @@ SERVER = (
     Rule(
         name="server-eviction",
         sets="--eviction-policy",
-        value=lambda unit: lmcache.eviction_policy(unit.spec.lmcache),
+        value=lambda unit: lmcache.eviction_policy(
+            unit.spec.lmcache, "mp", unit.plan.facts.versions.get("lmcache", "")
+        ),
         why="The server must have a policy: LMCACHE_CACHE_POLICY, which the server itself does not read, or"
         " LRU.",
         without="The server exits: the flag is required.",

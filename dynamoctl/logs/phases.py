@@ -41,6 +41,13 @@ _NO_GPU_MEMORY = re.compile(
 )
 # A Dynamo process logs this before it exits by itself, with exit code 0.
 _LEASE_LOST = re.compile(r"Unable to maintain lease")
+# How a vLLM process ends that another one has brought down ("See root cause above").
+_REFERS = re.compile(r"root cause", re.IGNORECASE)
+_REFERRING_LINES = 12
+# The last line of a traceback, bare or as a line of vLLM's log.
+_ERROR = re.compile(
+    r"^(?:\(\w+ pid=\d+\) )?(?:ERROR \S+ \S+ \[\S+\] )?((?:\w+\.)*\w*(?:Error|Exception): .+)$", re.MULTILINE
+)
 _MOST_BYTES = 4 * 1024 * 1024
 _TAIL_BYTES = 64 * 1024
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
@@ -96,6 +103,19 @@ class LogWatch:
     def lost_lease(self) -> bool:
         """Whether its last lines say that its lease in etcd has expired."""
         return _LEASE_LOST.search(_tail(self._log, self._began)) is not None
+
+
+def root_cause(log: Path) -> str:
+    """The error that a log's last lines only refer to; empty if they do not.
+
+    A vLLM process ends with "See root cause above", and the error of the process that failed first is some
+    hundred lines above.
+    """
+    text = _tail(log)
+    if not _REFERS.search("\n".join(text.splitlines()[-_REFERRING_LINES:])):
+        return ""
+    errors = [found[1] for found in _ERROR.finditer(text) if not _REFERS.search(found[1])]
+    return redact(errors[-1])[:300] if errors else ""
 
 
 def last_lines(log: Path, count: int = 12) -> list[str]:

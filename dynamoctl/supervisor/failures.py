@@ -7,7 +7,7 @@ import time
 from dynamoctl.errors import NotReadyError
 from dynamoctl.host import ports
 from dynamoctl.humanize import duration
-from dynamoctl.logs.phases import last_lines
+from dynamoctl.logs.phases import last_lines, root_cause
 from dynamoctl.processes import process_control
 from dynamoctl.supervisor.deployment import Deployment, RunningUnit
 from dynamoctl.supervisor.journal import say
@@ -28,6 +28,8 @@ def died(deployment: Deployment, member: RunningUnit) -> NotReadyError:
     after = duration(time.time() - member.state.started_at)
     what = f"{name} ended after {after} ({member.state.exit}) while {member.state.phase or 'running'}"
     hint = ["its last lines:", *(f"  {line}" for line in lines), f"log: {log}"]
+    if cause := root_cause(log):
+        hint.insert(0, f"cause: {cause}")
     if member.log is not None and member.log.lost_lease():
         what += ": its lease in etcd had run out"
         hint.insert(0, _LEASE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from dynamoctl.logs.phases import LogWatch, last_lines
+from dynamoctl.logs.phases import LogWatch, last_lines, root_cause
 
 LINES = [
     (
@@ -198,3 +198,30 @@ def test_the_end_of_a_long_log_is_bounded(log: Path) -> None:
 
 def test_a_log_that_is_not_there_has_no_end(log: Path) -> None:
     assert last_lines(log) == []
+
+
+# As vLLM 0.31 ends when a Worker process cannot do what it is told.
+ENDS = """\
+(Worker pid=9) ERROR 11-30 03:37:24 [multiproc_executor.py:948] Traceback (most recent call last):
+(Worker pid=9) ERROR 11-30 03:37:24 [multiproc_executor.py:948]     raise ValueError(
+(Worker pid=9) ERROR 11-30 03:37:24 [multiproc_executor.py:948] ValueError: Layer 0 cannot be handled
+(EngineCore pid=7) ERROR 11-30 03:37:24 [core.py:1433] RuntimeError: 'Layer 0 cannot be handled', please check the\
+ stack trace above for the root cause
+Traceback (most recent call last):
+RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}
+2026-11-30T03:37:29.021659Z  INFO _core: tasks still running at interpreter exit
+"""
+
+
+def test_the_error_that_the_last_lines_refer_to_is_found(tmp_path: Path) -> None:
+    log = tmp_path / "worker-0.log"
+    log.write_text("OSError: of before\n" + ENDS)
+    assert root_cause(log) == "ValueError: Layer 0 cannot be handled"
+
+
+def test_a_log_that_refers_to_nothing_has_no_cause_but_its_last_lines(tmp_path: Path) -> None:
+    log = tmp_path / "worker-0.log"
+    for text in ("ValueError: no\nTraceback\n", "See root cause above\n", ENDS + "still alive\n" * 12, ""):
+        log.write_text(text)
+        assert root_cause(log) == ""
+    assert root_cause(tmp_path / "none.log") == ""

@@ -205,7 +205,7 @@ ENDS = """\
 (Worker pid=9) ERROR 11-30 03:37:24 [multiproc_executor.py:948] Traceback (most recent call last):
 (Worker pid=9) ERROR 11-30 03:37:24 [multiproc_executor.py:948]     raise ValueError(
 (Worker pid=9) ERROR 11-30 03:37:24 [multiproc_executor.py:948] ValueError: Layer 0 cannot be handled
-(EngineCore pid=7) ERROR 11-30 03:37:24 [core.py:1433] RuntimeError: 'Layer 0 ...', see above for the root cause
+(EngineCore pid=7) ERROR 11-30 03:37:24 [core.py:1433] RuntimeError: see above for the root cause
 Traceback (most recent call last):
 RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}
 2026-11-30T03:37:29.021659Z  INFO _core: tasks still running at interpreter exit

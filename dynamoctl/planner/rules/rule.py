@@ -67,6 +67,10 @@ class Rule:
         when: what must be true of such a unit as well.
         in_pod: what `export k8s` does with it.
         override_expected: whether users have good reasons to set another value; `doctor` warns of others.
+        instead: how a user says what is wanted, if the plan stands on the variable, so that [env] cannot set
+            it to another value; empty if it can.
+        replaces_quietly: whether nobody needs to be told that another value in the caller's environment is
+            not used: the plan has read it, or it makes no difference to what is served.
     """
 
     name: str
@@ -80,6 +84,8 @@ class Rule:
     when: Condition = ALWAYS
     in_pod: InPod = KEPT
     override_expected: bool = False
+    instead: str = ""
+    replaces_quietly: bool = False
 
     @property
     def versions(self) -> Mapping[str, str]:

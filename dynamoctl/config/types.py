@@ -11,8 +11,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from dynamoctl.config.choices import HostRole
 from dynamoctl.lmcache import environment, remote_stores
 
-# LMCache's variables that the plan itself counts with.
+# LMCache's variables that the plan itself counts with, and its switch.
 OWN_FIELDS = {
+    "ENABLE_LMCACHE": "enabled",
     "LMCACHE_CHUNK_SIZE": "chunk_size",
     "LMCACHE_MAX_LOCAL_CPU_SIZE": "cpu_gb",
     "LMCACHE_LOCAL_DISK": "disk",

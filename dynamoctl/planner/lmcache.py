@@ -9,6 +9,7 @@ from dynamoctl.config.lmcache_spec import LMCacheSpec
 from dynamoctl.config.spec import DeploymentSpec
 from dynamoctl.errors import SpecError
 from dynamoctl.facts import HostFacts
+from dynamoctl.lmcache import environment
 from dynamoctl.planner.connectors import CacheMode, Device
 from dynamoctl.planner.plan import Setting
 from dynamoctl.planner.secrets import redact
@@ -22,6 +23,8 @@ CPU_WORKER_GIB = 4.7  # a worker on a CPU with the built-in model: 3.6 at rest, 
 BLOCK_SIZE = {"cuda": 16, "cpu": 128}
 # lmcache==0.5.6:lmcache/v1/distributed/config.py:--eviction-policy
 SERVER_POLICIES = ("LRU", "IsolatedLRU", "noop")
+# The one setting for engines that the server gets from us, as an argument.
+POLICY = "LMCACHE_CACHE_POLICY"
 
 
 def mode(spec: LMCacheSpec, device: Device) -> CacheMode | None:
@@ -133,6 +136,15 @@ def check_ways_of_copying(spec: LMCacheSpec, cache: CacheMode | None) -> None:
             )
 
 
+def ignored_by_server(env: Mapping[str, str]) -> list[str]:
+    """The variables of LMCache's settings for engines that its server does not read, nor gets another way."""
+    return sorted(
+        name
+        for name in env
+        if name.removeprefix(environment.PREFIX).lower() in environment.KEYS and name != POLICY
+    )
+
+
 def eviction_policy(spec: LMCacheSpec) -> str:
     """The server's policy, from LMCACHE_CACHE_POLICY, which LMCache itself reads only in process.
 
@@ -141,7 +153,7 @@ def eviction_policy(spec: LMCacheSpec) -> str:
     Raises:
         SpecError: the server has no such policy; it would end at once.
     """
-    asked = spec.env.get("LMCACHE_CACHE_POLICY", "LRU")
+    asked = spec.env.get(POLICY, "LRU")
     for policy in SERVER_POLICIES:
         if policy.lower() == asked.lower():
             return policy

@@ -27,6 +27,8 @@ def _replaced(plan: DeploymentPlan, _facts: HostFacts, _model: ModelFacts) -> li
                 continue
             if theirs is None or environ.get(reason.sets) == theirs or reason.sets in findings:
                 continue
+            if not unit.has(reason):  # [env] sets it
+                continue
             findings[reason.sets] = _finding(rule, reason, theirs)
     return list(findings.values())
 

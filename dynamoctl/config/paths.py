@@ -173,7 +173,7 @@ def _inner(value: Any, base: Path) -> Any:
 
 def _is_relative(value: str) -> bool:
     """Whether it can be nothing but a path that depends on the folder or on the user."""
-    return value in (".", "..", "~") or value.startswith(("./", "../", "~/"))
+    return value.startswith(("./", "../", "~/"))
 
 
 def _may_be_path(value: str) -> bool:

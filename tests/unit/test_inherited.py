@@ -215,7 +215,8 @@ def test_what_is_used_or_read_or_makes_no_difference_is_not(
 
 def test_what_env_sets_is_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DYN_LOG", "debug")
-    assert look(replaced.CHECK, plan(env={"DYN_LOG": "debug"})) == []
+    for value in ("debug", "warn"):
+        assert look(replaced.CHECK, plan(env={"DYN_LOG": value})) == []
 
 
 def test_a_secret_that_is_not_used_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,7 +226,9 @@ def test_a_secret_that_is_not_used_is_not_shown(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_what_env_may_set_and_a_rule_takes_away_is_a_warning() -> None:
-    (finding,) = look(overrides.CHECK, plan(env={"DYN_TCP_RPC_PORT": "9000"}))
+    made = plan(env={"DYN_TCP_RPC_PORT": "9000"})
+    assert all("DYN_TCP_RPC_PORT" not in unit.unset for unit in made.units)  # systemd would obey, last
+    (finding,) = look(overrides.CHECK, made)
     assert finding.what.endswith("the rule no-tcp-rpc-port takes it away")
 
 

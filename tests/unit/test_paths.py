@@ -99,7 +99,9 @@ def base(tmp_path: Path) -> Path:
         (["--lora-modules", "a=/a", "b=./b"], "b={}/b"),
         (["--health-check-payload", "@./p.json"], "@{}/p.json"),
         (["--enforce-eager", "-tp", "2"], None),
-        (["--seed", "-1", ".."], "/.."),
+        (["--download-dir", ".."], "/.."),
+        (["--seed", "-1", ".."], None),
+        (["--override-generation-config", '{"stop": [".", "~"]}'], None),
         (["--tokenizer", "x" * 5000], None),
     ],
 )

@@ -122,9 +122,12 @@ def environment(reasons: Iterable[Reason]) -> dict[str, str]:
     return {one.sets: one.value for one in reasons if one.is_variable and one.value is not None}
 
 
-def unset(reasons: Iterable[Reason]) -> tuple[str, ...]:
-    """The variables that are taken out of the caller's environment."""
-    return tuple(one.sets for one in reasons if one.is_variable and one.value is None)
+def unset(reasons: Iterable[Reason], env: Mapping[str, str]) -> tuple[str, ...]:
+    """The variables that are taken out of the caller's environment, but for those that the user sets.
+
+    systemd takes variables away last.
+    """
+    return tuple(one.sets for one in reasons if one.is_variable and one.value is None and one.sets not in env)
 
 
 def arguments(reasons: Iterable[Reason]) -> tuple[str, ...]:

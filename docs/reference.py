@@ -46,12 +46,13 @@ ENVIRONMENT = """\
 | `ENABLE_LMCACHE` | `1` or `0`: as `--lmcache` and `--no-lmcache` |
 | `LMCACHE_*` | LMCache's own settings, checked: see [below](#lmcaches-settings) |
 | `CUDA_VISIBLE_DEVICES` | the GPUs that may be used; indices in `--gpus` count within it |
-| `HF_HOME`, `HF_HUB_CACHE`, `HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE` | models from the hub |
+| `HF_HOME`, `HF_HUB_CACHE`, `HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE` | models of the hub |
 | `NO_COLOR` | no colour where it is set |
 
 Flags win over the environment, which wins over the file, which wins over the defaults.
 Every unit gets the environment of `up`, with what the plan adds (`env`) and without what it takes away
-(`unset`): `up --dry-run --json` shows both.
+(`unset`): `up --dry-run --json` shows both. A relative path in a variable becomes absolute.
+Checks read the environment that units get.
 """
 
 JSON = """\
@@ -141,14 +142,18 @@ def configuration() -> str:
     )
 
 
+# A flag's parameter has another name than its key.
+_FLAGS_OF = {"enabled": "lmcache", "nvlink_multicast": "no_multicast"}
+
+
 def _model_table(model: type[BaseModel], prefix: str) -> str:
     said = json_schema.meanings(model)
     flags = _flags()
     rows = []
     for name, field in model.model_fields.items():
         flag = flags.get(prefix + name) or flags.get(prefix + name.removesuffix("_s"), "")
-        if name == "enabled":
-            flag = flags["lmcache"]
+        if name in _FLAGS_OF:
+            flag = flags[_FLAGS_OF[name]]
         elif name == "lmcache":
             flag = ""
         if not said[name]:

@@ -13,9 +13,11 @@ _HEAD = """\
 What the planner gives the processes of a deployment so that Dynamo, vLLM, LMCache and NIXL work together, and
 why. `dynamoctl up agg --dry-run --why` prints the rules that apply to your plan.
 
-Your own `[env]` and engine arguments win over every rule. `dynamoctl doctor` and `up` warn if a variable in
-`[env]` changes what a rule sets, unless the rule expects it; rules marked with `*` do. A rule was tested with
-exactly the versions in its last column, and no others.
+Your own `[env]` and engine arguments win over a rule. `dynamoctl doctor` and `up` warn if a variable in
+`[env]` changes what a rule sets, unless the rule expects it; rules marked with `*` do. The plan stands on
+rules marked with `!`: another value in `[env]` is an error, which says how to ask for what you want. Rules
+win over the environment that you start `up` in; `doctor` and `up` say which of its variables are not used. A
+rule was tested with exactly the versions in its last column, and no others.
 
 A source is `package==version:path:symbol`, with the path as it is in site-packages, an issue, or a
 measurement. "In a pod" is what `dynamoctl export k8s` does with it.
@@ -33,7 +35,7 @@ def page() -> str:
 
 
 def _row(rule: Rule) -> tuple[str, ...]:
-    expected = "\\*" if rule.override_expected else ""
+    expected = "\\*" if rule.override_expected else "!" if rule.instead else ""
     pod = f"{rule.in_pod.action}: {rule.in_pod.why}" if rule.in_pod.why else rule.in_pod.action
     source = "; ".join(f"`{one}`" if "==" in one and ":" in one else one for one in rule.source.split("; "))
     tested = ", ".join(f"{package} {version}" for package, version in rule.versions.items())

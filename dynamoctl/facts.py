@@ -106,6 +106,8 @@ class HostFacts:
         versions: distribution -> version, of the installed packages of the engine.
         interfaces: the network interfaces that are up and have an IPv4 address.
         way_out: this host's address on the default route; None if it only has the loopback.
+        caller_paths: those variables of the caller's environment that hold a relative path, with an absolute
+            one: the units run in other folders.
     """
 
     cores: tuple[int, ...]
@@ -119,3 +121,4 @@ class HostFacts:
     versions: Mapping[str, str] = field(default_factory=dict)
     interfaces: tuple[Interface, ...] = ()
     way_out: str | None = None
+    caller_paths: Mapping[str, str] = field(default_factory=dict)

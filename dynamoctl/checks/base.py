@@ -68,5 +68,10 @@ class Check:
 
 
 def unit_environ(plan: DeploymentPlan) -> dict[str, str]:
-    """The environment that the plan's units get: the caller's, and what the plan adds to it."""
-    return {**os.environ, **plan.units[0].env}
+    """The environment that the units get, as far as all get it alike."""
+    return plan.units[0].environ(os.environ)
+
+
+def worker_environ(plan: DeploymentPlan) -> dict[str, str]:
+    """The environment that the workers get, as the first one gets it; without workers that of the units."""
+    return (*plan.workers, *plan.units)[0].environ(os.environ)

@@ -37,7 +37,7 @@ def _driver_ok(plan: DeploymentPlan, facts: HostFacts, _model: ModelFacts) -> st
 
 def _gpus(plan: DeploymentPlan, facts: HostFacts, _model: ModelFacts) -> list[Finding]:
     if plan.device != "cuda":
-        return []
+        return [Finding(Level.WARNING, note.what, note.fix) for note in plan.notes]
     if not facts.gpus:
         return [
             Finding(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dynamoctl.checks.base import Check, Finding, Level
+from dynamoctl.checks.base import Check, Finding, Level, unit_environ
 from dynamoctl.errors import PreflightError
 from dynamoctl.facts import HostFacts, ModelFacts
 from dynamoctl.host import models
@@ -16,13 +16,14 @@ _NAMED = 3
 
 
 def _model(plan: DeploymentPlan, _facts: HostFacts, model: ModelFacts) -> list[Finding]:
+    environ = unit_environ(plan)
     try:
-        models.require(model)
+        models.require(model, environ)
     except PreflightError as error:
         return [Finding(Level.ERROR, error.message, error.hint)]
     if model.builtin or model.folder is None:
         return []
-    if model.folder != model.path and not models.nothing_is_fetched():
+    if model.folder != model.path and not models.nothing_is_fetched(environ):
         return []  # the engine downloads what is missing of a hub model
     return _unfinished(plan, Path(model.folder))
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from importlib import metadata
 
 from dynamoctl import patches
-from dynamoctl.checks.base import Check, Finding, Level
+from dynamoctl.checks.base import Check, Finding, Level, worker_environ
 from dynamoctl.facts import HostFacts, ModelFacts
 from dynamoctl.patches import plugin
 from dynamoctl.patches.base import Patch
@@ -17,7 +16,7 @@ def _plugin(plan: DeploymentPlan, _facts: HostFacts, _model: ModelFacts) -> list
     needed = _needed(plan)
     if not needed:
         return []
-    allowed = os.environ.get("VLLM_PLUGINS")
+    allowed = worker_environ(plan).get("VLLM_PLUGINS")
     offered = metadata.entry_points(group="vllm.general_plugins", name="dynamoctl")
     # An installation from before a move names a module that is gone; vLLM logs that and goes on.
     if not any(entry.module == plugin.__name__ for entry in offered):

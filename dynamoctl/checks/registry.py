@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dynamoctl.checks import (
+    allocator,
     descriptors,
     etcd,
     gpus,
@@ -15,6 +16,7 @@ from dynamoctl.checks import (
     overrides,
     packages,
     plugin,
+    replaced,
     shared_memory,
     tiers,
     trials,
@@ -31,6 +33,8 @@ PREFLIGHT: tuple[Check, ...] = (
     versions.CHECK,
     plugin.CHECK,
     overrides.CHECK,
+    replaced.CHECK,
+    allocator.CHECK,
     gpus.DRIVER,
     gpus.GPUS,
     gpus.GPU_MEMORY,

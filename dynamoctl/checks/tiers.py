@@ -10,8 +10,9 @@ from pathlib import Path
 
 from dynamoctl.checks.base import GIB, Check, Finding, Level
 from dynamoctl.facts import HostFacts, ModelFacts
-from dynamoctl.lmcache import remote_stores, tables
+from dynamoctl.lmcache import remote_stores
 from dynamoctl.monitoring import probes
+from dynamoctl.planner.lmcache import ignored_by_server
 from dynamoctl.planner.plan import DeploymentPlan, Tier
 from dynamoctl.planner.secrets import redact
 
@@ -24,8 +25,6 @@ _EXTENSIONS = {
     "resp": "lmcache_redis",
     "mooncake_store": "lmcache_mooncake",
 }
-# LMCache settings that dynamoctl passes to the cache server in another way.
-_SERVER_USES = frozenset({"LMCACHE_CACHE_POLICY"})
 
 
 def _tiers(plan: DeploymentPlan, _facts: HostFacts, _model: ModelFacts) -> list[Finding]:
@@ -191,18 +190,13 @@ def _ignored_settings(plan: DeploymentPlan) -> list[Finding]:
     """Settings for LMCache in process, which its server does not read."""
     if plan.lmcache != "mp":
         return []
-    names = {
-        name
-        for name in plan.unit("lmcache").env
-        if name.removeprefix(tables.PREFIX).lower() in tables.KEYS and name not in _SERVER_USES
-    }
     return [
         Finding(
             Level.WARNING,
             f"{name} does nothing here: LMCache is a server beside the workers",
             "remove it; only --lmcache-mode inproc, on GPUs, uses it",
         )
-        for name in sorted(names)
+        for name in ignored_by_server(plan.unit("lmcache").env)
     ]
 
 

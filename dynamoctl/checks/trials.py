@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
-from dynamoctl.checks.base import Check, Finding, Level
+from dynamoctl.checks.base import Check, Finding, Level, worker_environ
 from dynamoctl.checks.packages import missing_packages
 from dynamoctl.facts import HostFacts, ModelFacts
 from dynamoctl.planner.plan import DeploymentPlan
@@ -27,7 +27,7 @@ import_module("lmcache.cuda_ops" if new else "lmcache.c_ops")
 
 
 def _kernels(plan: DeploymentPlan, _facts: HostFacts, _model: ModelFacts) -> list[Finding]:
-    error = _error_of(_LOAD_KERNELS) if _uses_kernels(plan) else ""
+    error = _error_of(_LOAD_KERNELS, worker_environ(plan)) if _uses_kernels(plan) else ""
     if not error:
         return []
     return [
@@ -45,7 +45,7 @@ def _kernels_ok(plan: DeploymentPlan, _facts: HostFacts, _model: ModelFacts) -> 
 
 
 def _nixl(plan: DeploymentPlan, _facts: HostFacts, _model: ModelFacts) -> list[Finding]:
-    error = _error_of(_START_AGENT) if _uses_nixl(plan) else ""
+    error = _error_of(_START_AGENT, worker_environ(plan)) if _uses_nixl(plan) else ""
     if not error:
         return []
     return [
@@ -70,11 +70,11 @@ def _uses_nixl(plan: DeploymentPlan) -> bool:
     return plan.moves_kv_cache and not missing_packages(plan)
 
 
-def _error_of(script: str) -> str:
+def _error_of(script: str, environ: Mapping[str, str]) -> str:
     """The last line that a failing script prints, or how it ended; empty if it succeeds."""
     with tempfile.TemporaryDirectory() as folder:
         code, lines = process_control.run_script(
-            [sys.executable, "-c", script], os.environ, Path(folder), lambda _line: None
+            [sys.executable, "-c", script], environ, Path(folder), lambda _line: None
         )
     if code == 0:
         return ""

@@ -123,6 +123,10 @@ def plan_flags(
             rich_help_panel=_PLACE,
         ),
     ] = None,
+    no_multicast: Annotated[
+        bool,
+        typer.Option("--no-multicast", help="Never use NVLink multicast.", rich_help_panel=_PLACE),
+    ] = False,
     start: Annotated[
         StartOrder | None,
         typer.Option(
@@ -326,6 +330,7 @@ def plan_flags(
         "decode": decode,
         "prefill": prefill,
         "tp": tp,
+        "nvlink_multicast": False if no_multicast else None,
         "start": start,
         "lmcache.enabled": lmcache,
         "lmcache.mode": lmcache_mode,

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from dynamoctl.config import paths
 from dynamoctl.config.lmcache_spec import LMCacheSpec
 from dynamoctl.config.types import OWN_FIELDS
 from dynamoctl.errors import SpecError
@@ -108,7 +109,8 @@ def merge(table: dict[str, Any], environ: Mapping[str, str], config: str, *, on:
         SpecError: a setting is unknown, or LMCache would drop its value; a setting is given twice.
     """
     toml = _from_toml(table, config)
-    path = environment.unquote(environ.get("LMCACHE_CONFIG_FILE") or _file_in(toml))
+    own = _file_in(toml)
+    path = environment.unquote(environ.get("LMCACHE_CONFIG_FILE") or own)
     layers = [_from_file(path)] if path and on else []
     layers.append(toml)
     if on:
@@ -176,7 +178,7 @@ def _from_file(path: str) -> Layer:
 
 def _from_environment(environ: Mapping[str, str]) -> Layer:
     layer = Layer()
-    settings = environment.check_environment(environ)
+    settings = environment.check_environment(paths.of_environment(environ, paths.here()))
     settings.pop("LMCACHE_CONFIG_FILE", None)  # read already
     for variable, text in settings.items():
         layer.take(variable, text, FROM_ENVIRONMENT, "environment", variable)

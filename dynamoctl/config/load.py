@@ -12,13 +12,14 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from dynamoctl.config import lmcache_layers
+from dynamoctl.config import lmcache_layers, paths
 from dynamoctl.config.lmcache_layers import FROM_ENVIRONMENT
 from dynamoctl.config.lmcache_spec import LMCacheSpec
 from dynamoctl.config.spec import DeploymentSpec
-from dynamoctl.config.types import shown
+from dynamoctl.config.types import OWN_FIELDS, shown
 from dynamoctl.errors import SpecError
 from dynamoctl.humanize import nearest
+from dynamoctl.lmcache import names
 from dynamoctl.lmcache import tables as lmcache_tables
 from dynamoctl.lmcache.environment import unquote
 
@@ -36,7 +37,8 @@ def load(
     """Merge flags, environment, TOML and LMCache's own file into one checked spec.
 
     Args:
-        flags: field name -> value, dotted for the cache's (`lmcache.mode`); None is "not given".
+        flags: field name -> value, dotted for the cache's (`lmcache.mode`); None is "not given". Relative
+            paths in them are relative to the working folder, those in a file to the file's folder.
         environ: the caller's environment; read are ENABLE_LMCACHE, LMCACHE_* and, for etcd, ETCD_ENDPOINTS.
         config: the TOML file, or None for no file.
 
@@ -48,6 +50,7 @@ def load(
         SpecError: a value, key or file that makes no deployment.
     """
     values: dict[str, Any] = _read_toml(config) if config else {}
+    _share_lmcache_variables(values)
     # Field -> where its value is from, for errors; what is not in here is from the file.
     origins: dict[tuple[str, ...], str] = {}
     sources = _merge_lmcache(values, flags, environ, str(config), origins)
@@ -63,13 +66,24 @@ def load(
         for name in tables:
             target = target.setdefault(name, {}) if isinstance(target, dict) else None
         if isinstance(target, dict):
-            target[key] = value
+            target[key] = _arguments(value) if key in _ARGUMENT_LISTS else value
             origins[*tables, key] = _FROM_FLAG
             sources[field] = flag_of(field)
     try:
         return DeploymentSpec.model_validate(values), sources
     except ValidationError as error:
         raise SpecError(*_explain(error, origins, f" (in {config})" if config else "")) from None
+
+
+def _share_lmcache_variables(values: dict[str, Any]) -> None:
+    """Move LMCache's settings from `[env]` to `[lmcache.env]`, where the plan reads them."""
+    shared, table = values.get("env"), values.setdefault("lmcache", {})
+    env = table.setdefault("env", {}) if isinstance(table, dict) else None
+    if isinstance(shared, dict) and isinstance(env, dict):
+        settings = [names.variable(key) for key in lmcache_tables.KEYS]
+        for name in (*settings, "LMCACHE_CONFIG_FILE"):
+            if name in shared and name not in OWN_FIELDS:  # which have keys of their own
+                env[name] = shared.pop(name)
 
 
 def _merge_lmcache(
@@ -99,6 +113,7 @@ def _merge_lmcache(
 
 
 _FROM_FLAG = ""  # its name says so
+_ARGUMENT_LISTS = ("engine_args", "decode_args", "prefill_args")
 
 
 def flag_of(field: str) -> str:
@@ -106,12 +121,22 @@ def flag_of(field: str) -> str:
     return _ARGUMENTS.get(field) or f"--{field.removesuffix('_s').replace('.', '-').replace('_', '-')}"
 
 
-_ARGUMENTS = {"mode": "MODE", "engine_args": "the arguments after --", "lmcache.enabled": "--lmcache"}
+_ARGUMENTS = {
+    "mode": "MODE",
+    "engine_args": "the arguments after --",
+    "lmcache.enabled": "--lmcache",
+    "nvlink_multicast": "--no-multicast",
+}
+
+
+def _arguments(given: Any) -> Any:
+    words = isinstance(given, (list, tuple)) and all(isinstance(word, str) for word in given)
+    return paths.of_arguments(given, paths.here()) if words else given
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise SpecError(f"{path} is not valid TOML: {error}", "fix the line that it names") from None
     except UnicodeDecodeError:
@@ -122,6 +147,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise SpecError(f"{path} is nested too deeply") from None
     except OSError as error:
         raise SpecError(f"cannot read {path}: {error.strerror}") from None
+    paths.of_table(values, path.absolute().parent)
+    return values
 
 
 def switch(name: str, value: str) -> bool:

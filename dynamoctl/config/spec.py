@@ -56,6 +56,8 @@ class DeploymentSpec(Model):
         decode: number of decode workers (mode `disagg`).
         prefill: number of prefill workers (mode `disagg`).
         tp: tensor parallelism: GPUs (ranks) of each worker.
+        nvlink_multicast: `true`: the engines use NVLink multicast as NCCL, torch and NVSHMEM decide, or as
+            your environment says. `false`: never; it takes memory of the whole NVLink fabric.
         host: address at which the frontend listens.
         port: HTTP port of the frontend.
         router_mode: policy by which the frontend picks a worker.
@@ -80,7 +82,8 @@ class DeploymentSpec(Model):
         engine_args: arguments for every vLLM worker, passed on unchanged.
         prefill_args: further arguments for the prefill workers (mode `disagg`).
         decode_args: further arguments for the decode workers (mode `disagg`).
-        env: environment variables for every unit.
+        env: environment variables for every unit. LMCache's settings among them are for LMCache alone, as
+            those in `[lmcache.env]`. What the plan stands on, as GPUs and ports, cannot be set here.
     """
 
     name: Annotated[str, WithJsonSchema({"type": "string", "pattern": f"^{NAME.pattern}$"})] = "default"
@@ -94,6 +97,7 @@ class DeploymentSpec(Model):
     decode: Replicas = policies.REPLICAS
     prefill: Replicas = policies.REPLICAS
     tp: Replicas = policies.REPLICAS
+    nvlink_multicast: Annotated[bool, Field(strict=True)] = True
     host: Name = policies.LOOPBACK
     port: Annotated[int, Field(strict=True, ge=1, le=65535)] = policies.HTTP_PORT
     router_mode: RouterMode = policies.ROUTER_MODE

@@ -13,8 +13,9 @@ from dynamoctl.config.choices import HostRole
 from dynamoctl.errors import SpecError
 from dynamoctl.lmcache import environment, remote_stores, tables
 
-# LMCache's variables that the plan itself counts with.
+# LMCache's variables that the plan itself counts with, and its switch.
 OWN_FIELDS = {
+    "ENABLE_LMCACHE": "enabled",
     "LMCACHE_CHUNK_SIZE": "chunk_size",
     "LMCACHE_MAX_LOCAL_CPU_SIZE": "cpu_gb",
     "LMCACHE_LOCAL_DISK": "disk",

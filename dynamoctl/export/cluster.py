@@ -42,6 +42,8 @@ _IMAGE = re.compile(
     r"(:(?P<tag>\w[\w.-]{0,127}))?(?P<digest>@sha256:[0-9a-f]{64})?",
     re.ASCII,
 )
+# Where the hub's models are looked for: huggingface-hub==1.33.0:huggingface_hub/constants.py.
+_HUB_FOLDERS = ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -175,7 +177,21 @@ def model(spec: DeploymentSpec, cluster: Cluster, default: str) -> ModelFacts:
             f"model: {name} is on this machine alone, and pods cannot have it",
             f"name a hub id, as in {default}, or a folder on a volume: --pvc models --model /models/llama",
         )
+    _check_hub_folders(spec.env, cluster)
     return ModelFacts(name, spec.served_model_name or name)
+
+
+def _check_hub_folders(env: Mapping[str, str], cluster: Cluster) -> None:
+    """With a volume for the hub's models, that is where the pods look for them."""
+    for name in _HUB_FOLDERS:
+        folder = env.get(name)
+        if cluster.pvc is None or folder is None or PurePosixPath(folder).is_relative_to(cluster.mount):
+            continue
+        raise SpecError(
+            f"env: {name} is {folder}, but the volume of --pvc is mounted at {cluster.mount}",
+            f"leave {name} out: the pods then get HF_HOME={cluster.mount}; or name a folder of the volume, or"
+            " say with --pvc-path where they mount it",
+        )
 
 
 def host(spec: DeploymentSpec) -> HostFacts:

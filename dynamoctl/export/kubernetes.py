@@ -16,7 +16,8 @@ from dynamoctl import patches, policies
 from dynamoctl.errors import SpecError
 from dynamoctl.export import dgd_rules, pod_environment
 from dynamoctl.export.cluster import Cluster
-from dynamoctl.planner import migration
+from dynamoctl.lmcache.tables import PREFIX
+from dynamoctl.planner import lmcache, migration
 from dynamoctl.planner.arguments import argument
 from dynamoctl.planner.plan import DeploymentPlan, Role, Unit
 
@@ -41,6 +42,7 @@ _KV_EVENTS_ENDPOINT = "tcp://*:20080"
 _CONNECTION = "/etc/lmcache"
 _CONNECTION_FILE = f"{_CONNECTION}/kv-transfer-config.json"
 _LMCACHE_GROUP = "lmcache.lmcache.ai/v1alpha1"
+_LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")  # of an LMCacheEngine
 
 
 def manifest(plan: DeploymentPlan, cluster: Cluster, own: Mapping[str, str]) -> list[Body]:
@@ -86,6 +88,9 @@ def left_out(plan: DeploymentPlan) -> list[str]:
         found.append(f"port {plan.port}: the operator's frontend listens at 8000")
     if plan.drain_s != policies.DRAIN_S:
         found.append(f"drain {plan.drain_s:g} s: a pod has the grace period that the operator gives it")
+    if plan.lmcache == "mp":
+        ignored = lmcache.ignored_by_server(plan.unit("lmcache").env)
+        found += [f"{name}: LMCache's server does not read it" for name in ignored]
     return found
 
 
@@ -132,7 +137,7 @@ def _pod(plan: DeploymentPlan, cluster: Cluster, unit: Unit, own: Mapping[str, s
         volumes.append(
             _volume("models", {"persistentVolumeClaim": {"claimName": cluster.pvc}}, cluster.mount)
         )
-        if not plan.model_path.startswith("/"):
+        if not plan.model_path.startswith("/") and "HF_HOME" not in unit.env:
             env.append({"name": "HF_HOME", "value": cluster.mount})
     volumes += _disk(unit)
     if _asks_server(plan, unit):
@@ -253,11 +258,31 @@ def _cache_engine(plan: DeploymentPlan, cluster: Cluster) -> Body:
     if adapter:
         store = json.loads(adapter)
         spec["l2Backend"] = {"resp": {"host": store["host"], "port": store["port"]}}
+    settings = _variables_of_server(plan.unit("lmcache"))
+    if level := settings.pop("LMCACHE_LOG_LEVEL", "").upper():
+        if level not in _LOG_LEVELS:
+            raise SpecError(
+                f"LMCACHE_LOG_LEVEL: LMCache's operator knows {', '.join(_LOG_LEVELS)}, not {level}",
+                "take one of them",
+            )
+        spec["logLevel"] = level
+    if settings:
+        spec["env"] = pod_environment.variables(settings)
     return {
         "apiVersion": _LMCACHE_GROUP,
         "kind": "LMCacheEngine",
         "metadata": _metadata(_engine_name(plan), cluster),
         "spec": spec,
+    }
+
+
+def _variables_of_server(server: Unit) -> dict[str, str]:
+    """Those of LMCache's variables that its server reads."""
+    ignored = (*lmcache.ignored_by_server(server.env), lmcache.POLICY)
+    return {
+        name: value
+        for name, value in pod_environment.kept(server).items()
+        if name.startswith(PREFIX) and name not in ignored
     }
 
 

@@ -21,13 +21,13 @@ def shared(units: Sequence[Unit], own: Mapping[str, str]) -> dict[str, str]:
         units: one of each component.
         own: the environment that the user gives every unit; kept whatever it is.
     """
-    first, *others = [_kept(unit, own) for unit in units]
+    first, *others = [kept(unit, own) for unit in units]
     return {name: value for name, value in first.items() if all(one.get(name) == value for one in others)}
 
 
 def alone(unit: Unit, common: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
     """What a unit's pod gets besides the environment that all have in common."""
-    return {name: value for name, value in _kept(unit, own).items() if common.get(name) != value}
+    return {name: value for name, value in kept(unit, own).items() if common.get(name) != value}
 
 
 def variables(env: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -45,5 +45,11 @@ def variables(env: Mapping[str, str]) -> list[dict[str, Any]]:
     return [{"name": name, "value": value} for name, value in env.items()]
 
 
-def _kept(unit: Unit, own: Mapping[str, str]) -> dict[str, str]:
+def kept(unit: Unit, own: Mapping[str, str] | None = None) -> dict[str, str]:
+    """What of a unit's environment holds in a pod.
+
+    Args:
+        own: the environment that the user gives every unit; kept whatever it is.
+    """
+    own = own or {}
     return {name: value for name, value in unit.env.items() if name in own or name not in DROPPED}

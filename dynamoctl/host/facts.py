@@ -8,6 +8,7 @@ from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
+from dynamoctl.config import paths
 from dynamoctl.facts import HostFacts
 from dynamoctl.host import cgroups, gpus, network, ports
 
@@ -35,6 +36,7 @@ def gather(home: Path, reserved_ports: Collection[int] = ()) -> HostFacts:
         versions=versions(),
         interfaces=network.interfaces(),
         way_out=network.way_out(),
+        caller_paths=paths.of_caller(os.environ, paths.here()),
     )
 
 

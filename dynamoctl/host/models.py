@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from importlib import util
 from pathlib import Path
+from string import Template
 from typing import Any
 
 from dynamoctl.errors import PreflightError
@@ -56,10 +57,13 @@ def default_model(device: str) -> str:
     return GPU_MODEL if device == "cuda" else BUILTIN_MODEL
 
 
-def locate(model: str, served_name: str | None = None) -> ModelFacts:
+def locate(model: str, served_name: str | None = None, environ: Mapping[str, str] = os.environ) -> ModelFacts:
     """Resolve a `--model` value without network access.
 
     A model that is not on this host has no `folder`; `require` checks whether it can be downloaded.
+
+    Args:
+        environ: the environment of the process that will load it.
 
     Raises:
         PreflightError: the model's folder or the hub's cache cannot be read.
@@ -84,7 +88,7 @@ def locate(model: str, served_name: str | None = None) -> ModelFacts:
             f"the model folder {path} cannot be read: {error.strerror}",
             "make it readable for this user, or name another folder",
         ) from None
-    snapshot = _hub_snapshot(model)
+    snapshot = _hub_snapshot(model, environ)
     return ModelFacts(
         model,
         served_name or model,
@@ -109,8 +113,11 @@ def _local(path: Path, served_name: str | None) -> ModelFacts:
     )
 
 
-def require(model: ModelFacts) -> None:
+def require(model: ModelFacts, environ: Mapping[str, str]) -> None:
     """Check that the model is on this host or can be downloaded.
+
+    Args:
+        environ: the environment of the process that will load it.
 
     Raises:
         PreflightError: the folder does not exist or holds no model, the hub does not have the model, or the
@@ -123,12 +130,16 @@ def require(model: ModelFacts) -> None:
     if _looks_like_a_path(model.path) or model.folder == model.path:
         _require_folder(Path(model.path))
     elif model.folder is None:
-        _require_hub(model.path)
+        _require_hub(model.path, environ)
 
 
-def nothing_is_fetched() -> bool:
-    """Whether HF_HUB_OFFLINE restricts engines to the hub's local cache."""
-    return os.environ.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"}
+def nothing_is_fetched(environ: Mapping[str, str]) -> bool:
+    """Whether an environment restricts engines to the hub's local cache.
+
+    Source: huggingface-hub==1.33.0:huggingface_hub/constants.py:HF_HUB_OFFLINE.
+    """
+    offline = environ.get("HF_HUB_OFFLINE") or environ.get("TRANSFORMERS_OFFLINE", "")
+    return offline.lower() in {"1", "true", "yes", "on"}
 
 
 def has_tokenizer(folder: Path) -> bool:
@@ -165,21 +176,21 @@ def _require_folder(path: Path) -> None:
         )
 
 
-def _require_hub(model: str) -> None:
+def _require_hub(model: str, environ: Mapping[str, str]) -> None:
     """Ask the hub for the model's config.json."""
     advice = (
         f"name a local folder with --model PATH, or {BUILTIN_MODEL}, which is built in;"
         " or set HF_ENDPOINT to a mirror that this host can reach"
     )
-    if nothing_is_fetched():
+    if nothing_is_fetched(environ):
         raise PreflightError(
             f"model {model} is not in the local hub cache, and HF_HUB_OFFLINE forbids downloading it",
             "unset HF_HUB_OFFLINE, or " + advice,
         )
     import httpx2
 
-    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-    token = os.environ.get("HF_TOKEN")
+    endpoint = environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+    token = _token(environ)
     try:
         answer = httpx2.head(
             f"{endpoint}/{model}/resolve/main/config.json",
@@ -211,26 +222,54 @@ def here() -> list[str]:
         if _complete(builtin_folder()) or builtin_gguf():
             names.append(BUILTIN_MODEL)
     with suppress(PreflightError, OSError):
-        cached = (folder.name.removeprefix("models--") for folder in _hub_cache().glob("models--*--*"))
+        cached = (
+            folder.name.removeprefix("models--") for folder in _hub_cache(os.environ).glob("models--*--*")
+        )
         for name in sorted(folder_name.replace("--", "/", 1) for folder_name in cached):
-            snapshot = _hub_snapshot(name)
+            snapshot = _hub_snapshot(name, os.environ)
             if snapshot and weight_files(snapshot):
                 names.append(name)
     return names
 
 
-def _hub_cache() -> Path:
-    home = Path(os.environ.get("HF_HOME") or "~/.cache/huggingface").expanduser()
-    return Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
+def _hub_home(environ: Mapping[str, str]) -> Path:
+    """Source: huggingface-hub==1.33.0:huggingface_hub/constants.py:HF_HOME."""
+    cache = environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return _expanded(environ.get("HF_HOME") or f"{cache}/huggingface", environ)
 
 
-def _hub_snapshot(model: str) -> Path | None:
+def _hub_cache(environ: Mapping[str, str]) -> Path:
+    """Source: huggingface-hub==1.33.0:huggingface_hub/constants.py:HF_HUB_CACHE."""
+    cache = environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE")
+    return _expanded(cache, environ) if cache else _hub_home(environ) / "hub"
+
+
+def _expanded(path: str, environ: Mapping[str, str]) -> Path:
+    return Path(Template(path).safe_substitute(environ)).expanduser()
+
+
+def _token(environ: Mapping[str, str]) -> str | None:
+    """The hub's token, from a variable, or from the file that `hf auth login` writes.
+
+    Source: huggingface-hub==1.33.0:huggingface_hub/utils/_auth.py:get_token.
+    """
+    if token := environ.get("HF_TOKEN") or environ.get("HUGGING_FACE_HUB_TOKEN"):
+        return token.strip()
+    file = environ.get("HF_TOKEN_PATH")
+    try:
+        path = _expanded(file, environ) if file else _hub_home(environ) / "token"
+        return path.read_text(encoding="ascii").strip() or None
+    except (OSError, ValueError):
+        return None
+
+
+def _hub_snapshot(model: str, environ: Mapping[str, str]) -> Path | None:
     """The newest snapshot of a hub model in the local cache that has a config.json.
 
     Raises:
         PreflightError: the cache exists and cannot be read.
     """
-    cache = _hub_cache()
+    cache = _hub_cache(environ)
     folder = cache / f"models--{model.replace('/', '--')}" / "snapshots"
     try:
         if not folder.is_dir():

@@ -95,7 +95,8 @@ def systemd(flags: Mapping[str, Any], config: Path | None, manager: Manager) -> 
 
     planned = _plan_of_one_host(flags, config)
     # `up` passes on the caller's environment; a service does not get it.
-    names = [name for name in sorted(os.environ) if name.startswith("HF_") and name not in planned.spec.env]
+    written = planned.plan.units[0].env
+    names = [name for name in sorted(os.environ) if name.startswith("HF_") and name not in written]
     missing = [
         f"{name} is set here but not in the services: the target says which file is for it" for name in names
     ]

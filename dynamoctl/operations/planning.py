@@ -18,7 +18,7 @@ from dynamoctl.export.cluster import Cluster
 from dynamoctl.facts import HostFacts, ModelFacts
 from dynamoctl.host import facts, models
 from dynamoctl.planner import make_plan, topology
-from dynamoctl.planner.plan import DeploymentPlan
+from dynamoctl.planner.plan import DeploymentPlan, started_with
 from dynamoctl.state import DeploymentDir, deployments
 
 
@@ -96,10 +96,13 @@ def plan(
         SpecError: the spec is invalid.
         PreflightError: this host cannot run the plan.
     """
-    device = topology.device(spec, host_facts)
-    model = models.locate(spec.model or models.default_model(device), spec.served_model_name)
+    device, notes = topology.device(spec, host_facts), topology.notes(spec, host_facts)
+    # Of the rules, none but the offline mode for a folder changes where the engine looks for models.
+    environ = started_with(os.environ, {**host_facts.caller_paths, **spec.env})
+    model = models.locate(spec.model or models.default_model(device), spec.served_model_name, environ)
     spec = spec.model_copy(update={"device": device, "model": model.path})
-    return PlanningResult(spec, host_facts, model, make_plan(spec, host_facts, model, sources), sources or {})
+    plan = replace(make_plan(spec, host_facts, model, sources), notes=notes)
+    return PlanningResult(spec, host_facts, model, plan, sources or {})
 
 
 def with_own_ports(planned: PlanningResult) -> PlanningResult:
@@ -114,6 +117,7 @@ def with_own_ports(planned: PlanningResult) -> PlanningResult:
         return planned
     host_facts = look(name)
     plan = make_plan(planned.spec, host_facts, planned.model, planned.sources)
+    plan = replace(plan, notes=planned.plan.notes)
     lost = theirs & _ports(plan)
     if lost:
         raise PreflightError(

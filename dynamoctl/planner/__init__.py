@@ -26,7 +26,7 @@ def make_plan(
         sources: where LMCache's settings are from, as `config.load.load` says it; only shown.
 
     Raises:
-        SpecError: the spec makes no deployment.
+        SpecError: the spec makes no deployment, or sets a variable on which the plan stands.
         PreflightError: a named GPU is not visible, the address to advertise is not this host's, or it has
             no ports left.
     """
@@ -43,7 +43,7 @@ def make_plan(
 def _plan(
     spec: DeploymentSpec, facts: HostFacts, model: ModelFacts, sources: Mapping[str, str]
 ) -> DeploymentPlan:
-    from dynamoctl.planner import commands, kv_cache, lmcache, tiers, topology
+    from dynamoctl.planner import commands, kv_cache, lmcache, owned_variables, tiers, topology
     from dynamoctl.planner.context import PlanContext
     from dynamoctl.planner.plan import DeploymentPlan
 
@@ -63,6 +63,7 @@ def _plan(
         if spec.start == "ordered":
             after = (*(unit.name for unit in first), *earlier)
         workers.append(commands.worker(context, place, after))
+    owned_variables.check((*first, *workers), spec.env)
     return DeploymentPlan(
         name=spec.name,
         mode=spec.mode,

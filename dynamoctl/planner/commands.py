@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dynamoctl.planner import connectors, patching, tiers
+from dynamoctl.planner import caller_paths, connectors, patching, tiers
 from dynamoctl.planner.context import PlanContext, UnitContext
 from dynamoctl.planner.lmcache import worker_environment
 from dynamoctl.planner.plan import Gate, Unit, reachable
-from dynamoctl.planner.rules import common, cpu, gpu, lmcache, nixl
+from dynamoctl.planner.rules import common, cpu, gpu, inherited, inherited_worker, lmcache, nixl
 from dynamoctl.planner.rules import frontend as frontend_rules
 from dynamoctl.planner.rules import worker as worker_rules
 from dynamoctl.planner.rules.rule import apply, arguments, environment, from_user, unset
@@ -14,12 +14,14 @@ from dynamoctl.planner.topology import Placement
 
 # vLLM 0.26 takes one; the others are for a neighbour in the way.
 _ENGINE_PORTS = 4
+UNSET = (*inherited.INHERITED, *inherited_worker.INHERITED_BY_WORKERS, *lmcache.UNSET)
 
 
 def frontend(context: PlanContext) -> Unit:
     """The HTTP server and router."""
     spec, unit = context.spec, UnitContext(context, "frontend")
-    reasons = apply((*common.COMMON, *frontend_rules.FRONTEND, *common.UNSET), unit)
+    reasons = apply((*common.COMMON, *frontend_rules.FRONTEND, *UNSET), unit)
+    paths = caller_paths.reasons(context.facts, reasons)
     return Unit(
         name="frontend",
         role="frontend",
@@ -31,11 +33,11 @@ def frontend(context: PlanContext) -> Unit:
             "--namespace", context.namespace,
             *arguments(reasons),
         ),
-        env={**environment(reasons), **spec.env},
-        unset=unset(reasons),
+        env={**environment((*paths, *reasons)), **spec.env},
+        unset=unset(reasons, spec.env),
         ports={"http": spec.port},
         gate=Gate("http", spec.port, "/health", reachable(spec.host)),
-        why=(*reasons, *from_user(spec.env)),
+        why=(*reasons, *paths, *from_user(spec.env)),
     )  # fmt: skip
 
 
@@ -43,7 +45,8 @@ def cache_server(context: PlanContext) -> Unit:
     """LMCache's server (mp mode): one for the host."""
     assert context.cache_ports is not None
     spec, (port, http_port) = context.spec, context.cache_ports
-    reasons = apply((*common.COMMON, *lmcache.SERVER, *common.UNSET), UnitContext(context, "cache"))
+    reasons = apply((*common.COMMON, *lmcache.SERVER, *UNSET), UnitContext(context, "cache"))
+    paths = caller_paths.reasons(context.facts, reasons)
     user = {**spec.lmcache.env, **spec.env}
     return Unit(
         name="lmcache",
@@ -53,11 +56,11 @@ def cache_server(context: PlanContext) -> Unit:
             *arguments(reasons),
             *tiers.server_arguments(spec.lmcache),
         ),
-        env={**environment(reasons), **tiers.server_environment(spec.lmcache), **user},
-        unset=unset(reasons),
+        env={**environment((*paths, *reasons)), **tiers.server_environment(spec.lmcache), **user},
+        unset=unset(reasons, spec.env),
         ports={"zmq": port, "http": http_port},
         gate=Gate("http", http_port, "/healthcheck"),
-        why=(*reasons, *from_user(user)),
+        why=(*reasons, *paths, *from_user(user)),
     )  # fmt: skip
 
 
@@ -72,7 +75,8 @@ def _vllm(context: PlanContext, place: Placement, after: tuple[str, ...]) -> Uni
     engine = (*apply((*common.COMMON, *worker_rules.WORKER), unit), *patching.reasons(unit))
     cache = apply((*nixl.SIDE_CHANNEL, *nixl.TRANSFER, *lmcache.ENGINE, *lmcache.CLIENT), unit)
     profile = apply((*cpu.CPU, *gpu.GPU), unit)
-    inherited = apply((*common.UNSET, *lmcache.UNSET), unit)
+    inherited = apply(UNSET, unit)
+    paths = caller_paths.reasons(context.facts, (*engine, *cache, *profile, *inherited))
     own_lmcache = worker_environment(spec.lmcache, context.cache, place.role)
     return Unit(
         name=place.name,
@@ -86,13 +90,13 @@ def _vllm(context: PlanContext, place: Placement, after: tuple[str, ...]) -> Uni
             *unit.user_arguments,
         ),
         gpus=place.gpus,
-        env={**environment((*engine, *cache)), **own_lmcache, **environment(profile), **spec.env},
-        unset=unset(inherited),
+        env={**environment((*paths, *engine, *cache)), **own_lmcache, **environment(profile), **spec.env},
+        unset=unset(inherited, spec.env),
         ports=unit.ports,
         kv_transfer_config=unit.connector,
         after=after,
         gate=Gate("http", unit.ports["system"], "/health"),
-        why=(*engine, *cache, *profile, *inherited, *from_user({**own_lmcache, **spec.env})),
+        why=(*engine, *cache, *profile, *inherited, *paths, *from_user({**own_lmcache, **spec.env})),
     )  # fmt: skip
 
 
@@ -116,7 +120,8 @@ def _mocker(context: PlanContext, place: Placement, after: tuple[str, ...]) -> U
     spec, model = context.spec, context.model
     port = context.ports.take()
     unit = UnitContext(context, place.role, place, {"system": port})
-    reasons = apply((*common.COMMON, *frontend_rules.MOCKER, *common.UNSET), unit)
+    reasons = apply((*common.COMMON, *frontend_rules.MOCKER, *UNSET), unit)
+    paths = caller_paths.reasons(context.facts, reasons)
     role = () if place.role == "agg" else ("--disaggregation-mode", place.role)
     return Unit(
         name=place.name,
@@ -129,10 +134,10 @@ def _mocker(context: PlanContext, place: Placement, after: tuple[str, ...]) -> U
             *role,
             *spec.arguments_of(place.role),
         ),
-        env={**environment(reasons), **spec.env},
-        unset=unset(reasons),
+        env={**environment((*paths, *reasons)), **spec.env},
+        unset=unset(reasons, spec.env),
         ports=unit.ports,
         after=after,
         gate=Gate("endpoint", port, "/health", context.at.host),
-        why=(*reasons, *from_user(spec.env)),
+        why=(*reasons, *paths, *from_user(spec.env)),
     )  # fmt: skip

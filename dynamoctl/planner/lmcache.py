@@ -27,6 +27,8 @@ CPU_WORKER_GIB = 4.7  # a worker on a CPU with the built-in model: 3.6 at rest, 
 # Tokens in one of vLLM's KV blocks, unless the user says otherwise.
 # vllm==0.31.0:vllm/config/cache.py:DEFAULT_BLOCK_SIZE, vllm/platforms/cpu.py:check_and_update_config
 BLOCK_SIZE = {"cuda": 16, "cpu": 128}
+# The one setting for engines that the server gets from us, as an argument.
+POLICY = "LMCACHE_CACHE_POLICY"
 
 
 def keeps_in_process(versions: Mapping[str, str], device: Device) -> bool:
@@ -188,6 +190,11 @@ def check_ways_of_copying(spec: LMCacheSpec, cache: CacheMode | None) -> None:
             )
 
 
+def ignored_by_server(env: Mapping[str, str]) -> list[str]:
+    """The variables of LMCache's settings for engines that its server does not read, nor gets another way."""
+    return sorted(name for name in env if name.removeprefix(PREFIX).lower() in tables.KEYS and name != POLICY)
+
+
 def eviction_policy(spec: LMCacheSpec, cache: CacheMode, version: str) -> str:
     """The policy from LMCACHE_CACHE_POLICY, or LRU. A server does not read the variable: it gets an argument.
 
@@ -200,7 +207,7 @@ def eviction_policy(spec: LMCacheSpec, cache: CacheMode, version: str) -> str:
     Raises:
         SpecError: there is no such policy; the server or the engine would exit at once.
     """
-    asked = unquote(spec.env.get("LMCACHE_CACHE_POLICY", "LRU"))
+    asked = unquote(spec.env.get(POLICY, "LRU"))
     known = tables.policies(cache, version)
     for policy in known:
         if policy.lower() == asked.lower():

@@ -6,7 +6,7 @@ runner. Its JSON form (`dynamoctl/plan/v1`) is a promise.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -47,6 +47,16 @@ class Gate:
         answer = "is 200" if self.kind == "http" else "says endpoint generate is ready"
         host = "" if self.host == "127.0.0.1" else self.host
         return f"GET {host}:{self.port}{self.path} {answer}"
+
+
+def started_with(
+    caller: Mapping[str, str], env: Mapping[str, str], unset: Collection[str] = ()
+) -> dict[str, str]:
+    """The environment of a process: the caller's, less what is taken away, and what is added to it.
+
+    Everything that starts a unit, or asks what it will see, asks here.
+    """
+    return {**{name: value for name, value in caller.items() if name not in unset}, **env}
 
 
 def reachable(host: str) -> str:
@@ -124,6 +134,10 @@ class Unit:
         """Whether it runs a model, as against the frontend and the cache server."""
         return self.role in WORKER_ROLES
 
+    def environ(self, caller: Mapping[str, str]) -> dict[str, str]:
+        """The environment that it is started with."""
+        return started_with(caller, self.env, self.unset)
+
     def has(self, reason: Reason) -> bool:
         """Whether what a rule sets still holds: no environment or argument of the user's overrides it."""
         if reason.value is None:
@@ -161,6 +175,19 @@ class Setting:
 
 
 @dataclass(frozen=True)
+class Note:
+    """What the user should know about how the plan was made.
+
+    Attributes:
+        what: what was decided, and why.
+        fix: what to do if that is not meant.
+    """
+
+    what: str
+    fix: str
+
+
+@dataclass(frozen=True)
 class DeploymentPlan:
     """A whole deployment.
 
@@ -184,6 +211,7 @@ class DeploymentPlan:
         elsewhere: its roles that run on other hosts.
         lmcache_tokens: how many tokens' KV cache fit into its CPU memory: that of each caching rank in
             process, that of the host with a server; None where the model's shape is not known.
+        notes: what the user should know about how it was made; `up` and `doctor` warn of it.
     """
 
     name: str
@@ -210,6 +238,7 @@ class DeploymentPlan:
     address: str = "127.0.0.1"
     hang_timeout_s: float = policies.HANG_TIMEOUT_S
     elsewhere: tuple[Role, ...] = ()
+    notes: tuple[Note, ...] = ()
 
     @property
     def endpoint(self) -> str:
@@ -269,5 +298,6 @@ class DeploymentPlan:
         )
         listed = ("etcd_endpoints", "elsewhere", "model_aliases")
         fields |= {key: tuple(body.get(key, ())) for key in listed}
+        fields["notes"] = tuple(Note(**note) for note in body.get("notes", ()))
         fields["lmcache_settings"] = tuple(Setting(**one) for one in body.get("lmcache_settings", ()))
         return DeploymentPlan(**{**fields, "units": units})

@@ -29,6 +29,7 @@ def render(plan: DeploymentPlan, why: bool = False) -> str:
         + (f", {plan.lmcache_cpu_gib:g} GiB of CPU memory in all" if plan.lmcache else ""),
         f"  ready     every gate passed{verified if plan.frontend else ''}, within {plan.timeout_s:g} s",
     ]
+    lines += [f"  note      {note.what}" for note in plan.notes]
     if plan.lmcache:
         lines += ["", *_lmcache(plan)]
     explained: set[str] = set()

@@ -10,7 +10,7 @@ from dynamoctl.config.spec import DeploymentSpec
 from dynamoctl.errors import PreflightError, SpecError
 from dynamoctl.facts import HostFacts, visible_entries
 from dynamoctl.planner.connectors import Device
-from dynamoctl.planner.plan import Role
+from dynamoctl.planner.plan import Note, Role
 
 # The part of a GPU that its sharers divide. vLLM's default for one engine is 0.92; sharers get a little less,
 # because each also needs memory outside of its share (CUDA context, NCCL, NIXL's buffers).
@@ -47,6 +47,18 @@ def device(spec: DeploymentSpec, facts: HostFacts) -> Device:
     if spec.device == "cuda" or spec.gpus:
         return "cuda"
     return "cuda" if facts.gpus and visible_entries(facts.visible_gpus) != () else "cpu"
+
+
+def notes(spec: DeploymentSpec, facts: HostFacts) -> tuple[Note, ...]:
+    """What the user should know about the choice of the device, as long as it is not asked for."""
+    if spec.device != "auto" or spec.engine == "mocker" or device(spec, facts) == "cuda" or not facts.gpus:
+        return ()
+    visible, count = ",".join(facts.visible_gpus or ()), len(facts.gpus)
+    what = (
+        f"CUDA_VISIBLE_DEVICES={visible} shows none of this host's {count} GPU{'s' if count > 1 else ''}:"
+        " the plan is for the CPU"
+    )
+    return (Note(what, "unset it, or say --device cpu if that is meant"),)
 
 
 def place(spec: DeploymentSpec, facts: HostFacts) -> list[Placement]:

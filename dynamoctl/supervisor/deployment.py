@@ -374,7 +374,7 @@ class Deployment:
         Raises:
             PreflightError: a certificate cannot be used.
         """
-        return Etcd(self.plan.etcd_endpoints, {**os.environ, **self.plan.units[0].env})
+        return Etcd(self.plan.etcd_endpoints, self.plan.units[0].environ(os.environ))
 
 
 async def within(seconds: float, event: asyncio.Event) -> bool:

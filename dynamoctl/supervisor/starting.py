@@ -48,7 +48,7 @@ async def bring_up(deployment: Deployment) -> None:
 def _read_weights_ahead(deployment: Deployment, enough: threading.Event) -> None:
     """Read the weights into the page cache if they fit; otherwise their pages would evict each other."""
     plan = deployment.plan
-    model = models.locate(plan.model_path)
+    model = models.locate(plan.model_path, environ=plan.units[0].environ(os.environ))
     if plan.engine != "vllm" or model.folder is None or model.weights_gib is None:
         return
     room = memory_gib()[1] - plan.lmcache_cpu_gib
@@ -77,8 +77,7 @@ def start(deployment: Deployment, member: RunningUnit) -> None:
     member.exit_code, member.stranger = None, False
     log = deployment.folder.log(unit.name)
     member.log = LogWatch(log)
-    environ = {name: value for name, value in os.environ.items() if name not in unit.unset}
-    environ |= {**deployment.sockets(), **unit.env, MARK: member.mark}
+    environ = unit.environ({**os.environ, **deployment.sockets()}) | {MARK: member.mark}
     if deployment.plan.discovery == "etcd":
         environ = etcd.with_certificates(environ)
     work = deployment.folder.work(unit.name)

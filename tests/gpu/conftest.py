@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -14,6 +15,23 @@ from dynamoctl.host.processes import MARK, environment_of
 from tests.e2e.conftest import Cli, chat, cli, model
 
 __all__ = ["cli", "model"]
+
+# NVLink multicast takes memory of the whole NVLink fabric, and a killed engine can leave it held: on a host
+# that others use too, that must not come from tests which kill engines.
+NO_MULTICAST = {
+    "NCCL_NVLS_ENABLE": "0",
+    "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1",
+    "NVSHMEM_DISABLE_NVLS": "1",
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_multicast() -> Iterator[None]:
+    """Engines get the environment of `up`, which gets the tests'."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in NO_MULTICAST.items():
+            patch.setenv(name, value)
+        yield
 
 
 def visible() -> list[int]:

@@ -142,13 +142,14 @@ def test_each_variable_of_the_planners_is_kept_or_dropped_on_purpose() -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_pod_gets_what_its_rule_says(case: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """`kept`: with the plan's value; `dropped`: not at all; a changed variable comes from the pod itself."""
+    """`kept`: with the plan's value; `dropped`: not at all; a changed one is the pod's or the exporter's."""
     actions = {rule.sets: rule.in_pod.action for rule in RULES}
     body = deployment(CASES[case], capsys)["spec"]
     for component in body["components"]:
         for variable in (*body.get("env", ()), *main_of(component).get("env", ())):
             action = actions.get(variable["name"], "kept")
-            assert action == "kept" or (action == "changed" and "valueFrom" in variable)
+            own = "valueFrom" in variable or variable["name"] == "DYN_ROUTER_MODE"
+            assert action == "kept" or (action == "changed" and own)
 
 
 def test_what_the_rules_reserve_cannot_be_set_for_an_export(
@@ -167,6 +168,66 @@ def test_the_users_environment_reaches_every_pod(capsys: pytest.CaptureFixture[s
     shared = deployment(f"disagg {IMAGE}", capsys)["spec"]["env"]
     assert {"name": "NCCL_DEBUG", "value": "INFO"} in shared
     assert {"name": "GLOO_SOCKET_IFNAME", "value": "eth0"} in shared  # the planner's own is dropped
+
+
+@pytest.mark.parametrize(
+    ("env", "error", "homes"),
+    [
+        ("", "", {"HF_HOME": "/models"}),
+        ('HF_HOME = "/models/hub"', "", {"HF_HOME": "/models/hub"}),
+        ('HF_HUB_CACHE = "/models/hub"', "", {"HF_HUB_CACHE": "/models/hub", "HF_HOME": "/models"}),
+        ('HF_HOME = "/data/hub"', "env: HF_HOME is /data/hub, but the volume of --pvc is mounted at", {}),
+        ('HF_HUB_CACHE = "/modelsx"', "env: HF_HUB_CACHE is /modelsx", {}),
+    ],
+)
+def test_the_hubs_models_are_on_the_volume(
+    env: str, error: str, homes: dict[str, str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Each pod has one HF_HOME: the user's own, if it is on the volume."""
+    (tmp_path / "dynamoctl.toml").write_text(f"[env]\n{env}\n")
+    words = f"disagg --model Qwen/Qwen3-0.6B --pvc hub {IMAGE}"
+    if error:
+        assert run(["export", "k8s", *words.split()]) == 2
+        assert error in capsys.readouterr().err
+        return
+    body = deployment(words, capsys)["spec"]
+    for component in body["components"]:
+        pairs = [*body["env"], *main_of(component).get("env", ())]
+        found = [(one["name"], one["value"]) for one in pairs if one["name"].startswith("HF_H")]
+        assert sorted(found) == sorted(homes.items())
+
+
+def test_the_server_of_the_operator_gets_lmcaches_variables(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    settings = 'LMCACHE_LOG_LEVEL = "debug"\nLMCACHE_MQ_TIMEOUT = "60"\nLMCACHE_CACHE_POLICY = "noop"'
+    ignored = 'LMCACHE_MIN_RETRIEVE_TOKENS = "512"'
+    (tmp_path / "dynamoctl.toml").write_text(f"[lmcache.env]\n{settings}\n{ignored}\n")
+    assert run(["export", "k8s", "agg", "--lmcache-mode", "mp"]) == 0
+    shown = capsys.readouterr()
+    server = next(yaml.safe_load_all(shown.out))["spec"]
+    assert (server["logLevel"], server["eviction"]) == ("DEBUG", {"policy": "noop"})
+    found = {one["name"]: one["value"] for one in server["env"]}
+    assert found["LMCACHE_MQ_TIMEOUT"] == "60"
+    assert found["LMCACHE_TRACK_USAGE"] == "false"  # a rule
+    assert not {"LMCACHE_CACHE_POLICY", "LMCACHE_MIN_RETRIEVE_TOKENS", "LMCACHE_LOG_LEVEL"} & found.keys()
+    assert "left out: LMCACHE_MIN_RETRIEVE_TOKENS: LMCache's server does not read it" in shown.err
+    (tmp_path / "dynamoctl.toml").write_text('[lmcache.env]\nLMCACHE_LOG_LEVEL = "chatty"\n')
+    assert run(["export", "k8s", "agg", "--lmcache-mode", "mp"]) == 2
+    assert "LMCache's operator knows DEBUG, INFO, WARNING, ERROR, not CHATTY" in capsys.readouterr().err
+
+
+def test_lmcaches_variables_reach_the_workers_with_lmcache_in_process(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "dynamoctl.toml").write_text('[lmcache.env]\nLMCACHE_MIN_RETRIEVE_TOKENS = "512"\n')
+    made = components(f"disagg {IMAGE}", capsys)
+    with_it = {
+        name
+        for name, component in made.items()
+        if {"name": "LMCACHE_MIN_RETRIEVE_TOKENS", "value": "512"} in main_of(component).get("env", ())
+    }
+    assert with_it == {"Prefill"}
 
 
 @pytest.mark.parametrize(("mode", "name"), [("agg", "Worker"), ("disagg", "Prefill")])

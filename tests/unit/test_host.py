@@ -120,6 +120,74 @@ def test_the_built_in_models_size_is_known_before_it_is_made(
     assert (model.folder, model.weights_gib) == (None, 0.26)
 
 
+# ---- the hub --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("environ", "cache"),
+    [
+        ({"HF_HUB_CACHE": "{}/cache"}, "cache"),
+        ({"HF_HUB_CACHE": "~/cache"}, "cache"),
+        ({"HF_HOME": "{}/hf", "HF_HUB_CACHE": ""}, "hf/hub"),
+        ({"HF_HOME": "$DATA/hf", "DATA": "{}"}, "hf/hub"),
+        ({"HUGGINGFACE_HUB_CACHE": "{}/old", "HF_HOME": "/nowhere"}, "old"),
+        ({"XDG_CACHE_HOME": "{}/xdg"}, "xdg/huggingface/hub"),
+        ({}, ".cache/huggingface/hub"),
+    ],
+)
+def test_a_hubs_model_is_looked_for_where_the_engine_will(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], cache: str
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_CACHE", "/of/the/shell")
+    snapshot = tmp_path / cache / "models--a--b" / "snapshots" / "abc"
+    fill(snapshot, "config.json")
+    given = {name: value.replace("{}", str(tmp_path)) for name, value in environ.items()}
+    assert models.locate("a/b", environ=given).folder == str(snapshot)
+
+
+@pytest.mark.parametrize(
+    ("environ", "token"),
+    [
+        ({"HF_TOKEN": " hf_a\n"}, "hf_a"),
+        ({"HUGGING_FACE_HUB_TOKEN": "hf_b"}, "hf_b"),
+        ({"HF_HOME": "{}"}, "hf_file"),
+        ({"HF_TOKEN_PATH": "{}/token", "HF_HOME": "/nowhere"}, "hf_file"),
+        ({"HF_HOME": "/nowhere"}, None),
+    ],
+)
+def test_the_hub_is_asked_with_the_engines_token_and_endpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], token: str | None
+) -> None:
+    asked: list[tuple[str, dict[str, str]]] = []
+
+    def head(url: str, headers: dict[str, str], **_: object) -> SimpleNamespace:
+        asked.append((url, headers))
+        return SimpleNamespace(status_code=200)
+
+    monkeypatch.setattr("httpx2.head", head)
+    monkeypatch.setenv("HF_TOKEN", "hf_of_the_shell")
+    (tmp_path / "token").write_text("hf_file\n")
+    given = {name: value.replace("{}", str(tmp_path)) for name, value in environ.items()}
+    given["HF_ENDPOINT"] = "http://mirror/"
+    models.require(models.locate("a/b", environ=given), given)
+    wanted = {"Authorization": f"Bearer {token}"} if token else {}
+    assert asked == [("http://mirror/a/b/resolve/main/config.json", wanted)]
+
+
+@pytest.mark.parametrize(
+    ("environ", "offline"),
+    [
+        ({"HF_HUB_OFFLINE": "1"}, True),
+        ({"TRANSFORMERS_OFFLINE": "yes"}, True),
+        ({"HF_HUB_OFFLINE": "0", "TRANSFORMERS_OFFLINE": "1"}, False),
+        ({}, False),
+    ],
+)
+def test_nothing_is_fetched_where_the_engine_fetches_nothing(environ: dict[str, str], offline: bool) -> None:
+    assert models.nothing_is_fetched(environ) is offline
+
+
 # ---- memory ---------------------------------------------------------------------------------
 
 

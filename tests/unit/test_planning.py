@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 from pathlib import Path
 
 import pytest
+from dynamoctl.checks import gpus, model
+from dynamoctl.checks.base import Level
 from dynamoctl.errors import DynamoctlError, PreflightError
 from dynamoctl.host.processes import identify
 from dynamoctl.operations import planning
 from dynamoctl.operations.planning import PlanningResult
 from dynamoctl.planner import printed
+from dynamoctl.planner.plan import DeploymentPlan
 from dynamoctl.state import DeploymentDir, DeploymentState, UnitState, starts_in_turn
+
+from tests.unit.hosts import host, spec
 
 
 @pytest.fixture
@@ -38,6 +45,44 @@ def without_ports(one: PlanningResult) -> str:
     for number, port in enumerate(ports_of(one)):
         text = text.replace(str(port), f"PORT-{number}")
     return text
+
+
+def test_what_is_to_know_of_the_plan_is_in_it_and_a_warning_of_doctor_and_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DYNAMOCTL_HOME", str(tmp_path / "home"))
+    facts = host(2, visible=())
+    made = planning.plan(spec(), facts)
+    (note,) = made.plan.notes
+    assert f"note      {note.what}" in printed.render(made.plan)
+    assert DeploymentPlan.from_json(json.loads(json.dumps(made.plan.as_json()))).notes == (note,)
+    (finding,) = gpus.GPUS.run(made.plan, facts, made.model)
+    assert (finding.level, finding.what) == (Level.WARNING, note.what)
+    assert planning.plan(spec(device="cpu"), facts).plan.notes == ()
+    start_another({"system": made.plan.workers[0].ports["system"]})
+    monkeypatch.setattr(planning, "look", lambda _: facts)
+    with contextlib.suppress(PreflightError):  # this host's ports are the same in these facts
+        assert planning.with_own_ports(made).plan.notes == (note,)
+
+
+@pytest.mark.parametrize("shell", ["", "/nowhere"])
+def test_the_hubs_cache_of_env_is_that_of_the_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shell: str
+) -> None:
+    """`[env] HF_HOME`, as in the example of every key."""
+    monkeypatch.setenv("DYNAMOCTL_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    if shell:
+        monkeypatch.setenv("HF_HOME", shell)
+    snapshot = tmp_path / "hf" / "hub" / "models--a--b" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        (snapshot / name).write_text("{}")
+    (tmp_path / "dynamoctl.toml").write_text('model = "a/b"\n[env]\nHF_HOME = "hf"\nHF_HUB_OFFLINE = "1"\n')
+    made = planning.plan_for_here({"mode": "agg", "device": "cpu"}, None)
+    assert made.model.folder == str(snapshot)
+    assert model.CHECK.run(made.plan, made.facts, made.model) == []
 
 
 def test_a_plan_stays_as_it_is_where_nobody_has_planned_its_ports(planned: PlanningResult) -> None:

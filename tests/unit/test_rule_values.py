@@ -27,6 +27,7 @@ MORE: dict[str, tuple[int, dict[str, Any]]] = {
     "disk-and-store": (1, {"lmcache": {"disk": "/a", "disk_gb": 1, "remote": "redis://h:6379"}}),
     "gds": (1, {"lmcache": {"gds": "/nvme"}}),
     "two-workers-on-cpu": (0, {"workers": 2}),
+    "no-multicast": (1, {"nvlink_multicast": False}),
 }
 # In a connector: what the plan gives a key in `kv_transfer_config.KEY`.
 _KEY = re.compile(r"kv_transfer_config\.(.+)")

@@ -13,6 +13,7 @@ from dynamoctl.errors import SpecError
 from dynamoctl.planner import make_plan
 from dynamoctl.planner.plan import DeploymentPlan, Unit
 from dynamoctl.planner.printed import render
+from dynamoctl.planner.rules import RULES
 from dynamoctl.planner.secrets import redact
 
 from tests.unit.fresh import last_line
@@ -127,8 +128,13 @@ def test_deployments_side_by_side_have_namespaces_of_their_own() -> None:
     assert flag(made.unit("frontend"), "--namespace") == "dynamoctl-qwen-prod"
 
 
-def test_the_users_environment_wins_over_every_rule(shape: DeploymentPlan) -> None:
-    names = sorted({name for unit in shape.units for name in unit.env if not name.startswith("LMCACHE_")})
+def test_the_users_environment_wins_over_the_rules_but_for_those_on_which_the_plan_stands(
+    shape: DeploymentPlan,
+) -> None:
+    owned = {rule.sets for rule in RULES if rule.instead}
+    given = {name for unit in shape.units for name in unit.env if not name.startswith("LMCACHE_")}
+    names = sorted(given - owned)
+    assert {"PYTHONHASHSEED", "DYN_SYSTEM_HOST"} <= set(names)
     mine = dict.fromkeys(names, "mine")
     gpus = 2 if shape.device == "cuda" else 0
     for unit in plan(gpus, mode=shape.mode, engine=shape.engine, env=mine).units:
@@ -147,10 +153,19 @@ def test_the_users_environment_wins_over_the_caches_own_settings() -> None:
     ("variable", "value"),
     [("NCCL_NVLS_ENABLE", "0"), ("TORCH_SYMM_MEM_DISABLE_MULTICAST", "1"), ("NVSHMEM_DISABLE_NVLS", "1")],
 )
-def test_no_worker_on_gpus_takes_memory_of_the_nvlink_fabric(variable: str, value: str) -> None:
-    made = plan(8, mode="disagg", decode=2, prefill=2, tp=2)
+def test_nvlink_multicast_is_as_the_caller_has_it_unless_it_is_switched_off(
+    variable: str, value: str
+) -> None:
+    """It takes memory of the whole NVLink fabric, and tensor parallelism is faster with it."""
+    shape: dict[str, Any] = {"mode": "disagg", "decode": 2, "prefill": 2, "tp": 2}
+    made = plan(8, **shape)
+    assert values(made, variable) == {None}
+    assert all(variable not in unit.unset for unit in made.units)
+    made = plan(8, **shape, nvlink_multicast=False)
     assert {worker.env.get(variable) for worker in made.workers} == {value}
-    assert plan(1, env={variable: "mine"}).unit("worker-0").env[variable] == "mine"
+    assert values(plan(0, nvlink_multicast=False), variable) == {None}
+    own = plan(1, nvlink_multicast=False, env={variable: "mine"})
+    assert own.unit("worker-0").env[variable] == "mine"
 
 
 def test_each_worker_has_a_status_server_and_its_gate_asks_it(shape: DeploymentPlan) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from dynamoctl.config.choices import ROUTER_MODES
-from dynamoctl.config.load import flag_of, load_spec, switch
+from dynamoctl.config.load import flag_of, load, load_spec, switch
 from dynamoctl.config.spec import DeploymentSpec
 from dynamoctl.errors import SpecError
 from hypothesis import given
@@ -110,6 +110,39 @@ def test_enable_lmcache_that_is_neither_on_nor_off() -> None:
     error = refusal(environ={"ENABLE_LMCACHE": "maybe"})
     assert error.message == "ENABLE_LMCACHE=maybe is neither on nor off"
     assert error.hint == "set ENABLE_LMCACHE=1 or ENABLE_LMCACHE=0"
+
+
+@pytest.mark.parametrize("table", ["env", "lmcache.env"])
+def test_enable_lmcache_in_a_table_of_variables_would_not_be_read(toml: Toml, table: str) -> None:
+    error = refusal(config=toml(f'[{table}]\nENABLE_LMCACHE = "0"'))
+    assert "ENABLE_LMCACHE has its own key: set lmcache.enabled" in error.message
+    assert error.exit_code == 2
+
+
+def test_lmcaches_settings_in_env_are_settings_of_the_plan(toml: Toml) -> None:
+    config = toml(
+        '[env]\nLMCACHE_CACHE_POLICY = "noop"\nLMCACHE_LOG_LEVEL = "DEBUG"\nNCCL_DEBUG = "INFO"\n'
+        '[lmcache.env]\nLMCACHE_CACHE_POLICY = "LRU"\nLMCACHE_LOCAL_CPU = "True"'
+    )
+    spec, sources = load({}, {"LMCACHE_LOCAL_CPU": "False"}, config)
+    assert spec.lmcache.env == {"LMCACHE_CACHE_POLICY": "noop", "LMCACHE_LOCAL_CPU": "False"}
+    # What LMCache reads besides its settings is for every process that has LMCache in it.
+    assert spec.env == {"LMCACHE_LOG_LEVEL": "DEBUG", "NCCL_DEBUG": "INFO"}
+    assert sources["LMCACHE_CACHE_POLICY"] == str(config)
+
+
+@pytest.mark.parametrize("table", ["env", "lmcache.env"])
+@pytest.mark.parametrize("shell", [False, True])
+def test_lmcaches_own_file_is_read_for_the_plan_and_no_unit_gets_its_name(
+    toml: Toml, tmp_path: Path, table: str, shell: bool
+) -> None:
+    (tmp_path / "lmcache.yaml").write_text("chunk_size: 512\n")
+    (tmp_path / "other.yaml").write_text("chunk_size: 128\n")
+    config = toml(f'[{table}]\nLMCACHE_CONFIG_FILE = "lmcache.yaml"')
+    environ = {"LMCACHE_CONFIG_FILE": str(tmp_path / "other.yaml")} if shell else {}
+    spec = load_spec({}, environ, config)
+    assert spec.lmcache.chunk_size == (128 if shell else 512)
+    assert (spec.env, spec.lmcache.env) == ({}, {})
 
 
 def test_a_bad_lmcache_variable_is_refused() -> None:

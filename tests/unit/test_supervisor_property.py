@@ -1197,6 +1197,7 @@ def install(world: World, patch: pytest.MonkeyPatch) -> None:
         "Registrations": lambda store: _Registrations(world),
         "LogWatch": lambda log: _Log(world, log),
         "last_lines": lambda log: [],
+        "root_cause": lambda log: "",
         "identify": world.identify,
         "is_running": lambda identity: world._find(identity) is not None and not world._is_starved,
         "members": world.members,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from dynamoctl.errors import PreflightError, SpecError
-from dynamoctl.planner import make_plan
+from dynamoctl.planner import make_plan, topology
 from dynamoctl.planner.plan import DeploymentPlan
 from dynamoctl.planner.topology import Placement, Ports, device, place, turns
 from hypothesis import given
@@ -110,6 +110,29 @@ def test_an_index_outside_cuda_visible_devices_is_not_there() -> None:
         plan(8, visible=("5",), mode="disagg", gpus="0,1")
     assert error.value.message == "GPU 1 is not there: CUDA_VISIBLE_DEVICES=5 shows 1"
     assert "unset CUDA_VISIBLE_DEVICES" in error.value.hint
+
+
+@pytest.mark.parametrize(
+    ("gpus", "visible", "fields", "said"),
+    [
+        (2, (), {}, "CUDA_VISIBLE_DEVICES= shows none of this host's 2 GPUs"),
+        (1, ("-1",), {}, "CUDA_VISIBLE_DEVICES=-1 shows none of this host's 1 GPU:"),
+        (1, ("none",), {}, "shows none of"),
+        (2, (), {"device": "cpu"}, ""),
+        (2, (), {"engine": "mocker"}, ""),
+        (2, ("1",), {}, ""),
+        (2, None, {}, ""),
+        (0, (), {}, ""),
+    ],
+)
+def test_a_cuda_visible_devices_that_leads_to_the_cpu_is_said(
+    gpus: int, visible: tuple[str, ...] | None, fields: dict[str, str], said: str
+) -> None:
+    notes = topology.notes(spec(**fields), host(gpus, visible=visible))
+    assert len(notes) == bool(said)
+    for note in notes:
+        assert said in note.what
+        assert "--device cpu" in note.fix
 
 
 def test_a_uuid_outside_cuda_visible_devices_is_not_there() -> None:

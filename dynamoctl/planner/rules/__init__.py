@@ -9,13 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dynamoctl.planner.rules import common, cpu, frontend, gpu, lmcache, nixl, worker
+from dynamoctl.planner.rules import (
+    common,
+    cpu,
+    frontend,
+    gpu,
+    inherited,
+    inherited_worker,
+    lmcache,
+    nixl,
+    worker,
+)
 from dynamoctl.planner.rules.rule import Rule
 
 # By subject, in the order of the documentation.
 SUBJECTS: Mapping[str, tuple[Rule, ...]] = {
     "Every unit": common.COMMON,
-    "What no unit inherits": (*common.UNSET, *lmcache.UNSET),
+    "What no unit inherits": (*inherited.INHERITED, *lmcache.UNSET),
+    "What no worker inherits": inherited_worker.INHERITED_BY_WORKERS,
     "Frontend": frontend.FRONTEND,
     "vLLM workers": worker.WORKER,
     "KV transfers with NIXL": (*nixl.SIDE_CHANNEL, *nixl.TRANSFER),

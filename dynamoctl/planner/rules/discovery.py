@@ -32,6 +32,7 @@ DISCOVERY = (
         tested=("ai-dynamo",),
         when=WITH_FILE,
         in_pod=OPERATORS,
+        instead="set discovery, or give --discovery",
     ),
     Rule(
         name="own-store",
@@ -44,6 +45,7 @@ DISCOVERY = (
         tested=("ai-dynamo",),
         when=WITH_FILE,
         in_pod=OPERATORS,
+        instead="the directory is below DYNAMOCTL_HOME, which the environment of `up` can set",
     ),
     Rule(
         name="etcd-discovery",
@@ -56,6 +58,7 @@ DISCOVERY = (
         tested=("ai-dynamo",),
         when=WITH_ETCD,
         in_pod=OPERATORS,
+        instead="set discovery, or give --discovery",
     ),
     Rule(
         name="etcd-endpoints",
@@ -67,6 +70,8 @@ DISCOVERY = (
         tested=("ai-dynamo",),
         when=WITH_ETCD,
         in_pod=OPERATORS,
+        instead="set etcd_endpoints, or give --etcd-endpoints",
+        replaces_quietly=True,
     ),
     Rule(
         name="response-stream-interface",

@@ -40,6 +40,7 @@ MOCKER = (
         tested=("ai-dynamo",),
         roles=WORKERS,
         in_pod=OPERATORS,
+        instead="each worker has a port of its own, which the plan chooses",
     ),
     Rule(
         name="mocker-hosts-tokenizer",

@@ -8,9 +8,13 @@ from dynamoctl.planner.rules.rule import LOOPBACK_ONLY, WORKERS, Condition, InPo
 
 _ON_GPU = Condition("on GPUs", lambda unit: unit.plan.device == "cuda")
 _IN_LIMITS = "nvidia.com/gpu in the limits is their number"
+_MULTICAST_OFF = Condition(
+    "on GPUs, with nvlink_multicast = false",
+    lambda unit: _ON_GPU.holds(unit) and not unit.spec.nvlink_multicast,
+)
 _NO_MULTICAST = (
-    "No NVLink multicast: it takes memory of the whole NVLink fabric, which others may share. Collectives go"
-    " over plain NVLink."
+    "You switched NVLink multicast off: it takes memory of the whole NVLink fabric, which others may share."
+    " Collectives go over plain NVLink."
 )
 _HELD = "An engine that is killed can leave that memory held."
 
@@ -37,6 +41,8 @@ GPU = (
         roles=WORKERS,
         when=_ON_GPU,
         in_pod=InPod("dropped", _IN_LIMITS, reserved=True),
+        instead="name GPUs with gpus = [0, 1] or --gpus 0,1",
+        replaces_quietly=True,
     ),
     Rule(
         name="gpus-by-bus",
@@ -49,6 +55,7 @@ GPU = (
         roles=WORKERS,
         when=_ON_GPU,
         in_pod=InPod("dropped", _IN_LIMITS),
+        instead="name GPUs as nvidia-smi numbers them, or by UUID, as in --gpus GPU-8932f937",
     ),
     Rule(
         name="nccl-on-loopback",
@@ -72,7 +79,7 @@ GPU = (
         source="NCCL user guide, environment variables: NCCL_NVLS_ENABLE",
         tested=("vllm", "torch"),
         roles=WORKERS,
-        when=_ON_GPU,
+        when=_MULTICAST_OFF,
         override_expected=True,
     ),
     Rule(
@@ -84,7 +91,7 @@ GPU = (
         source="torch==2.13.0:torch/lib/libtorch_cuda.so:TORCH_SYMM_MEM_DISABLE_MULTICAST",
         tested=("vllm", "torch"),
         roles=WORKERS,
-        when=_ON_GPU,
+        when=_MULTICAST_OFF,
         override_expected=True,
     ),
     Rule(
@@ -96,7 +103,7 @@ GPU = (
         source="NVSHMEM documentation, environment variables: NVSHMEM_DISABLE_NVLS",
         tested=("vllm", "torch"),
         roles=WORKERS,
-        when=_ON_GPU,
+        when=_MULTICAST_OFF,
         override_expected=True,
     ),
     Rule(

@@ -39,6 +39,7 @@ SIDE_CHANNEL = (
         roles=WORKERS,
         when=WITH_NIXL,
         in_pod=OWN_NETWORK,
+        instead="each worker has a port of its own, which the plan chooses",
     ),
 )
 

@@ -67,6 +67,10 @@ class Rule:
         when: what must be true of such a unit as well.
         in_pod: what `export k8s` does with it.
         override_expected: whether users have good reasons to set another value; `doctor` warns of others.
+        instead: how a user says what is wanted, if the plan stands on the variable, so that [env] cannot set
+            it to another value; empty if it can.
+        replaces_quietly: whether nobody needs to be told that another value in the caller's environment is
+            not used: the plan has read it, or it makes no difference to what is served.
     """
 
     name: str
@@ -80,6 +84,8 @@ class Rule:
     when: Condition = ALWAYS
     in_pod: InPod = KEPT
     override_expected: bool = False
+    instead: str = ""
+    replaces_quietly: bool = False
 
     @property
     def versions(self) -> Mapping[str, str]:
@@ -116,9 +122,12 @@ def environment(reasons: Iterable[Reason]) -> dict[str, str]:
     return {one.sets: one.value for one in reasons if one.is_variable and one.value is not None}
 
 
-def unset(reasons: Iterable[Reason]) -> tuple[str, ...]:
-    """The variables that are taken out of the caller's environment."""
-    return tuple(one.sets for one in reasons if one.is_variable and one.value is None)
+def unset(reasons: Iterable[Reason], env: Mapping[str, str]) -> tuple[str, ...]:
+    """The variables that are taken out of the caller's environment, but for those that the user sets.
+
+    systemd takes variables away last.
+    """
+    return tuple(one.sets for one in reasons if one.is_variable and one.value is None and one.sets not in env)
 
 
 def arguments(reasons: Iterable[Reason]) -> tuple[str, ...]:

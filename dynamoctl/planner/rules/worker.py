@@ -33,6 +33,7 @@ WORKER = (
         tested=("ai-dynamo",),
         roles=WORKERS,
         in_pod=OPERATORS,
+        instead="each worker has a port of its own, which the plan chooses",
     ),
     Rule(
         name="own-engine-ports",
@@ -45,6 +46,7 @@ WORKER = (
         tested=("vllm",),
         roles=WORKERS,
         in_pod=OWN_NETWORK,
+        instead="each worker has a port of its own, which the plan chooses",
     ),
     Rule(
         name="gloo-on-loopback",

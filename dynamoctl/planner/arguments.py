@@ -28,3 +28,15 @@ def argument(arguments: Sequence[str], name: str) -> str | None:
         elif i + 1 < len(arguments):
             found = arguments[i + 1]
     return found
+
+
+def is_given(arguments: Sequence[str], *names: str) -> bool:
+    """Whether one of these options is among the arguments, with or without a value."""
+    return any(word.partition("=")[0].replace("_", "-") in names for word in arguments)
+
+
+def is_on(arguments: Sequence[str], name: str) -> bool:
+    """Whether a switch of vLLM is on: the last of `--NAME` and `--no-NAME` counts."""
+    off = f"--no-{name.removeprefix('--')}"
+    words = [word.replace("_", "-") for word in arguments]
+    return next((word == name for word in reversed(words) if word in (name, off)), False)

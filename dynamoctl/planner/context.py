@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from dynamoctl.config.spec import DeploymentSpec
 from dynamoctl.facts import HostFacts, ModelFacts
-from dynamoctl.planner import discovery, kv_cache, lmcache, topology
+from dynamoctl.planner import discovery, kv_cache, lmcache, model_kinds, topology
 from dynamoctl.planner.connectors import CacheMode, Connector, Device
 from dynamoctl.planner.discovery import Address
 from dynamoctl.planner.plan import Role
@@ -54,6 +54,7 @@ class PlanContext:
         lmcache.check_chunk_size(spec, device, cache)
         lmcache.check_ways_of_copying(spec.lmcache, cache)
         kv_cache.check_heads(spec, model)
+        model_kinds.check(spec, model, cache)
         gib = lmcache.cpu_gb(spec, facts, device, cache) if cache else 0.0
         ports = Ports(facts.free_ports, taken=spec.port)
         at = discovery.address(spec, facts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from dynamoctl.planner import kv_cache
+from dynamoctl.planner import kv_cache, model_kinds
 from dynamoctl.planner.arguments import is_given
 from dynamoctl.planner.connectors import KV_LOAD_FAILURE_POLICY
 from dynamoctl.planner.context import UnitContext
@@ -167,6 +167,10 @@ WORKER = (
         "compute_nixl_compatibility_hash",
         tested=("vllm", "nixl", "lmcache"),
         roles=("decode", "prefill"),
+        when=Condition(
+            "unless the model has layers with a state (mamba, linear attention), which need the manager",
+            lambda unit: not model_kinds.is_hybrid(unit.plan.model),
+        ),
     ),
     Rule(
         name="kv-events-for-router",

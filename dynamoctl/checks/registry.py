@@ -7,6 +7,7 @@ from dynamoctl.checks import (
     etcd,
     gpus,
     http_port,
+    ignored,
     leftovers,
     machine,
     memory,
@@ -19,6 +20,7 @@ from dynamoctl.checks import (
     tiers,
     trials,
     versions,
+    weights,
 )
 from dynamoctl.checks.base import Check, Finding, Level
 from dynamoctl.errors import PreflightError
@@ -31,6 +33,7 @@ PREFLIGHT: tuple[Check, ...] = (
     versions.CHECK,
     plugin.CHECK,
     overrides.CHECK,
+    ignored.CHECK,
     gpus.DRIVER,
     gpus.GPUS,
     gpus.GPU_MEMORY,
@@ -41,10 +44,12 @@ PREFLIGHT: tuple[Check, ...] = (
     etcd.CHECK,
     nats.CHECK,
     model.CHECK,
+    weights.CHECK,
     tiers.CHECK,
+    trials.SETTINGS,
 )
 # These take seconds, or are about other deployments.
-DOCTOR_ONLY: tuple[Check, ...] = (trials.KERNELS, trials.NIXL, leftovers.CHECK)
+DOCTOR_ONLY: tuple[Check, ...] = (trials.KERNELS, trials.NIXL, trials.ARGUMENTS, leftovers.CHECK)
 
 
 def check(plan: DeploymentPlan, facts: HostFacts, model_facts: ModelFacts) -> list[Finding]:

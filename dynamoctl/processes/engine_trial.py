@@ -55,7 +55,10 @@ def _words(error: Exception) -> str:
         place = ".".join(str(part) for part in findings[0]["loc"])
         text = findings[0]["msg"].removeprefix("Value error, ")
         return " ".join(f"{place}: {text}".split() if place else text.split())
-    return " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(str(error).split())
+    if isinstance(error, (ValueError, RuntimeError, _RefusedError)) and text:
+        return text
+    return f"{type(error).__name__}: {text}".removesuffix(": ")
 
 
 def _worker(arguments: list[str], is_here: bool) -> str:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from dynamoctl.checks import trials
@@ -16,6 +16,7 @@ from dynamoctl.checks.base import Finding, Level
 from dynamoctl.facts import ModelFacts
 from dynamoctl.planner.plan import DeploymentPlan
 from dynamoctl.processes import engine_trial, process_control
+from pydantic import BaseModel, Field, ValidationError
 
 from tests.unit.hosts import FOLDER_MODEL, HUB_MODEL, host, plan
 
@@ -161,3 +162,33 @@ def test_the_engine_itself_is_asked() -> None:
     assert "unrecognized arguments: --swap-space 16" in found["unknown"]
     assert "--limit-mm-per-prompt" in found["value"]
     assert "invalid choice: 'fp16'" in found["choice"]
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ValueError("two\n  lines"), "two lines"),
+        (RuntimeError(""), "RuntimeError"),
+        (KeyError("added_tokens"), "KeyError: 'added_tokens'"),
+        (engine_trial._RefusedError("unrecognized arguments: --x"), "unrecognized arguments: --x"),
+    ],
+)
+def test_an_error_is_one_line(error: Exception, words: str) -> None:
+    assert engine_trial._words(error) == words
+
+
+def test_an_assertion_without_words_is_shown_as_it_stands() -> None:
+    value = None
+    with pytest.raises(AssertionError) as caught:
+        assert value is not None
+    bare = AssertionError().with_traceback(caught.value.__traceback__)
+    assert "assert value is not None" in engine_trial._words(bare)
+
+
+def test_a_finding_of_pydantics_is_shown_without_what_surrounds_it() -> None:
+    class Number(BaseModel):
+        share: Annotated[float, Field(le=1)]
+
+    with pytest.raises(ValidationError) as caught:
+        Number(share=90)
+    assert engine_trial._words(caught.value) == "share: Input should be less than or equal to 1"

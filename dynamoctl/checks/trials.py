@@ -103,6 +103,8 @@ def _asks_engine(plan: DeploymentPlan, model: ModelFacts) -> bool:
     """Whether the user has a part in what the engine gets: it takes ten seconds or more to ask it."""
     if plan.engine != "vllm" or not plan.workers or missing_packages(plan):
         return False
+    if model.is_folder and model.folder is None and not model.builtin:
+        return False  # there is no such folder: the check of the model says so
     ours = {"--model", "--served-model-name", *(reason.sets for unit in plan.units for reason in unit.why)}
     options = {word.partition("=")[0] for unit in plan.workers for word in unit.argv if word.startswith("-")}
     return not model.builtin or not options <= {*ours, "-m"}

@@ -17,6 +17,7 @@ from dynamoctl.policies import BUILTIN_MODEL, GPU_MODEL
 
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_GGUF_OF_HUB = re.compile(r"[\w.-]+/[\w.-]+:[IQ\d]\w+$")  # ORG/NAME:QUANTIZATION, as older vLLM took it
 _HUB_TIMEOUT_S = 10.0
 _GIB = 1024**3
 _BUILTIN_GIB = 0.26  # 135 million parameters in 16 bits
@@ -168,6 +169,11 @@ def _require_folder(path: Path) -> None:
             "vLLM reads no GGUF: name the model's folder or hub id in safetensors"
             if path.suffix == ".gguf"
             else "name the folder that it is in",
+        )
+    if _GGUF_OF_HUB.search(str(path)):
+        raise PreflightError(
+            f"{path.name} names a GGUF file of a hub model, which vLLM no longer reads",
+            "name the model's own hub id, in safetensors",
         )
     if not path.is_dir():
         raise PreflightError(

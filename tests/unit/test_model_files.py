@@ -164,6 +164,13 @@ def test_a_url_is_no_model(url: str, fix: str) -> None:
     assert fix in caught.value.hint
 
 
+def test_a_gguf_of_a_hub_model_is_named() -> None:
+    with pytest.raises(PreflightError, match="names a GGUF file of a hub model"):
+        models.require(models.locate("Qwen/Qwen3-0.6B-GGUF:Q4_K_M"))
+    with pytest.raises(PreflightError, match="there is no model folder"):
+        models.require(models.locate("/models/odd:name"))
+
+
 # ---- what vLLM finds and Dynamo does not ----------------------------------------------------
 
 

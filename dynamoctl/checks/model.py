@@ -7,7 +7,7 @@ from pathlib import Path
 from dynamoctl.checks.base import Check, Finding, Level, unit_environ
 from dynamoctl.errors import PreflightError
 from dynamoctl.facts import HostFacts, ModelFacts
-from dynamoctl.host import models
+from dynamoctl.host import model_files, models
 from dynamoctl.planner.arguments import is_given
 from dynamoctl.planner.plan import DeploymentPlan
 
@@ -29,16 +29,8 @@ def _model(plan: DeploymentPlan, _facts: HostFacts, model: ModelFacts) -> list[F
 
 
 def _unfinished(plan: DeploymentPlan, folder: Path) -> list[Finding]:
-    """What an engine would miss in a model folder, most of a minute after its start."""
-    findings = []
-    if not models.has_tokenizer(folder) and not _is_given(plan, "--tokenizer", "--skip-tokenizer-init"):
-        findings.append(
-            Finding(
-                Level.ERROR,
-                f"the model folder {folder} has no tokenizer",
-                "copy the model's tokenizer into it (usually tokenizer.json and tokenizer_config.json)",
-            )
-        )
+    """What an engine or the frontend would miss in a model folder, most of a minute after the start."""
+    findings = [] if _is_given(plan, "--use-vllm-tokenizer") else _for_frontend(plan, folder)
     # A frontend alone reads no weights, and neither does the mocker.
     if not plan.workers or plan.engine == "mocker" or _is_given(plan, "--load-format"):
         return findings
@@ -50,6 +42,37 @@ def _unfinished(plan: DeploymentPlan, folder: Path) -> list[Finding]:
         what = f"the model folder {folder} lacks {names}, which its index lists"
         findings.append(Finding(Level.ERROR, what, fix))
     return findings
+
+
+def _for_frontend(plan: DeploymentPlan, folder: Path) -> list[Finding]:
+    """What Dynamo's frontend needs of the folder; vLLM's --tokenizer is not for it."""
+    wanted = [
+        (
+            model_files.has_tokenizer(folder),
+            "has no tokenizer that Dynamo's frontend reads",
+            "copy or convert the model's tokenizer into it: tokenizer.json, tiktoken.model or *.tiktoken",
+        ),
+        (
+            model_files.says_where_texts_end(folder),
+            "does not say which token ends a text",
+            "add eos_token_id to its config.json or generation_config.json",
+        ),
+    ]
+    if plan.engine == "mocker":
+        # A vLLM worker then serves /v1/completions alone: rule `completions-without-template`.
+        wanted.append(
+            (
+                model_files.has_chat_template(folder),
+                "has no chat template, which Dynamo's mocker needs",
+                "add chat_template.jinja to it, or take --engine vllm",
+            )
+        )
+    why = "the frontend would never list the model"
+    return [
+        Finding(Level.ERROR, f"the model folder {folder} {what}", fix, why)
+        for there, what, fix in wanted
+        if not there
+    ]
 
 
 def _is_given(plan: DeploymentPlan, *options: str) -> bool:

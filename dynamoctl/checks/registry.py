@@ -8,6 +8,7 @@ from dynamoctl.checks import (
     etcd,
     gpus,
     http_port,
+    ignored,
     leftovers,
     machine,
     memory,
@@ -21,6 +22,7 @@ from dynamoctl.checks import (
     tiers,
     trials,
     versions,
+    weights,
 )
 from dynamoctl.checks.base import Check, Finding, Level
 from dynamoctl.errors import PreflightError
@@ -34,6 +36,7 @@ PREFLIGHT: tuple[Check, ...] = (
     plugin.CHECK,
     overrides.CHECK,
     replaced.CHECK,
+    ignored.CHECK,
     allocator.CHECK,
     gpus.DRIVER,
     gpus.GPUS,
@@ -45,10 +48,12 @@ PREFLIGHT: tuple[Check, ...] = (
     etcd.CHECK,
     nats.CHECK,
     model.CHECK,
+    weights.CHECK,
     tiers.CHECK,
+    trials.SETTINGS,
 )
 # These take seconds, or are about other deployments.
-DOCTOR_ONLY: tuple[Check, ...] = (trials.KERNELS, trials.NIXL, leftovers.CHECK)
+DOCTOR_ONLY: tuple[Check, ...] = (trials.KERNELS, trials.NIXL, trials.ARGUMENTS, leftovers.CHECK)
 
 
 def check(plan: DeploymentPlan, facts: HostFacts, model_facts: ModelFacts) -> list[Finding]:

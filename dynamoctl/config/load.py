@@ -138,7 +138,10 @@ def _read_toml(path: Path) -> dict[str, Any]:
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
-        raise SpecError(f"{path} is not valid TOML: {error}", "fix the line that it names") from None
+        fix = "fix the line that it names"
+        if path.suffix in (".yaml", ".yml"):
+            fix = "write TOML (`dynamoctl init` makes a file); LMCache's YAML goes into LMCACHE_CONFIG_FILE"
+        raise SpecError(f"{path} is not valid TOML: {error}", fix) from None
     except UnicodeDecodeError:
         raise SpecError(f"{path} is not valid TOML: it is not UTF-8 text") from None
     except ValueError:
@@ -171,6 +174,22 @@ def _fields_at(path: tuple[str, ...]) -> list[str]:
     return [*model.model_fields, *(lmcache_tables.KEYS if model is LMCacheSpec else ())]
 
 
+def _hint_for(location: tuple[str, ...]) -> str:
+    """What to write instead of an unknown key: the nearest one, or where an argument of vLLM goes."""
+    near = nearest(location[-1], _fields_at(location[:-1]))
+    if len(location) > 1:
+        return near
+    key = location[0].replace("-", "_")
+    if key in _ALIASES:
+        return f"set {_ALIASES[key]}"
+    option = f"--{key.replace('_', '-')}"
+    return near or f'an argument of vLLM goes into engine_args, as in engine_args = ["{option}", "VALUE"]'
+
+
+# Names that `vllm serve` and Dynamo have for keys.
+_ALIASES = {"tensor_parallel_size": "tp", "http_port": "port", "http_host": "host", "num_gpus": "gpus"}
+
+
 # What pydantic calls a model, a tuple or a dict, in TOML's words.
 _WANTED = {
     "model_type": "must be a table, as in [{}]",
@@ -197,7 +216,7 @@ def _explain(error: ValidationError, origins: Mapping[tuple[str, ...], str], fil
         where = flag_of(".".join(given[0]))
     kind, value = first["type"], first["input"]
     if kind == "extra_forbidden":
-        return f"unknown key '{where}'{source}", nearest(location[-1], _fields_at(location[:-1]))
+        return f"unknown key '{where}'{source}", _hint_for(location)
     if kind == "value_error":
         return f"{where}: {message}{source}", getattr(cause, "hint", "")
     if kind == "literal_error":

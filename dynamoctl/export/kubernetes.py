@@ -127,6 +127,9 @@ def _pod(plan: DeploymentPlan, cluster: Cluster, unit: Unit, own: Mapping[str, s
     volumes: list[tuple[Body, Body]] = []  # each with its mount
     if unit.is_worker:
         main |= _command(unit, _asks_server(plan, unit))
+        # Otherwise a Service that is called `vllm` gives every pod a VLLM_PORT, with which vLLM exits.
+        # vllm==0.31.0:vllm/envs.py:get_vllm_port
+        pod = {"enableServiceLinks": False, **pod}
     env = [*pod_environment.variables(own), *_pod_address(unit)]
     if unit.role == "frontend":
         env.append({"name": "DYN_ROUTER_MODE", "value": argument(unit.argv, "--router-mode")})

@@ -10,20 +10,21 @@ from contextlib import suppress
 from importlib import util
 from pathlib import Path
 from string import Template
-from typing import Any
 
-from dynamoctl.errors import PreflightError
+from dynamoctl.errors import PreflightError, SpecError
 from dynamoctl.facts import ModelFacts
+from dynamoctl.host import model_files
 from dynamoctl.policies import BUILTIN_MODEL, GPU_MODEL
 
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_GGUF_OF_HUB = re.compile(r"[\w.-]+/[\w.-]+:[IQ\d]\w+$")  # ORG/NAME:QUANTIZATION, as older vLLM took it
 _HUB_TIMEOUT_S = 10.0
 _GIB = 1024**3
 _BUILTIN_GIB = 0.26  # 135 million parameters in 16 bits
 
-# Matches tokenizer.json, vocab.txt, tekken.json, spiece.model, qwen.tiktoken. A GGUF contains its tokenizer.
-_TOKENIZER = re.compile(r"token|vocab|tekken|sentencepiece|spiece|\.gguf$", re.IGNORECASE)
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_HUB_URL = re.compile(r"(?:hf://|https?://(?:huggingface\.co|hf\.co)/)([\w.-]+/[\w.-]+)", re.IGNORECASE)
 
 # The keys of the built-in model's config.json that determine the size of its KV cache.
 _BUILTIN_CONFIG = {
@@ -66,6 +67,7 @@ def locate(model: str, served_name: str | None = None, environ: Mapping[str, str
         environ: the environment of the process that will load it.
 
     Raises:
+        SpecError: it is a URL.
         PreflightError: the model's folder or the hub's cache cannot be read.
     """
     if model == BUILTIN_MODEL:
@@ -77,8 +79,9 @@ def locate(model: str, served_name: str | None = None, environ: Mapping[str, str
             str(folder) if converted else None,
             builtin=True,
             weights_gib=_BUILTIN_GIB,
-            config=_config(folder) if converted else _BUILTIN_CONFIG,
+            config=model_files.read_json(folder / "config.json") if converted else _BUILTIN_CONFIG,
         )
+    _no_url(model)
     path = Path(model).expanduser()
     try:
         if path.is_dir() or _looks_like_a_path(model):
@@ -93,9 +96,9 @@ def locate(model: str, served_name: str | None = None, environ: Mapping[str, str
         model,
         served_name or model,
         str(snapshot) if snapshot else None,
-        chat=_has_chat(snapshot) if snapshot else True,
+        chat=_chats(snapshot) if snapshot else True,
         weights_gib=_weights_gib(snapshot) if snapshot else None,
-        config=_config(snapshot) if snapshot else None,
+        config=model_files.read_json(snapshot / "config.json") if snapshot else None,
     )
 
 
@@ -107,9 +110,9 @@ def _local(path: Path, served_name: str | None) -> ModelFacts:
         str(path),
         served_name or path.name,
         str(path) if exists else None,
-        chat=_has_chat(path),
+        chat=not exists or model_files.has_chat_template(path),
         weights_gib=_weights_gib(path),
-        config=_config(path),
+        config=model_files.read_json(path / "config.json"),
     )
 
 
@@ -142,11 +145,6 @@ def nothing_is_fetched(environ: Mapping[str, str]) -> bool:
     return offline.lower() in {"1", "true", "yes", "on"}
 
 
-def has_tokenizer(folder: Path) -> bool:
-    """Whether a folder holds a tokenizer's files, which have many names."""
-    return any(_TOKENIZER.search(file.name) for file in folder.iterdir())
-
-
 def missing_weights(folder: Path) -> list[str]:
     """The weight files that are in a folder's index and not in the folder."""
     try:
@@ -157,11 +155,37 @@ def missing_weights(folder: Path) -> list[str]:
     return sorted(name for name in named if not (folder / name).exists())
 
 
+def _no_url(model: str) -> None:
+    """Neither Dynamo's frontend nor the checks here read a model behind a URL.
+
+    Raises:
+        SpecError: it is one.
+    """
+    if not _URL.match(model):
+        return
+    fix = "download it, and name the folder"
+    if in_hub := _HUB_URL.match(model):
+        fix = f"name it as {in_hub[1]}"
+    raise SpecError(f"model: {model} is a URL, and a model is a folder or a hub id", fix)
+
+
 def _looks_like_a_path(model: str) -> bool:
     return model.startswith(("/", "./", "../", "~")) or not _HUB_ID.fullmatch(model)
 
 
 def _require_folder(path: Path) -> None:
+    if path.is_file():
+        raise PreflightError(
+            f"{path} is a file, not a model folder",
+            "vLLM reads no GGUF: name the model's folder or hub id in safetensors"
+            if path.suffix == ".gguf"
+            else "name the folder that it is in",
+        )
+    if _GGUF_OF_HUB.search(str(path)):
+        raise PreflightError(
+            f"{path.name} names a GGUF file of a hub model, which vLLM no longer reads",
+            "name the model's own hub id, in safetensors",
+        )
     if not path.is_dir():
         raise PreflightError(
             f"there is no model folder {path}",
@@ -170,9 +194,10 @@ def _require_folder(path: Path) -> None:
         )
     config = path / "config.json"
     if not config.is_file():
+        what, fix = model_files.what_it_is(path)
         raise PreflightError(
-            f"{path} is not a model folder: it has no config.json",
-            "name the folder into which the model was downloaded or saved",
+            f"{path} is not a model folder: {what or 'it has no config.json'}",
+            fix or "name the folder into which the model was downloaded or saved",
         )
 
 
@@ -185,7 +210,7 @@ def _require_hub(model: str, environ: Mapping[str, str]) -> None:
     if nothing_is_fetched(environ):
         raise PreflightError(
             f"model {model} is not in the local hub cache, and HF_HUB_OFFLINE forbids downloading it",
-            "unset HF_HUB_OFFLINE, or " + advice,
+            _in_other_cache(model) or "unset HF_HUB_OFFLINE, or " + advice,
         )
     import httpx2
 
@@ -207,12 +232,43 @@ def _require_hub(model: str, environ: Mapping[str, str]) -> None:
     if answer.status_code in (401, 403):
         raise PreflightError(
             f"the hub refuses access to {model} (HTTP {answer.status_code}): gated, private or misspelt",
-            "accept its licence on the hub and set HF_TOKEN, or fix the name",
+            f"accept its licence on the hub and set HF_TOKEN, or fix the name{_other_token()}",
         )
     if answer.status_code >= 400:
         raise PreflightError(
             f"the hub has no model {model} (HTTP {answer.status_code})", "fix the name, or " + advice
         )
+
+
+def _other_token() -> str:
+    """What to do about a token that vLLM finds and Dynamo, which downloads, does not.
+
+    Seen with ai-dynamo==1.6.1 (a request without it) and huggingface_hub==1.33.0:_auth.py:get_token.
+    """
+    if os.environ.get("HF_TOKEN"):
+        return ""
+    home = Path(os.environ.get("HF_HOME") or "~/.cache/huggingface").expanduser()
+    file = Path(os.environ.get("HF_TOKEN_PATH") or home / "token")
+    if os.environ.get("HUGGING_FACE_HUB_TOKEN") or file.is_file():
+        return ". Dynamo reads neither a login's file nor another variable: export HF_TOKEN=$(hf auth token)"
+    return ""
+
+
+def _in_other_cache(model: str) -> str:
+    """What to do about a model in a cache that vLLM finds and Dynamo, which looks first, does not; or empty.
+
+    Seen with ai-dynamo==1.6.1, which reads HF_HUB_CACHE and HF_HOME alone, and
+    huggingface_hub==1.33.0:constants.py:HF_HUB_CACHE.
+    """
+    candidates = {
+        "HUGGINGFACE_HUB_CACHE": os.environ.get("HUGGINGFACE_HUB_CACHE"),
+        "XDG_CACHE_HOME": os.environ.get("XDG_CACHE_HOME"),
+    }
+    for name, value in candidates.items():
+        cache = Path(value or "").expanduser() / ("" if name.startswith("HUGGING") else "huggingface/hub")
+        if value and (cache / f"models--{model.replace('/', '--')}").is_dir():
+            return f"set HF_HUB_CACHE={cache}, where it is: Dynamo does not read {name}"
+    return ""
 
 
 def here() -> list[str]:
@@ -239,9 +295,12 @@ def _hub_home(environ: Mapping[str, str]) -> Path:
 
 
 def _hub_cache(environ: Mapping[str, str]) -> Path:
-    """Source: huggingface-hub==1.33.0:huggingface_hub/constants.py:HF_HUB_CACHE."""
-    cache = environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE")
-    return _expanded(cache, environ) if cache else _hub_home(environ) / "hub"
+    """Where Dynamo looks, which the frontend does as well: HF_HUB_CACHE and HF_HOME alone.
+
+    huggingface_hub, by which vLLM loads a model, knows more variables: `_in_other_cache`.
+    """
+    cache = environ.get("HF_HUB_CACHE") or f"{environ.get('HF_HOME') or '~/.cache/huggingface'}/hub"
+    return _expanded(cache, environ)
 
 
 def _expanded(path: str, environ: Mapping[str, str]) -> Path:
@@ -284,22 +343,9 @@ def _hub_snapshot(model: str, environ: Mapping[str, str]) -> Path | None:
     return configs[-1].parent if configs else None
 
 
-def _has_chat(folder: Path) -> bool:
-    if (folder / "chat_template.jinja").is_file():
-        return True
-    try:
-        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(config, dict) and bool(config.get("chat_template"))
-
-
-def _config(folder: Path) -> dict[str, Any] | None:
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return config if isinstance(config, dict) else None
+def _chats(snapshot: Path) -> bool:
+    """Whether a hub model has a chat template; one whose tokenizer is not here yet may have one."""
+    return model_files.has_chat_template(snapshot) or not (snapshot / "tokenizer_config.json").is_file()
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -39,6 +39,12 @@ _NO_GPU_MEMORY = re.compile(
     r"Free memory on device .* is less than desired|Error in memory profiling"
     r"|CUDA out of memory|No available memory for the cache blocks"
 )
+# The frontend found a model and cannot serve it; it tries again after 1, 2, 4 s and so on. Dynamo 1.6 says
+# the first, 1.4 the second, with fields after the message, as text or as JSON.
+_NOT_LISTED = re.compile(
+    r"(?:Model materialization failed|Error adding model from discovery).*?\berror\"?[=:]\s*"
+    r"\"?(?P<why>.*?)(?:\",\"group|\",\"model_name|\"?\s*$)"
+)
 # A Dynamo process logs this before it exits by itself, with exit code 0.
 _LEASE_LOST = re.compile(r"Unable to maintain lease")
 # How a vLLM process ends that another one has brought down ("See root cause above").
@@ -62,6 +68,8 @@ class LogWatch:
         no_kernels: the line in which LMCache reports that it runs without its compiled kernels, or empty.
         port_lost: the line in which a worker reports that its status port is taken, or empty.
         no_gpu_memory: the line in which an engine reports that it lacks GPU memory, or empty.
+        not_listed: why the frontend cannot list a model that it found, as it said last, or empty.
+        times_not_listed: how often it has said so, one time after the other.
     """
 
     def __init__(self, log: Path) -> None:
@@ -72,6 +80,8 @@ class LogWatch:
         self.no_kernels = ""
         self.port_lost = ""
         self.no_gpu_memory = ""
+        self.not_listed = ""
+        self.times_not_listed = 0
 
     def read(self) -> None:
         """Read the complete lines written since the last call."""
@@ -99,6 +109,10 @@ class LogWatch:
                 self.no_gpu_memory = line.strip()
             if _NO_KERNELS.search(line):
                 self.no_kernels = line.strip()
+            if found := _NOT_LISTED.search(line):
+                why = found["why"]
+                self.times_not_listed = self.times_not_listed + 1 if why == self.not_listed else 1
+                self.not_listed = why
 
     def lost_lease(self) -> bool:
         """Whether its last lines say that its lease in etcd has expired."""

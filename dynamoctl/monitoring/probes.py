@@ -6,6 +6,7 @@ A probe neither retries nor waits; a gate does that, with its deadline.
 from __future__ import annotations
 
 import socket
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -64,30 +65,40 @@ async def lists_model(endpoint: str, model: str) -> tuple[bool, str]:
 
     `/v1/models/{id}/ready` answers 200 in both cases (Dynamo 1.4; 503 from 1.6 on), so the body decides.
     """
+    missing = f"the frontend does not list {model}"
     body = await get_json(f"{endpoint}/v1/models/{quote(model)}/ready")
     if body is None:
-        return False, f"the frontend does not list {model}"
+        return False, missing
     if body.get("ready") is True:
         return True, ""
-    return False, str(body.get("reason") or f"the frontend does not list {model}")
+    return False, str(body.get("reason") or missing)
 
 
 async def complete(endpoint: str, model: str) -> tuple[bool, str]:
-    """Request a completion of a few tokens: (whether tokens came, why not)."""
-    request = {"model": model, "prompt": "The capital of France is", "max_tokens": 4, "temperature": 0}
+    """Request a completion of a few tokens: (whether tokens came, why not).
+
+    A model that is served for chat alone (`--endpoint-types chat`, `--use-vllm-tokenizer`) gets it as a chat.
+    """
+    request = {"model": model, "max_tokens": 4, "temperature": 0}
+    prompt = "The capital of France is"
     try:
-        answer = await loopback_http.ask(
-            "POST", f"{endpoint}/v1/completions", request, policies.COMPLETION_TIMEOUT_S
-        )
+        answer = await _generate(f"{endpoint}/v1/completions", {**request, "prompt": prompt})
+        if answer.status == HTTPStatus.NOT_FOUND:
+            chat = {**request, "messages": [{"role": "user", "content": prompt}]}
+            answer = await _generate(f"{endpoint}/v1/chat/completions", chat)
     except NoAnswerError as error:
         return False, f"no answer to a completion ({error})"
-    if answer.status != 200:
+    if answer.status != HTTPStatus.OK:
         return False, f"a completion got HTTP {answer.status}: {answer.text[:200]}"
     try:
         tokens = answer.json()["usage"]["completion_tokens"]
     except (ValueError, KeyError, TypeError):
         return False, f"a completion got no tokens: {answer.text[:200]}"
     return bool(tokens), "" if tokens else "a completion came back empty"
+
+
+async def _generate(url: str, request: dict[str, Any]) -> loopback_http.Answer:
+    return await loopback_http.ask("POST", url, request, policies.COMPLETION_TIMEOUT_S)
 
 
 def nats_answers(url: str) -> tuple[bool, str]:

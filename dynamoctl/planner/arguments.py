@@ -39,6 +39,15 @@ def argument(arguments: Sequence[str], name: str) -> str | None:
     return found
 
 
+def is_negated(arguments: Sequence[str], name: str) -> bool:
+    """Whether a switch of a worker is given, and switched off."""
+    from dynamoctl.planner import engine_options
+
+    return [one.is_negated for one in engine_options.parse(arguments).given if one.option == name][-1:] == [
+        True
+    ]
+
+
 def is_given(arguments: Sequence[str], *names: str) -> bool:
     """Whether one of these options of a worker is given, and not switched off."""
     from dynamoctl.planner import engine_options

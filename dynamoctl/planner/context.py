@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from dynamoctl.config.spec import DeploymentSpec
 from dynamoctl.facts import HostFacts, ModelFacts
-from dynamoctl.planner import discovery, kv_cache, lmcache, owned_arguments, topology
+from dynamoctl.planner import discovery, kv_cache, lmcache, model_kinds, owned_arguments, topology
 from dynamoctl.planner.connectors import CacheMode, Connector, Device
 from dynamoctl.planner.discovery import Address
 from dynamoctl.planner.plan import Role
@@ -61,6 +61,7 @@ class PlanContext:
         if cache:
             lmcache.eviction_policy(spec.lmcache, cache, facts.versions.get("lmcache", ""))
         kv_cache.check_heads(spec, model)
+        model_kinds.check(spec, model, cache)
         gib = lmcache.cpu_gb(spec, facts, device, cache) if cache else 0.0
         ports = Ports(facts.free_ports, taken=spec.port)
         at = discovery.address(spec, facts)

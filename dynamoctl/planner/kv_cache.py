@@ -31,7 +31,7 @@ def check_heads(spec: DeploymentSpec, model: ModelFacts) -> None:
     Raises:
         SpecError: the heads of this model cannot be divided among --tp ranks.
     """
-    heads = _number(_text(model.config or {}), "num_attention_heads")
+    heads = _number(text_config(model.config or {}), "num_attention_heads")
     if spec.engine == "vllm" and heads and heads % spec.tp:
         ways = [str(tp) for tp in range(1, heads + 1) if heads % tp == 0 and tp <= 16]
         raise SpecError(
@@ -59,13 +59,13 @@ def tokens(
     if size is None:
         return None
     # A server gets the parts of all ranks; with latent attention all have the same, and one stores it.
-    parts = spec.tp if cache == "mp" and not _is_latent(_text(model.config)) else 1
+    parts = spec.tp if cache == "mp" and not _is_latent(text_config(model.config)) else 1
     return int(gib * _GIB // (size * parts))
 
 
 def bytes_per_token(config: Mapping[str, Any], tp: int, engine_args: tuple[str, ...] = ()) -> int | None:
     """Bytes of one token's KV cache on one rank; None if the config does not say."""
-    text = _text(config)
+    text = text_config(config)
     layers = _number(text, "num_hidden_layers")
     width = _element(text, config, engine_args)
     if layers is None or width is None or not _is_plain(text):
@@ -82,7 +82,7 @@ def bytes_per_token(config: Mapping[str, Any], tp: int, engine_args: tuple[str, 
     return 2 * layers * max(1, -(-kv_heads // tp)) * size * width
 
 
-def _text(config: Mapping[str, Any]) -> Mapping[str, Any]:
+def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The language model's part: one that also sees has it in a table of its own."""
     inner = config.get("text_config")
     return inner if isinstance(inner, dict) else config

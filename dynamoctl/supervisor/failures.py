@@ -8,10 +8,13 @@ from dynamoctl.errors import NotReadyError
 from dynamoctl.host import ports
 from dynamoctl.humanize import duration
 from dynamoctl.logs.phases import last_lines, root_cause
+from dynamoctl.planner.secrets import redact
 from dynamoctl.processes import process_control
 from dynamoctl.supervisor.deployment import Deployment, RunningUnit
 from dynamoctl.supervisor.journal import say
 
+# Dynamo's frontend tries again after 1, 2, 4 and 8 s.
+_MOST_LISTING_FAILURES = 4
 _LEASE = (
     "the process could not renew its etcd lease in time (etcd slow, or host stalled);"
     " to tolerate longer stalls, set ETCD_LEASE_TTL (seconds, default 10) in [env]"
@@ -69,6 +72,31 @@ def too_late(deployment: Deployment) -> NotReadyError:
         f"not ready within {duration(deployment.plan.timeout_s)}: {doing}",
         f"raise the limit with --timeout SECONDS, or look for the cause in the logs\n{logs}".rstrip(),
     )
+
+
+def forget_listing(deployment: Deployment) -> None:
+    """From now on, with all units up, it counts if the frontend cannot list the model."""
+    frontend = deployment.frontend
+    if frontend is not None and frontend.log is not None:
+        frontend.log.read()
+        frontend.log.times_not_listed = 0
+
+
+def check_listing(deployment: Deployment) -> None:
+    """Look in the frontend's log for why it cannot list the model, which it says nowhere else.
+
+    Raises:
+        NotReadyError: it has failed for the same reason again and again.
+    """
+    frontend = deployment.frontend
+    if frontend is None or frontend.log is None or deployment.plan.elsewhere:
+        return
+    frontend.log.read()
+    if frontend.log.times_not_listed >= _MOST_LISTING_FAILURES:
+        raise NotReadyError(
+            f"the frontend cannot list {deployment.plan.model}: {redact(frontend.log.not_listed)}",
+            f"log: {deployment.folder.log(frontend.unit.name)}",
+        )
 
 
 def check_lmcache(deployment: Deployment, member: RunningUnit) -> None:

@@ -23,10 +23,11 @@ async def verify(deployment: Deployment) -> None:
     passed.
 
     Raises:
-        NotReadyError: a unit has ended, or LMCache does not work.
+        NotReadyError: a unit has ended, the frontend cannot list the model, or LMCache does not work.
     """
     if deployment.frontend is None:
         return
+    failures.forget_listing(deployment)
     for probe in (is_listed, _answers):
         while True:
             done, why = await probe(deployment)
@@ -34,6 +35,7 @@ async def verify(deployment: Deployment) -> None:
                 break
             deployment.set_phase_of_frontend(why)
             failures.require_all(deployment)
+            failures.check_listing(deployment)
             await asyncio.sleep(lifecycle.GATE_INTERVAL_S)
     await _prove_cache(deployment)
     for member in deployment.members:

@@ -448,7 +448,8 @@ def test_down_from_another_process_leaves_nothing(up: Up) -> None:
 
 def test_a_model_whose_config_is_broken_fails_at_once_with_its_last_lines(cli: Cli, tmp_path: Path) -> None:
     """A worker that dies while it loads: exit code 4, its log's end, nothing left."""
-    (tmp_path / "config.json").write_text('{"architectures": ["NoSuchModel"], "model_type": "no_such"}')
+    config = {"architectures": ["NoSuchForCausalLM"], "model_type": "no_such", "eos_token_id": 2}
+    (tmp_path / "config.json").write_text(json.dumps(config))
     for name in ("tokenizer.json", "model.safetensors"):
         (tmp_path / name).touch()
     failed = cli(

@@ -281,6 +281,17 @@ def test_a_placeholder_is_told_on_stderr(capsys: pytest.CaptureFixture[str]) -> 
     assert shown.err.startswith("left out: port 9000")
 
 
+def test_a_service_that_is_called_vllm_gives_no_worker_its_port(capsys: pytest.CaptureFixture[str]) -> None:
+    """Kubernetes would set VLLM_PORT=tcp://..., with which vLLM exits."""
+    (graph,) = documents("disagg --no-lmcache -n vllm", capsys).values()
+    pods = {one["type"]: one["podTemplate"]["spec"] for one in graph["spec"]["components"]}
+    assert {kind: pod.get("enableServiceLinks") for kind, pod in pods.items()} == {
+        "frontend": None,
+        "decode": False,
+        "prefill": False,
+    }
+
+
 def test_a_drain_time_of_ones_own_is_told_to_be_left_out(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["export", "k8s", "agg", "--no-lmcache", "--drain", "60"]) == 0
     assert "left out: drain 60 s" in capsys.readouterr().err

@@ -130,8 +130,7 @@ def test_the_built_in_models_size_is_known_before_it_is_made(
         ({"HF_HUB_CACHE": "~/cache"}, "cache"),
         ({"HF_HOME": "{}/hf", "HF_HUB_CACHE": ""}, "hf/hub"),
         ({"HF_HOME": "$DATA/hf", "DATA": "{}"}, "hf/hub"),
-        ({"HUGGINGFACE_HUB_CACHE": "{}/old", "HF_HOME": "/nowhere"}, "old"),
-        ({"XDG_CACHE_HOME": "{}/xdg"}, "xdg/huggingface/hub"),
+        ({"HUGGINGFACE_HUB_CACHE": "{}/old", "HF_HOME": "{}/hf"}, "hf/hub"),
         ({}, ".cache/huggingface/hub"),
     ],
 )

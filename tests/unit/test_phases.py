@@ -224,3 +224,23 @@ def test_a_log_that_refers_to_nothing_has_no_cause_but_its_last_lines(tmp_path: 
         log.write_text(text)
         assert root_cause(log) == ""
     assert root_cause(tmp_path / "none.log") == ""
+
+
+NOT_LISTED = {
+    "text": "\x1b[33m WARN\x1b[0m dynamo_llm::discovery::controller: Model materialization failed; scheduling"
+    ' retry group=["m","[\\"ns\\",\\"chat|completions\\"]"] attempt=1 retry_ms=1000 error="no template"',
+    "JSON": '{"level":"WARN","message":"Model materialization failed; scheduling retry","attempt":1,'
+    '"error":"no template","group":"[\\"m\\",\\"chat|completions\\"]","retry_ms":"1000"}',
+    "Dynamo 1.4": "ERROR dynamo_llm::discovery::watcher: Error adding model from discovery error=no template",
+}
+
+
+@pytest.mark.parametrize("line", NOT_LISTED.values(), ids=NOT_LISTED)
+def test_why_a_frontend_cannot_list_a_model(log: Path, line: str) -> None:
+    watch = LogWatch(log)
+    write(log, f"{line}\nsomething else\n{line}\n")
+    watch.read()
+    assert (watch.not_listed, watch.times_not_listed) == ("no template", 2)
+    write(log, line.replace("no template", "no tokenizer") + "\n")
+    watch.read()
+    assert (watch.not_listed, watch.times_not_listed) == ("no tokenizer", 1)

@@ -78,7 +78,7 @@ def test_the_hubs_cache_of_env_is_that_of_the_plan(
     snapshot = tmp_path / "hf" / "hub" / "models--a--b" / "snapshots" / "abc"
     snapshot.mkdir(parents=True)
     for name in ("config.json", "tokenizer.json", "model.safetensors"):
-        (snapshot / name).write_text("{}")
+        (snapshot / name).write_text('{"eos_token_id": 2}')
     (tmp_path / "dynamoctl.toml").write_text('model = "a/b"\n[env]\nHF_HOME = "hf"\nHF_HUB_OFFLINE = "1"\n')
     made = planning.plan_for_here({"mode": "agg", "device": "cpu"}, None)
     assert made.model.folder == str(snapshot)

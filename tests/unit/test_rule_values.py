@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ MORE: dict[str, tuple[int, dict[str, Any]]] = {
     "gds": (1, {"lmcache": {"gds": "/nvme"}}),
     "two-workers-on-cpu": (0, {"workers": 2}),
     "no-multicast": (1, {"nvlink_multicast": False}),
+    "base-model": (1, {"model_facts": replace(FOLDER_MODEL, builtin=False, chat=False)}),
 }
 # In a connector: what the plan gives a key in `kv_transfer_config.KEY`.
 _KEY = re.compile(r"kv_transfer_config\.(.+)")

@@ -169,6 +169,31 @@ def test_an_unknown_key_gets_the_nearest_one(toml: Toml, text: str, key: str, ne
     assert error.hint == f"did you mean '{near}'?"
 
 
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("tensor_parallel_size", "set tp"),
+        ("tensor-parallel-size", "set tp"),
+        ("max_model_len", 'engine_args = ["--max-model-len", "VALUE"]'),
+        ("gpu-memory-utilization", 'engine_args = ["--gpu-memory-utilization", "VALUE"]'),
+    ],
+)
+def test_a_key_of_vllms_says_where_it_goes(tmp_path: Path, key: str, hint: str) -> None:
+    config = tmp_path / "dynamoctl.toml"
+    config.write_text(f"{key} = 2\n")
+    with pytest.raises(SpecError, match=f"unknown key '{key}'") as caught:
+        load_spec({}, {}, config)
+    assert hint in caught.value.hint
+
+
+def test_a_yaml_file_is_told_what_to_become(tmp_path: Path) -> None:
+    config = tmp_path / "deploy.yaml"
+    config.write_text("model: m\n")
+    with pytest.raises(SpecError, match="not valid TOML") as caught:
+        load_spec({}, {}, config)
+    assert "LMCACHE_CONFIG_FILE" in caught.value.hint
+
+
 def test_text_that_is_no_toml_is_refused_with_its_line(toml: Toml) -> None:
     config = toml("port = 1\nname =\n")
     error = refusal(config=config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dynamoctl.planner import cpu_profile
 from dynamoctl.planner.rules.nixl import WITH_NIXL
 from dynamoctl.planner.rules.rule import GPUS_ONLY, WORKERS, Condition, InPod, Rule
 
@@ -98,8 +99,9 @@ CPU = (
     Rule(
         name="short-context-on-cpu",
         sets="--max-model-len",
-        value="2048",
-        why="The KV cache of 1 GiB must hold a request of the longest length.",
+        value=lambda unit: str(cpu_profile.context_tokens(unit.plan.model.config)),
+        why="The KV cache of 1 GiB must hold a request of the longest length. It is 2048 tokens, or the"
+        " model's own length if that is less.",
         without="vLLM exits if the model's own context does not fit into the KV cache.",
         source="vllm==0.31.0:vllm/config/model.py:max_model_len",
         tested=("vllm",),
@@ -111,13 +113,17 @@ CPU = (
     Rule(
         name="small-batches-on-cpu",
         sets="--max-num-batched-tokens",
-        value="512",
-        why="vLLM runs a step of this size at the start, to measure.",
+        value=lambda unit: str(cpu_profile.batch_tokens(unit.user_arguments)),
+        why="vLLM runs a step of this size at the start, to measure. It is 512 tokens, or --max-num-seqs if"
+        " that is more.",
         without="Six more seconds to ready on two cores: 43 s instead of 37 s.",
         source=f"vllm==0.31.0:vllm/config/scheduler.py:max_num_batched_tokens; {_MEASURED}",
         tested=("vllm",),
         roles=WORKERS,
-        when=_ON_CPU,
+        when=Condition(
+            "on a CPU, with chunked prefill",
+            lambda unit: _ON_CPU.holds(unit) and not cpu_profile.has_own_batches(unit.user_arguments),
+        ),
         in_pod=GPUS_ONLY,
         override_expected=True,
     ),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 
-from dynamoctl.planner import kv_cache
+from dynamoctl.planner import kv_cache, model_kinds
+from dynamoctl.planner.arguments import is_given
 from dynamoctl.planner.connectors import KV_LOAD_FAILURE_POLICY
+from dynamoctl.planner.context import UnitContext
 from dynamoctl.planner.rules.rule import (
     FOR_SUPERVISOR,
     GPUS_ONLY,
@@ -21,6 +23,18 @@ from dynamoctl.planner.rules.rule import (
 
 # The socket is in the worker's own working directory.
 _KV_EVENTS = {"enable_kv_cache_events": True, "publisher": "zmq", "endpoint": "ipc://kv-events"}
+# With one of these, the user says how the model is served or where its template is.
+_SERVES_ITS_WAY = (
+    "--endpoint-types",
+    "--dyn-endpoint-types",
+    "--custom-jinja-template",
+    "--use-vllm-tokenizer",
+)
+
+
+def _cannot_chat(unit: UnitContext) -> bool:
+    return not unit.plan.model.chat and not is_given(unit.user_arguments, *_SERVES_ITS_WAY)
+
 
 WORKER = (
     Rule(
@@ -155,6 +169,10 @@ WORKER = (
         "compute_nixl_compatibility_hash",
         tested=("vllm", "nixl", "lmcache"),
         roles=("decode", "prefill"),
+        when=Condition(
+            "unless the model has layers with a state (mamba, linear attention), which need the manager",
+            lambda unit: not model_kinds.is_hybrid(unit.plan.model),
+        ),
     ),
     Rule(
         name="kv-events-for-router",
@@ -170,6 +188,18 @@ WORKER = (
         roles=WORKERS,
         when=Condition("with --router-mode kv", lambda unit: unit.spec.router_mode == "kv"),
         in_pod=InPod("changed", "the router is in another pod, so the address is TCP; decode publishes none"),
+    ),
+    Rule(
+        name="completions-without-template",
+        sets="--endpoint-types",
+        value="completions",
+        why="Dynamo serves chat and completions by default, and a model without a chat template cannot chat.",
+        without="The frontend never lists the model, because it has no chat template.",
+        source="ai-dynamo==1.6.1:dynamo/common/configuration/groups/runtime_args.py:--endpoint-types",
+        tested=("ai-dynamo",),
+        roles=WORKERS,
+        when=Condition("with a model that has no chat template", _cannot_chat),
+        override_expected=True,
     ),
     Rule(
         name="exact-small-model",

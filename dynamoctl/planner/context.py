@@ -61,7 +61,7 @@ class PlanContext:
         if cache:
             lmcache.eviction_policy(spec.lmcache, cache, facts.versions.get("lmcache", ""))
         kv_cache.check_heads(spec, model)
-        model_kinds.check(spec, model, cache)
+        model_kinds.check(spec, model, cache, device)
         gib = lmcache.cpu_gb(spec, facts, device, cache) if cache else 0.0
         ports = Ports(facts.free_ports, taken=spec.port)
         at = discovery.address(spec, facts)

@@ -59,7 +59,7 @@ def tokens(
     if size is None:
         return None
     # A server gets the parts of all ranks; with latent attention all have the same, and one stores it.
-    parts = spec.tp if cache == "mp" and not _is_latent(text_config(model.config)) else 1
+    parts = spec.tp if cache == "mp" and not is_latent(text_config(model.config)) else 1
     return int(gib * _GIB // (size * parts))
 
 
@@ -70,7 +70,7 @@ def bytes_per_token(config: Mapping[str, Any], tp: int, engine_args: tuple[str, 
     width = _element(text, config, engine_args)
     if layers is None or width is None or not _is_plain(text):
         return None
-    if _is_latent(text):
+    if is_latent(text):
         rotary = _number(text, "qk_rope_head_dim") or 0
         return layers * (int(text["kv_lora_rank"]) + rotary) * width
     heads = _number(text, "num_attention_heads")
@@ -88,7 +88,8 @@ def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return inner if isinstance(inner, dict) else config
 
 
-def _is_latent(text: Mapping[str, Any]) -> bool:
+def is_latent(text: Mapping[str, Any]) -> bool:
+    """Whether a language model has latent attention (MLA)."""
     return _number(text, "kv_lora_rank") is not None
 
 

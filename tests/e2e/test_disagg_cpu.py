@@ -149,7 +149,7 @@ def test_a_prefill_worker_that_fails_takes_everything_down_with_its_last_lines(
 ) -> None:
     """Decode is up by then."""
     config = tmp_path / "d.toml"
-    config.write_text('prefill_args = ["--no-such-argument"]\n')
+    config.write_text('prefill_args = ["--seed", "abc"]\n')
     failed = cli(
         "up", "disagg", "--device", "cpu", "--no-lmcache", "-n", "half", "--port", str(free_port()),
         "--config", str(config), patience_s=400,
@@ -157,6 +157,6 @@ def test_a_prefill_worker_that_fails_takes_everything_down_with_its_last_lines(
     assert failed.code == 4
     assert "decode-0: ready" in failed.err
     assert "prefill-0 ended" in failed.err
-    assert "--no-such-argument" in failed.err
+    assert "argument --seed: invalid" in failed.err
     assert "prefill-0.log" in failed.err
     assert cli.ours() == {}

@@ -83,7 +83,7 @@ def plan_flags(
         typer.Option(
             "--gpus",
             "-g",
-            help="GPU indices or UUIDs, as in 0,1; name one twice to share it.",
+            help="GPU indices, ranges or UUIDs, as in 0-3,6; name one twice to share it.",
             autocompletion=completers.gpus,
             rich_help_panel=_PLACE,
         ),

@@ -49,8 +49,9 @@ class DeploymentSpec(Model):
         device: device of the workers. `auto`: GPUs if there are any, else the CPU.
         engine: engine of the workers. `mocker`: Dynamo's stand-in for vLLM, without weights; its text is made
             up.
-        gpus: GPU indices (as the caller's CUDA_VISIBLE_DEVICES counts them) or UUIDs, in the order
-            in which workers take them; one that is named twice is shared. Empty: chosen.
+        gpus: GPU indices (as the caller's CUDA_VISIBLE_DEVICES counts them), ranges as in "0-3", or UUIDs or
+            their beginnings, in the order in which workers take them; one that is named twice is shared.
+            Empty: chosen.
         workers: number of workers (mode `agg`).
         decode: number of decode workers (mode `disagg`).
         prefill: number of prefill workers (mode `disagg`).

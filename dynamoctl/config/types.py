@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
+from dynamoctl import facts
 from dynamoctl.config.choices import HostRole
 from dynamoctl.lmcache import environment, remote_stores
 
@@ -24,6 +25,7 @@ OWN_FIELDS = {
 _MOST_GIB = 1048576
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
 _GPU = re.compile(r"[0-9]{1,3}|(GPU|MIG)-[0-9A-Za-z/-]+")
+_GPU_OR_RANGE = re.compile(rf"{_GPU.pattern}|{facts.INDEX_RANGE}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _ETCD = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}")
 
@@ -37,7 +39,7 @@ _SIZE_SCHEMA: dict[str, Any] = {
 }
 _AUTO_SIZE_SCHEMA = {"anyOf": [*_SIZE_SCHEMA["anyOf"], {"const": "auto"}]}
 _FOLDER_SCHEMA = {"type": "string", "not": {"pattern": r"^\s*(file://)?\s*$"}}
-_ONE_GPU = rf"\s*({_GPU.pattern})\s*"
+_ONE_GPU = rf"\s*({_GPU_OR_RANGE.pattern})\s*"
 _GPU_INDEX = {"type": "integer", "minimum": 0, "maximum": 999}
 GPUS_SCHEMA = {
     "anyOf": [
@@ -77,23 +79,25 @@ _VARIABLES_SCHEMA = {
 
 
 def parse_gpus(value: object) -> object:
-    """`"0,1"`, `[0, 1]` or `0` as a tuple of GPU indices or UUIDs, each a string."""
+    """`"0,1"`, `"0-1"`, `[0, 1]` or `0` as a tuple of GPU indices or UUIDs, each a string."""
     if isinstance(value, bool):
         raise ValueError(f"{str(value).lower()} is not a GPU index or UUID")
     if isinstance(value, int):
         value = [value]
     if isinstance(value, str):
         if not value.strip():
-            raise ValueError("no GPU given: give indices or UUIDs, as in 0,1, or leave it out")
+            raise ValueError("no GPU given: give indices or UUIDs, as in 0,1 or 0-3, or leave it out")
         value = value.split(",")
     if not isinstance(value, (list, tuple)):
         return value
-    gpus = []
+    gpus: list[str] = []
     for item in value:
         text = str(item).strip()
-        if not _GPU.fullmatch(text):
-            raise ValueError(f"'{text}' is not a GPU index or UUID: separate several with commas, as in 0,1")
-        gpus.append(str(int(text)) if text.isdigit() else text)
+        if not _GPU_OR_RANGE.fullmatch(text):
+            raise ValueError(
+                f"'{text}' is not a GPU index or UUID: separate several with commas, as in 0,1 or 0-3,6"
+            )
+        gpus += facts.index_range(text) or [str(int(text)) if text.isdigit() else text]
     return tuple(gpus)
 
 

@@ -5,9 +5,11 @@ The planner does no I/O. The same spec and the same facts give the same plan on 
 
 from __future__ import annotations
 
+import os.path
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any
 
 from dynamoctl.errors import SpecError
@@ -115,6 +117,24 @@ def usable_gpus(gpus: tuple[Gpu, ...], visible: tuple[str, ...] | None) -> tuple
         return gpus
     names = [int(entry) if entry.isdigit() else entry for entry in entries if gpus]
     return tuple(next((gpu for gpu in gpus if gpu.is_named(name)), None) for name in names)
+
+
+def hub_id(repository: str) -> str | None:
+    """The hub id of a folder in the hub's cache, as models--Qwen--Qwen3-0.6B; None for any other folder."""
+    kind, *parts = repository.split("--")
+    return "/".join(parts) if kind == "models" and len(parts) in (1, 2) and all(parts) else None
+
+
+def folder_name(folder: PurePath) -> str:
+    """The name under which the model in a folder is served by default: the folder's.
+
+    A snapshot in the hub's cache has the hub's name, because its folder's is a hash.
+    """
+    # As the path is written: who names a link wants its name.
+    path = PurePath(os.path.normpath(folder))
+    if path.parent.name == "snapshots" and (name := hub_id(path.parent.parent.name)):
+        return name
+    return path.name
 
 
 @dataclass(frozen=True)

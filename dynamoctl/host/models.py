@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dynamoctl.errors import PreflightError
-from dynamoctl.facts import ModelFacts
+from dynamoctl.facts import ModelFacts, folder_name, hub_id
 from dynamoctl.policies import BUILTIN_MODEL, GPU_MODEL
 
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -101,7 +101,7 @@ def _local(path: Path, served_name: str | None) -> ModelFacts:
         next(path.iterdir(), None)  # raises OSError if it is not readable
     return ModelFacts(
         str(path),
-        served_name or path.name,
+        served_name or folder_name(path),
         str(path) if exists else None,
         chat=_has_chat(path),
         weights_gib=_weights_gib(path),
@@ -157,12 +157,11 @@ def _require_folder(path: Path) -> None:
             f"name a folder that holds config.json and weights, a hub id as in {GPU_MODEL},"
             f" or {BUILTIN_MODEL}, which is built in",
         )
-    config = path / "config.json"
-    if not config.is_file():
-        raise PreflightError(
-            f"{path} is not a model folder: it has no config.json",
-            "name the folder into which the model was downloaded or saved",
-        )
+    if not (path / "config.json").is_file():
+        hint = "name the folder into which the model was downloaded or saved"
+        if (name := hub_id(path.name)) and (path / "snapshots").is_dir():
+            hint = f"name the model, {name}, or one of the folders in {path / 'snapshots'}"
+        raise PreflightError(f"{path} is not a model folder: it has no config.json", hint)
 
 
 def _require_hub(model: str) -> None:

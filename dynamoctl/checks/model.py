@@ -7,7 +7,7 @@ from pathlib import Path
 from dynamoctl.checks.base import Check, Finding, Level
 from dynamoctl.errors import PreflightError
 from dynamoctl.facts import HostFacts, ModelFacts
-from dynamoctl.host import models
+from dynamoctl.host import hub, models
 from dynamoctl.planner.plan import DeploymentPlan
 
 # Of the weights that are missing, so many are named.
@@ -16,6 +16,9 @@ _NAMED = 3
 
 def _model(plan: DeploymentPlan, _facts: HostFacts, model: ModelFacts) -> list[Finding]:
     try:
+        if plan.engine == "vllm" and not (model.builtin or model.is_folder or models.nothing_is_fetched()):
+            # Also for a model that is here: vLLM asks the hub whether it is the newest.
+            hub.require_proxies()
         models.require(model)
     except PreflightError as error:
         return [Finding(Level.ERROR, error.message, error.hint)]

@@ -13,11 +13,11 @@ from typing import Any
 
 from dynamoctl.errors import PreflightError
 from dynamoctl.facts import ModelFacts, folder_name, hub_id
+from dynamoctl.host import hub
 from dynamoctl.policies import BUILTIN_MODEL, GPU_MODEL
 
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_HUB_TIMEOUT_S = 10.0
 _GIB = 1024**3
 _BUILTIN_GIB = 0.26  # 135 million parameters in 16 bits
 
@@ -178,29 +178,27 @@ def _require_hub(model: str) -> None:
     import httpx2
 
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-    token = os.environ.get("HF_TOKEN")
+    url = f"{endpoint}/{model}/resolve/main/config.json"
     try:
-        answer = httpx2.head(
-            f"{endpoint}/{model}/resolve/main/config.json",
-            headers={"Authorization": f"Bearer {token}"} if token else {},
-            timeout=_HUB_TIMEOUT_S,
-            follow_redirects=True,
-        )
+        status = hub.status(url, os.environ.get("HF_TOKEN", ""))
     except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
+        how = ""
+        if proxy := hub.proxy_variable(url):
+            how = f" through the proxy in {proxy}"
+            if hub.is_socks(proxy):
+                how = f" without the SOCKS proxy in {proxy}, which Dynamo does not take"
         raise PreflightError(
-            f"model {model} is not here, and the hub at {endpoint} cannot be reached"
+            f"model {model} is not here, and the hub at {endpoint} cannot be reached{how}"
             f" ({type(error).__name__})",
             advice,
         ) from None
-    if answer.status_code in (401, 403):
+    if status in (401, 403):
         raise PreflightError(
-            f"the hub refuses access to {model} (HTTP {answer.status_code}): gated, private or misspelt",
+            f"the hub refuses access to {model} (HTTP {status}): gated, private or misspelt",
             "accept its licence on the hub and set HF_TOKEN, or fix the name",
         )
-    if answer.status_code >= 400:
-        raise PreflightError(
-            f"the hub has no model {model} (HTTP {answer.status_code})", "fix the name, or " + advice
-        )
+    if status >= 400:
+        raise PreflightError(f"the hub has no model {model} (HTTP {status})", "fix the name, or " + advice)
 
 
 def here() -> list[str]:

@@ -154,7 +154,7 @@ def test_a_link_to_a_snapshot_is_served_under_its_own_name(tmp_path: Path) -> No
 def test_a_repository_of_the_hubs_cache_is_told_from_its_snapshots(tmp_path: Path) -> None:
     repository = tmp_path / "models--Qwen--Qwen3-0.6B"
     fill(repository / "snapshots" / "abc", "config.json")
-    with pytest.raises(PreflightError, match="has no config.json") as caught:
+    with pytest.raises(PreflightError, match=r"has no config\.json") as caught:
         models.require(models.locate(str(repository)))
     hint = f"name the model, Qwen/Qwen3-0.6B, or one of the folders in {repository / 'snapshots'}"
     assert caught.value.hint == hint

@@ -310,7 +310,10 @@ def plan_flags(
 ) -> Flags:
     """What was given, by the spec's names, and `config`; None where nothing was."""
     if engine_args and not engine_args[0].startswith("-"):
-        raise SpecError(f"unexpected argument '{engine_args[0]}'", "arguments for vLLM go last, after --")
+        raise SpecError(
+            f"unexpected argument '{engine_args[0]}'",
+            "arguments for vLLM go last, after --; a deployment's name goes after -n",
+        )
     return {
         "name": name,
         "mode": mode,

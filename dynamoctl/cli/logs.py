@@ -70,7 +70,7 @@ def command(
     from dynamoctl.operations.logs import query, read, target, units
 
     if unit is None:
-        name, unit = target(deployment, name)
+        name, unit = target(deployment, one_name(None, name))
     else:
         chosen = one_name(deployment, name)
         assert chosen is not None

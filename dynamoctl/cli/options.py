@@ -10,6 +10,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from dynamoctl.cli import completers
+from dynamoctl.config.choices import NAME, NAME_RULE
 from dynamoctl.errors import SpecError
 
 _OPTION = ("--name", "-n")
@@ -68,8 +69,11 @@ def one_name(argument: str | None, option: str | None) -> str | None:
     """The deployment that is named as an argument, with --name, or both ways; None if neither is given.
 
     Raises:
-        SpecError: they differ.
+        SpecError: they differ, or no deployment can have this name.
     """
+    for name in filter(None, (argument, option)):
+        if not NAME.fullmatch(name):
+            raise SpecError(f"'{name}' is not the name of a deployment", NAME_RULE)
     if argument is not None and option is not None and argument != option:
         raise SpecError(
             f"two deployments are named: '{argument}', and '{option}' by --name", "leave out one of them"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any
 
 from pydantic import Field, WithJsonSchema, field_validator, model_validator
@@ -55,6 +56,13 @@ class LMCacheSpec(Model):
             if kind not in remote_stores.L2_ADAPTERS:
                 hint = nearest(str(kind), remote_stores.L2_ADAPTERS) if kind else "give each table a type"
                 raise ValueError(f"the cache server has no adapter of type {kind!r}: {hint}")
+            try:
+                json.dumps(table, allow_nan=False)
+            except (TypeError, ValueError):
+                raise ValueError(
+                    f"the server takes an adapter as JSON, and the table of type {kind!r} has a value that"
+                    " JSON does not have"
+                ) from None
         return value
 
     @model_validator(mode="after")

@@ -16,7 +16,7 @@ from dynamoctl.config.lmcache_spec import LMCacheSpec
 from dynamoctl.config.spec import DeploymentSpec
 from dynamoctl.config.types import OWN_FIELDS
 from dynamoctl.errors import SpecError
-from dynamoctl.humanize import nearest
+from dynamoctl.humanize import is_utf8, nearest
 from dynamoctl.lmcache import config_file, environment
 
 
@@ -81,6 +81,9 @@ def load(
         return DeploymentSpec.model_validate(values), sources
     except ValidationError as error:
         raise SpecError(*_explain(error, origins, f" (in {config})" if config else "")) from None
+    except UnicodeEncodeError:  # pydantic cannot repeat a message about it
+        named = next((flag_of(field) for field, value in flags.items() if not is_utf8(value)), "a variable")
+        raise SpecError(f"{named}: the value is not UTF-8 text") from None
 
 
 def _settings_of_lmcache(values: dict[str, Any], environ: Mapping[str, str], config: str) -> dict[str, str]:
@@ -98,7 +101,7 @@ def _settings_of_lmcache(values: dict[str, Any], environ: Mapping[str, str], con
     for key in [key for key in table if config_file.is_key(key) and key not in LMCacheSpec.model_fields]:
         value, field = table.pop(key), OWN_FIELDS.get(config_file.variable(key))
         if field is None:
-            env.setdefault(config_file.variable(key), config_file.as_text(value))
+            env.setdefault(config_file.variable(key), config_file.setting(key, value))
         elif field in table:
             raise SpecError(f"lmcache.{key} and lmcache.{field} are the same setting", "remove one of them")
         else:
@@ -140,6 +143,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise SpecError(f"{path} is not valid TOML: {error}", "fix the line that it names") from None
     except UnicodeDecodeError:
         raise SpecError(f"{path} is not valid TOML: it is not UTF-8 text") from None
+    except ValueError as error:  # a number with thousands of digits
+        raise SpecError(f"{path} is not valid TOML: {str(error).partition(':')[0].lower()}") from None
     except RecursionError:
         raise SpecError(f"{path} is nested too deeply") from None
     except OSError as error:
@@ -181,12 +186,23 @@ def _fields_at(path: tuple[str, ...]) -> list[str]:
     return list(model.model_fields)
 
 
+_SHOWN = 200
 # What pydantic calls a model, a tuple or a dict, in TOML's words.
 _WANTED = {
     "model_type": "must be a table, as in [{}]",
     "dict_type": "must be a table, as in [{}]",
     "tuple_type": "must be a list",
+    "string_unicode": "must be UTF-8 text",
 }
+
+
+def _shown(value: object) -> str:
+    """A rejected value as an error has it: what is long is cut."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):
+        return "a number with thousands of digits"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def _explain(error: ValidationError, origins: Mapping[tuple[str, ...], str], file: str) -> tuple[str, str]:
@@ -208,9 +224,9 @@ def _explain(error: ValidationError, origins: Mapping[tuple[str, ...], str], fil
     if kind == "value_error":
         return f"{where}: {message}{source}", ""
     if kind == "literal_error":
-        return f"{where}: '{value}' is not one of {first['ctx']['expected']}{source}", ""
+        return f"{where}: {_shown(value)} is not one of {first['ctx']['expected']}{source}", ""
     wanted = _WANTED.get(kind, first["msg"][0].lower() + first["msg"][1:]).format(where)
     # A variable's value may be a secret.
-    rejected = "" if "env" in location[:-1] else f", not {value!r}"
+    rejected = "" if "env" in location[:-1] else f", not {_shown(value)}"
     hint = "to serve without LMCache: enabled = false in it" if where == "lmcache" else ""
     return f"{where}: {wanted}{rejected}{source}", hint

@@ -11,6 +11,8 @@ from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator, mo
 
 from dynamoctl import policies
 from dynamoctl.config.choices import (
+    NAME,
+    NAME_RULE,
     ROLES,
     Device,
     Discovery,
@@ -24,7 +26,6 @@ from dynamoctl.config.lmcache_spec import LMCacheSpec
 from dynamoctl.config.types import (
     ETCD_SCHEMA,
     GPUS_SCHEMA,
-    NAME,
     ROLES_SCHEMA,
     Environment,
     Model,
@@ -127,11 +128,8 @@ class DeploymentSpec(Model):
     @field_validator("name")
     @classmethod
     def _name_fits_everywhere(cls, value: str) -> str:
-        # It becomes a folder, a Dynamo namespace and later a Kubernetes name.
         if not NAME.fullmatch(value):
-            raise ValueError(
-                "a name has 1 to 32 lower-case letters, digits and inner hyphens, as in qwen-prod"
-            )
+            raise ValueError(NAME_RULE)
         return value
 
     @model_validator(mode="after")

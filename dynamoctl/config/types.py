@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
-from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from dynamoctl import facts
 from dynamoctl.config.choices import HostRole
+from dynamoctl.humanize import path_of
 from dynamoctl.lmcache import environment, remote_stores
 
 # LMCache's variables that the plan itself counts with.
@@ -23,7 +24,6 @@ OWN_FIELDS = {
 }
 
 _MOST_GIB = 1048576
-NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
 _GPU = re.compile(r"[0-9]{1,3}|(GPU|MIG)-[0-9A-Za-z/-]+")
 _GPU_OR_RANGE = re.compile(rf"{_GPU.pattern}|{facts.INDEX_RANGE}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -145,9 +145,8 @@ def parse_size(value: object) -> object:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return value
     if not 0 < value <= _MOST_GIB:
-        raise ValueError(
-            f"{value:g} GiB is not a valid size: give more than 0 GiB, and at most {_MOST_GIB} GiB"
-        )
+        given = f"{value:g} GiB" if abs(value) < _MOST_GIB**2 else "so much"
+        raise ValueError(f"{given} is not a valid size: give more than 0 GiB, and at most {_MOST_GIB} GiB")
     return float(value)
 
 
@@ -158,7 +157,7 @@ def parse_folder(value: object) -> object:
     text = value.strip().removeprefix("file://")
     if not text:
         raise ValueError("no folder given")
-    return str(Path(text).expanduser().absolute())
+    return str(path_of(text).absolute())
 
 
 def _store(value: str) -> str:
@@ -166,10 +165,14 @@ def _store(value: str) -> str:
     return value.strip()
 
 
-def _no_nul(value: str) -> str:
+def _fits_a_process(value: str) -> str:
     # A command line and an environment end at a NUL: no process could be started.
     if "\0" in value:
         raise ValueError("a NUL character cannot be passed to a process")
+    try:
+        os.fsencode(value)
+    except UnicodeEncodeError:
+        raise ValueError("half of a surrogate pair cannot be passed to a process") from None
     return value
 
 
@@ -182,8 +185,8 @@ def _variables(env: dict[str, str]) -> dict[str, str]:
     return {**env, **environment.check_environment(env)}
 
 
-Text = Annotated[str, AfterValidator(_no_nul)]
-Name = Annotated[str, Field(min_length=1), AfterValidator(_no_nul)]
+Text = Annotated[str, AfterValidator(_fits_a_process)]
+Name = Annotated[str, Field(min_length=1), AfterValidator(_fits_a_process)]
 Environment = Annotated[dict[str, Text], AfterValidator(_variables), WithJsonSchema(_VARIABLES_SCHEMA)]
 # Strict: `workers = true` is not a number of workers.
 Size = Annotated[float, Field(strict=True), BeforeValidator(parse_size), WithJsonSchema(_SIZE_SCHEMA)]
@@ -193,7 +196,7 @@ AutoSize = Annotated[
     WithJsonSchema(_AUTO_SIZE_SCHEMA),
 ]
 Folder = Annotated[
-    str, BeforeValidator(parse_folder), AfterValidator(_no_nul), WithJsonSchema(_FOLDER_SCHEMA)
+    str, BeforeValidator(parse_folder), AfterValidator(_fits_a_process), WithJsonSchema(_FOLDER_SCHEMA)
 ]
 StoreUrl = Annotated[Name, AfterValidator(_store), WithJsonSchema(_STORE_SCHEMA)]
 Replicas = Annotated[int, Field(strict=True, ge=1, le=64)]

@@ -14,6 +14,7 @@ from typing import Any
 from dynamoctl.errors import PreflightError
 from dynamoctl.facts import ModelFacts, folder_name, hub_id
 from dynamoctl.host import hub
+from dynamoctl.humanize import path_of
 from dynamoctl.policies import BUILTIN_MODEL, GPU_MODEL
 
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -40,7 +41,7 @@ def cache_home() -> Path:
     """The folder for converted models: $DYNAMOCTL_CACHE, or the user's cache folder."""
     own = os.environ.get("DYNAMOCTL_CACHE")
     if own:
-        return Path(own).expanduser().absolute()
+        return path_of(own).absolute()
     import platformdirs
 
     return platformdirs.user_cache_path("dynamoctl")
@@ -75,7 +76,7 @@ def locate(model: str, served_name: str | None = None) -> ModelFacts:
             weights_gib=_BUILTIN_GIB,
             config=_config(folder) if converted else _BUILTIN_CONFIG,
         )
-    path = Path(model).expanduser()
+    path = path_of(model)
     try:
         if path.is_dir() or _looks_like_a_path(model):
             return _local(path.absolute(), served_name)
@@ -181,7 +182,7 @@ def _require_hub(model: str) -> None:
     url = f"{endpoint}/{model}/resolve/main/config.json"
     try:
         status = hub.status(url, os.environ.get("HF_TOKEN", ""))
-    except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
+    except (httpx2.HTTPError, httpx2.InvalidURL, OSError, UnicodeError) as error:
         how = ""
         if proxy := hub.proxy_variable(url):
             how = f" through the proxy in {proxy}"
@@ -217,7 +218,7 @@ def here() -> list[str]:
 
 
 def _hub_cache() -> Path:
-    home = Path(os.environ.get("HF_HOME") or "~/.cache/huggingface").expanduser()
+    home = path_of(os.environ.get("HF_HOME") or "~/.cache/huggingface")
     return Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
 
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from dynamoctl.errors import SpecError
-from dynamoctl.humanize import nearest
+from dynamoctl.humanize import nearest, path_of
 from dynamoctl.lmcache import environment
 from dynamoctl.lmcache.environment import PREFIX
 
@@ -28,10 +27,10 @@ def read(path: str) -> dict[str, str]:
 
     where = f"LMCACHE_CONFIG_FILE={path}"
     try:
-        body = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
+        body = yaml.safe_load(path_of(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise SpecError(f"{where} cannot be read: {error.strerror}", "fix the path, or unset it") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError):
+    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: a date or a number that is none
         raise SpecError(f"{where} is not YAML", "fix it: one KEY: VALUE per line") from None
     if body is None:
         return {}
@@ -46,7 +45,7 @@ def read(path: str) -> dict[str, str]:
             )
         if value is not None:
             name = variable(str(key))
-            variables[name] = environment.check(name, as_text(value))
+            variables[name] = environment.check(name, setting(str(key), value))
     return variables
 
 
@@ -58,6 +57,21 @@ def is_key(name: str) -> bool:
 def variable(key: str) -> str:
     """The environment variable of a key."""
     return PREFIX + key.upper()
+
+
+def setting(key: str, value: Any) -> str:
+    """The value of a key, in the form that LMCache reads from a variable.
+
+    Raises:
+        SpecError: it has none.
+    """
+    try:
+        return as_text(value)
+    except (TypeError, ValueError, RecursionError):
+        raise SpecError(
+            f"lmcache.{key} has a value that LMCache cannot read",
+            "give text, numbers, true or false, or lists and tables of them",
+        ) from None
 
 
 def as_text(value: Any) -> str:

@@ -5,8 +5,8 @@ A probe neither retries nor waits; a gate does that, with its deadline.
 
 from __future__ import annotations
 
+import os.path
 import socket
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -117,7 +117,7 @@ def store_answers(store: Store) -> tuple[bool, str]:
         else:
             return _redis_answers(store, redis)
     if store.scheme in ("fs", "unix"):
-        exists = Path(store.path).exists()
+        exists = os.path.exists(store.path)  # noqa: PTH110  (pathlib's raises for a name that is too long)
         return exists, "" if exists else "there is no such path"
     why = ""
     for host, port in store.addresses:
@@ -128,6 +128,8 @@ def store_answers(store: Store) -> tuple[bool, str]:
                 return True, ""
         except OSError as error:
             why = error.strerror or str(error) or type(error).__name__
+        except UnicodeError:
+            why = f"{host} is not the name of a host"
     return False, why.lower()
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from dynamoctl import policies
 from dynamoctl.facts import index_range, usable_gpus
 from dynamoctl.host import facts, gpus, models
+from dynamoctl.humanize import path_of
 
 # (word, its description, which may be empty).
 Words = list[tuple[str, str]]
@@ -45,7 +45,7 @@ def toml_files(typed: str) -> list[str]:
     """
     folder, begin = os.path.split(typed)
     files, folders = [], []
-    for entry in sorted(Path(folder or ".").expanduser().iterdir()):
+    for entry in sorted(path_of(folder or ".").iterdir()):
         if not entry.name.startswith(begin) or (entry.name.startswith(".") and not begin):
             continue
         word = os.path.join(folder, entry.name)

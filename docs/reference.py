@@ -47,6 +47,7 @@ ENVIRONMENT = """\
 | `LMCACHE_*` | LMCache's own settings, checked: see [below](#lmcaches-settings) |
 | `CUDA_VISIBLE_DEVICES` | the GPUs that may be used; indices in `--gpus` count within it |
 | `HF_HOME`, `HF_HUB_CACHE`, `HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE` | models of the hub |
+| `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY` | proxies for the hub, not for a deployment |
 | `NO_COLOR` | no colour where it is set |
 
 Flags win over the environment, which wins over the file, which wins over the defaults.

@@ -1,11 +1,13 @@
-"""Conversions between values and text for people: durations, counts, times, name hints, docstrings."""
+"""Conversions between values and text of people: durations, counts, times, paths, name hints, docstrings."""
 
 from __future__ import annotations
 
 import difflib
+import os.path
 import re
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _AGO = re.compile(r"(\d+(?:\.\d+)?) ?(ms|[smhdw])")
@@ -19,6 +21,20 @@ def nearest(word: str, known: Iterable[str]) -> str:
     if close:
         return f"did you mean '{close[0]}'?"
     return "known are: " + ", ".join(names) if len(names) <= 20 else ""
+
+
+def path_of(text: str) -> Path:
+    """A path as a person writes it: ~ is the home, and ~nobody is a name like any other, as in a shell."""
+    return Path(os.path.expanduser(text))  # noqa: PTH111  (pathlib's raises for a user that it does not know)
+
+
+def is_utf8(value: object) -> bool:
+    """Whether a value as text has no bytes that are not UTF-8, which arguments and variables may have."""
+    try:
+        str(value).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def duration(seconds: float) -> str:

@@ -30,12 +30,12 @@ from typing import Any, Literal
 from dynamoctl.errors import DynamoctlError, PreflightError
 from dynamoctl.host.files import FileIdentity, Files
 from dynamoctl.host.processes import Identity, is_running
+from dynamoctl.humanize import path_of
 
 VERSION = 1
 # The folder in HOME for Prometheus targets.
 TARGETS = "prometheus"
-
-_OTHERS = "only its owner may read a deployment: become that user, or set DYNAMOCTL_HOME"
+_OTHERS = "only its owner may read a deployment: become that user, or set DYNAMOCTL_HOME to another folder"
 
 # `supervisor.lifecycle` defines the transitions between these states.
 UnitStateName = Literal[
@@ -322,7 +322,7 @@ def write_whole(path: Path, text: str, mode: int = 0o666) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.touch(mode)
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
         temporary.replace(path)
     except OSError:
         with suppress(OSError):
@@ -334,7 +334,7 @@ def home() -> Path:
     """The folder for dynamoctl's state: $DYNAMOCTL_HOME, or the user's state folder."""
     own = os.environ.get("DYNAMOCTL_HOME")
     if own:
-        return Path(own).expanduser().absolute()
+        return path_of(own).absolute()
     import platformdirs
 
     return platformdirs.user_state_path("dynamoctl")

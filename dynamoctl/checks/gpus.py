@@ -5,6 +5,7 @@ from __future__ import annotations
 from dynamoctl.checks.base import Check, Finding, Level
 from dynamoctl.facts import Gpu, HostFacts, ModelFacts
 from dynamoctl.host import gpus, processes
+from dynamoctl.planner import gpu_names
 from dynamoctl.planner.arguments import DEFAULT_UTILIZATION, utilization
 from dynamoctl.planner.plan import DeploymentPlan
 
@@ -46,24 +47,36 @@ def _gpus(plan: DeploymentPlan, facts: HostFacts, _model: ModelFacts) -> list[Fi
                 "install the driver (nvidia-smi must work), or serve on the CPU with --device cpu",
             )
         ]
-    known: set[int | str] = {gpu.index for gpu in facts.gpus} | {gpu.uuid for gpu in facts.gpus}
-    indices = ", ".join(str(gpu.index) for gpu in facts.gpus)
+    missing = {name for unit in plan.units for name in unit.gpus if gpu_names.find(name, facts).gpu is None}
     return [
         Finding(
             Level.ERROR,
-            f"GPU {name} is not there; this host has {indices}",
+            f"GPU {name} is not there; this host has {_names(name, facts)}",
             "choose others with --gpus, or name one twice to share it (--gpus 0,0)",
         )
-        for name in sorted({str(name) for unit in plan.units for name in unit.gpus if name not in known})
-        # NVML lists MIG instances under their GPU; CUDA finds them by itself.
-        if not name.startswith("MIG-")
+        for name in sorted(missing, key=str)
     ]
+
+
+def _names(like: int | str, facts: HostFacts) -> str:
+    """The host's GPUs or MIG instances, named in the way that was tried."""
+    if isinstance(like, int):
+        names = [str(gpu.index) for gpu in facts.gpus]
+    elif like.startswith("MIG-"):
+        names = [instance.uuid for gpu in facts.gpus for instance in gpu.instances or ()]
+    else:
+        names = [gpu.uuid for gpu in facts.gpus]
+    return ", ".join(names) or "no MIG instances"
 
 
 def _gpus_ok(plan: DeploymentPlan, facts: HostFacts, _model: ModelFacts) -> str:
     if not _uses_gpus(plan, facts):
         return ""
-    return ", ".join(f"{gpu.index}: {gpu.name}" for gpu in facts.gpus if _is_used(gpu, plan))
+    return ", ".join(
+        f"{gpu.index}: {gpu.name}" + (" (a MIG instance)" if gpu.instances else "")
+        for gpu in facts.gpus
+        if _is_used(gpu, plan)
+    )
 
 
 def _gpu_memory(plan: DeploymentPlan, facts: HostFacts, _model: ModelFacts) -> list[Finding]:
@@ -77,6 +90,8 @@ def _gpu_memory(plan: DeploymentPlan, facts: HostFacts, _model: ModelFacts) -> l
     with gpus.session():
         used_mib, mib_by_process = gpus.memory_used(), gpus.memory_by_process()
     for gpu in facts.gpus:
+        if gpu.instances is not None:
+            continue  # how much of it is free says nothing about an instance
         workers = [unit for unit in plan.workers if any(map(gpu.is_named, unit.gpus))]
         shares = [utilization(unit.argv, DEFAULT_UTILIZATION) for unit in workers]
         free_mib = gpu.memory_mib - used_mib.get(gpu.index, 0)
@@ -106,7 +121,10 @@ def _gpu_memory(plan: DeploymentPlan, facts: HostFacts, _model: ModelFacts) -> l
 
 
 def _gpu_memory_ok(plan: DeploymentPlan, facts: HostFacts, _model: ModelFacts) -> str:
-    return "what the workers will take is free" if _uses_gpus(plan, facts) else ""
+    names = {name for unit in plan.workers for name in unit.gpus}
+    if not _uses_gpus(plan, facts) or any(gpu_names.find(name, facts).is_mig for name in names):
+        return ""
+    return "what the workers will take is free"
 
 
 def _uses_gpus(plan: DeploymentPlan, facts: HostFacts) -> bool:
@@ -115,7 +133,8 @@ def _uses_gpus(plan: DeploymentPlan, facts: HostFacts) -> bool:
 
 
 def _is_used(gpu: Gpu, plan: DeploymentPlan) -> bool:
-    return any(gpu.is_named(name) for unit in plan.units for name in unit.gpus)
+    names = {name for unit in plan.units for name in unit.gpus}
+    return any(gpu.is_named(name) or gpu.instances_named(name) for name in names)
 
 
 DRIVER = Check("driver", _driver, _driver_ok)

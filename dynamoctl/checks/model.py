@@ -7,7 +7,7 @@ from pathlib import Path
 from dynamoctl.checks.base import Check, Finding, Level, unit_environ
 from dynamoctl.errors import PreflightError
 from dynamoctl.facts import HostFacts, ModelFacts
-from dynamoctl.host import model_files, models
+from dynamoctl.host import hub, model_files, models
 from dynamoctl.planner.arguments import is_given
 from dynamoctl.planner.plan import DeploymentPlan
 
@@ -18,6 +18,10 @@ _NAMED = 3
 def _model(plan: DeploymentPlan, _facts: HostFacts, model: ModelFacts) -> list[Finding]:
     environ = unit_environ(plan)
     try:
+        fetches = not (model.builtin or model.is_folder or models.nothing_is_fetched(environ))
+        if plan.engine == "vllm" and fetches:
+            # Also for a model that is here: vLLM asks the hub whether it is the newest.
+            hub.require_proxies()
         models.require(model, environ)
     except PreflightError as error:
         return [Finding(Level.ERROR, error.message, error.hint)]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import sys
 from importlib import import_module
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -15,6 +18,9 @@ from dynamoctl.errors import DynamoctlError, SpecError
 # Each has a module here; the last ones are groups of commands.
 COMMANDS = ("up", "init", "doctor", "status", "chat", "logs", "down", "cache", "bench", "export")
 _LISTS = (["--help"], ["-h"])
+# How large a terminal says that it is; some say 0.
+_SIZES = ("COLUMNS", "LINES", "TERMINAL_WIDTH")
+_SIZE = re.compile(r"[1-9][0-9]{0,4}")
 # Typer makes this exit code of a KeyboardInterrupt; no command ends with it by itself.
 _INTERRUPTED = 128 + signal.SIGINT
 
@@ -85,6 +91,7 @@ def _called(words: list[str]) -> tuple[str, str]:
 
 def run(argv: list[str]) -> int:
     """Run one command line; every failure becomes a message and its exit code."""
+    _fit_terminal()
     received: list[int] = []
     on_terminal = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
 
@@ -135,6 +142,17 @@ def run(argv: list[str]) -> int:
         # A command that Ctrl-C ends without a failure (`status --watch`) takes another signal for one.
         return 128 + received[-1]
     return result if isinstance(result, int) else 0
+
+
+def _fit_terminal() -> None:
+    """See that all can be printed, wherever it goes."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        # The name of a file need not be UTF-8: it is printed as it is.
+        sys.stdout.reconfigure(errors="surrogateescape")
+    for name in _SIZES:
+        # Rich prints nothing on a terminal of no width, and cannot read every digit.
+        if not _SIZE.fullmatch(os.environ.get(name, "80")):
+            del os.environ[name]
 
 
 def _broken_off(answers: str, received: list[int], as_json: bool) -> int:

@@ -19,7 +19,7 @@ from dynamoctl.cli.bench_flags import (
 )
 from dynamoctl.cli.bench_results import kept, require_writable, say_if_interrupted, show_answer
 from dynamoctl.cli.bench_results import show as show_result
-from dynamoctl.cli.options import Json, Name, takes
+from dynamoctl.cli.options import Json, Name, takes, takes_name
 from dynamoctl.errors import DynamoctlError
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ app = typer.Typer(
 
 @app.command("reuse")
 @takes("how", LoadOptions, concurrency=1)
+@takes_name
 def reuse(
     how: LoadOptions,
     name: Name = "default",
@@ -55,6 +56,7 @@ def reuse(
 
 @app.command("multi-turn")
 @takes("how", LoadOptions, concurrency=4)
+@takes_name
 def multi_turn(
     how: LoadOptions,
     name: Name = "default",
@@ -75,6 +77,7 @@ def multi_turn(
 
 @app.command("shared-prefix")
 @takes("how", LoadOptions, concurrency=4)
+@takes_name
 def shared_prefix(
     how: LoadOptions,
     name: Name = "default",
@@ -93,6 +96,7 @@ def shared_prefix(
 
 @app.command("random")
 @takes("how", LoadOptions, concurrency=4)
+@takes_name
 def random(
     how: LoadOptions,
     name: Name = "default",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import typer
 
-from dynamoctl.cli.options import Json, Name
+from dynamoctl.cli.options import Json, Name, takes_name
 
 app = typer.Typer(help="Prove that LMCache works, or empty it.", no_args_is_help=True)
 
 
 @app.command("check")
+@takes_name
 def check(name: Name = "default", json: Json = False) -> None:
     """Ask a new prompt again and show what LMCache gave back.
 
@@ -33,6 +34,7 @@ def check(name: Name = "default", json: Json = False) -> None:
 
 
 @app.command("clear")
+@takes_name
 def clear(name: Name = "default", json: Json = False) -> None:
     """Empty LMCache's CPU memory and the engines' prefix caches. A disk and a remote store keep theirs."""
     from dynamoctl.answers.cache import CacheClearAnswer

@@ -6,15 +6,29 @@ from typing import Annotated
 
 import typer
 
-from dynamoctl.cli.options import Json, Name
+from dynamoctl.cli import completers
+from dynamoctl.cli.options import Json, NameOption, one_name
 
 
 def command(
+    deployment: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="NAME",
+            help="The deployment; the same as --name. Only before a question.",
+            show_default=False,
+            autocompletion=completers.deployments,
+        ),
+    ] = None,
     question: Annotated[
         str | None,
-        typer.Argument(help="One question; without it they are read from the terminal, or from a pipe."),
+        typer.Argument(
+            metavar="QUESTION",
+            help="One question; without it they are read from the terminal, or from a pipe.",
+            show_default=False,
+        ),
     ] = None,
-    name: Name = "default",
+    name: NameOption = None,
     system: Annotated[str | None, typer.Option(help="What the model is told first.")] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="The longest answer.")] = 512,
     temperature: Annotated[float, typer.Option(min=0, max=2, help="0 for the likeliest answer.")] = 0.7,
@@ -27,11 +41,21 @@ def command(
     from dynamoctl.cli.output import emit, note
     from dynamoctl.errors import SpecError
     from dynamoctl.operations.chat import begin
+    from dynamoctl.state import deployments
 
     def show(piece: str) -> None:
         print(piece, end="", flush=True)
 
-    talk = begin(name, system, max_tokens, temperature)
+    if question is None:
+        # One word is the question, whatever deployments there are.
+        deployment, question = None, deployment
+    elif deployment not in deployments():
+        raise SpecError(
+            f"there is no deployment '{deployment}'", "quote the question: dynamoctl chat 'QUESTION'"
+        )
+    chosen = one_name(deployment, name)
+    chosen = "default" if chosen is None else chosen
+    talk = begin(chosen, system, max_tokens, temperature)
     asks_on = question is None and sys.stdin.isatty()
     if asks_on and json:
         raise SpecError(
@@ -43,7 +67,7 @@ def command(
             raise SpecError("there is no question", "dynamoctl chat 'QUESTION', or pipe one in")
         reply = talk.ask(question.strip(), (lambda _: None) if json else show)
         if json:
-            emit(ChatAnswer(name=name, model=talk.model, **vars(reply)))
+            emit(ChatAnswer(name=chosen, model=talk.model, **vars(reply)))
         else:
             print()
         return

@@ -21,8 +21,14 @@ def units(ctx: typer.Context) -> list[str]:
     with suppress(Exception):
         from dynamoctl.operations.logs import units
 
-        return units(ctx.params.get("name") or "default")
+        named = (ctx.params.get(param) for param in ("name", "deployment"))
+        return units(next(filter(None, named), "default"))
     return []
+
+
+def deployments_and_units(ctx: typer.Context) -> list[str]:
+    """For the first argument of `logs`: a deployment, or a unit of the one that --name names."""
+    return [*units(ctx), *(deployments() if ctx.params.get("name") is None else [])]
 
 
 def gpus(incomplete: str) -> list[tuple[str, str]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from dynamoctl.cli import completers
-from dynamoctl.cli.options import Json
+from dynamoctl.cli.options import Json, takes_name
 from dynamoctl.cli.plan_command import takes_plan
 from dynamoctl.cli.plan_flags import Flags
 
@@ -177,6 +177,7 @@ def systemd(
 
 
 @app.command("prometheus")
+@takes_name
 def prometheus(
     name: Annotated[
         str | None,

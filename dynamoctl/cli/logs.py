@@ -7,14 +7,29 @@ from typing import Annotated, Literal
 import typer
 
 from dynamoctl.cli import completers
-from dynamoctl.cli.options import Json, Name
+from dynamoctl.cli.options import Json, NameOption, one_name
 
 
 def command(
-    unit: Annotated[
-        str | None, typer.Argument(help="One unit, as status names it.", autocompletion=completers.units)
+    deployment: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="NAME",
+            help="The deployment; the same as --name. May be left out before UNIT.",
+            show_default=False,
+            autocompletion=completers.deployments_and_units,
+        ),
     ] = None,
-    name: Name = "default",
+    unit: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="UNIT",
+            help="One unit, as status names it.",
+            show_default=False,
+            autocompletion=completers.units,
+        ),
+    ] = None,
+    name: NameOption = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as the logs grow.")] = False,
     lines: Annotated[
         int | None,
@@ -52,8 +67,14 @@ def command(
     A line that has no time or level of its own, as in a traceback, has those of the line before it.
     """
     from dynamoctl.errors import SpecError
-    from dynamoctl.operations.logs import query, read, units
+    from dynamoctl.operations.logs import query, read, target, units
 
+    if unit is None:
+        name, unit = target(deployment, one_name(None, name))
+    else:
+        chosen = one_name(deployment, name)
+        assert chosen is not None
+        name = chosen
     wanted = query(lines, since, grep, ignore_case, level)
     if json and follow:
         raise SpecError("--json prints one object, so it cannot follow", "leave out --follow or --json")

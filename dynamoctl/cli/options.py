@@ -10,14 +10,75 @@ from typing import Annotated, Any, cast
 import typer
 
 from dynamoctl.cli import completers
+from dynamoctl.config.choices import NAME, NAME_RULE
+from dynamoctl.errors import SpecError
 
+_OPTION = ("--name", "-n")
 Name = Annotated[
-    str,
+    str, typer.Option(*_OPTION, metavar="NAME", help="The deployment.", autocompletion=completers.deployments)
+]
+NameArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="NAME",
+        help="The deployment; the same as --name.",
+        show_default=False,
+        autocompletion=completers.deployments,
+    ),
+]
+# In a command that takes both: None if it is not given.
+NameOption = Annotated[
+    str | None,
     typer.Option(
-        "--name", "-n", metavar="NAME", help="The deployment.", autocompletion=completers.deployments
+        *_OPTION,
+        metavar="NAME",
+        help=r"The deployment. [dim]\[default: default][/dim]",
+        show_default=False,
+        autocompletion=completers.deployments,
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
+
+
+def takes_name(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command take the deployment's name as an argument, too: `status two` is `status -n two`.
+
+    Args:
+        command: gets the name as `name`.
+    """
+    own = signature(command, eval_str=True).parameters.values()
+    default = next(one.default for one in own if one.name == "name")
+
+    @wraps(command)
+    def run(deployment: str | None, name: str | None, **given: Any) -> None:
+        if given.get("everything") and deployment is not None:
+            raise SpecError(f"--all is every deployment, and '{deployment}' is one", "leave out one of them")
+        chosen = one_name(deployment, name)
+        command(name=default if chosen is None else chosen, **given)
+
+    argument = Parameter("deployment", Parameter.KEYWORD_ONLY, default=None, annotation=NameArgument)
+    options = list(own)
+    if default is not None:  # without one, the option is of a kind that says whether it is given
+        by_name = next(at for at, one in enumerate(options) if one.name == "name")
+        options[by_name] = options[by_name].replace(default=None, annotation=NameOption)
+    show(run, [argument, *options])
+    return run
+
+
+def one_name(argument: str | None, option: str | None) -> str | None:
+    """The deployment that is named as an argument, with --name, or both ways; None if neither is given.
+
+    Raises:
+        SpecError: they differ, or no deployment can have this name.
+    """
+    for name in filter(None, (argument, option)):
+        if not NAME.fullmatch(name):
+            raise SpecError(f"'{name}' is not the name of a deployment", NAME_RULE)
+    if argument is not None and option is not None and argument != option:
+        raise SpecError(
+            f"two deployments are named: '{argument}', and '{option}' by --name", "leave out one of them"
+        )
+    return option if argument is None else argument
 
 
 def takes(
@@ -52,5 +113,7 @@ def takes(
 
 def show(command: Callable[..., None], parameters: Sequence[Parameter]) -> None:
     """Let Typer read these from a command, whatever it was written with."""
-    cast("Any", command).__signature__ = Signature(parameters)
+    # Typer hands all over by name, so that one without a default may follow one with a default.
+    by_name = [one.replace(kind=Parameter.KEYWORD_ONLY) for one in parameters]
+    cast("Any", command).__signature__ = Signature(by_name)
     command.__annotations__ = {one.name: one.annotation for one in parameters}

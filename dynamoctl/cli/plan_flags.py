@@ -87,7 +87,7 @@ def plan_flags(
         typer.Option(
             "--gpus",
             "-g",
-            help="GPU indices or UUIDs, as in 0,1; name one twice to share it.",
+            help="GPU indices, ranges or UUIDs, as in 0-3,6; name one twice to share it.",
             autocompletion=completers.gpus,
             rich_help_panel=_PLACE,
         ),
@@ -318,7 +318,10 @@ def plan_flags(
 ) -> Flags:
     """What was given, by the spec's names, and `config`; None where nothing was."""
     if engine_args and not engine_args[0].startswith("-"):
-        raise SpecError(f"unexpected argument '{engine_args[0]}'", "arguments for vLLM go last, after --")
+        raise SpecError(
+            f"unexpected argument '{engine_args[0]}'",
+            "arguments for vLLM go last, after --; a deployment's name goes after -n",
+        )
     return {
         "name": name,
         "mode": mode,

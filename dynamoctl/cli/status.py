@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from dynamoctl.cli.options import Json, Name
+from dynamoctl.cli.options import Json, Name, takes_name
 
 
+@takes_name
 def command(
     name: Name = "default",
     everything: Annotated[bool, typer.Option("--all", help="Every deployment.")] = False,

@@ -101,6 +101,7 @@ def curl_line(endpoint: str, model: str, chat: bool) -> str:
     """A command that works when it is pasted: one question to what has just come up."""
     import json
     import shlex
+    from urllib.request import getproxies_environment
 
     if chat:
         body = {
@@ -113,4 +114,5 @@ def curl_line(endpoint: str, model: str, chat: bool) -> str:
         body = {"model": model, "prompt": "The capital of France is", "max_tokens": 32}
         path = "/v1/completions"
     data = shlex.quote(json.dumps(body))
-    return f"curl -s {endpoint}{path} -H 'Content-Type: application/json' -d {data}"
+    proxy = " --noproxy '*'" if getproxies_environment().keys() & {"http", "all"} else ""
+    return f"curl -s{proxy} {endpoint}{path} -H 'Content-Type: application/json' -d {data}"

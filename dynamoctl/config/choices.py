@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal, get_args
 
 Mode = Literal["agg", "disagg"]
@@ -24,3 +25,7 @@ ROLES: dict[Mode, tuple[HostRole, ...]] = {
 }
 
 CONFIG_NAME = "dynamoctl.toml"
+
+# A deployment's name becomes a folder, a Dynamo namespace and later a Kubernetes name.
+NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
+NAME_RULE = "a name has 1 to 32 lower-case letters, digits and inner hyphens, as in qwen-prod"

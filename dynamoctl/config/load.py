@@ -18,7 +18,7 @@ from dynamoctl.config.lmcache_spec import LMCacheSpec
 from dynamoctl.config.spec import DeploymentSpec
 from dynamoctl.config.types import OWN_FIELDS, shown
 from dynamoctl.errors import SpecError
-from dynamoctl.humanize import nearest
+from dynamoctl.humanize import is_utf8, nearest
 from dynamoctl.lmcache import names
 from dynamoctl.lmcache import tables as lmcache_tables
 from dynamoctl.lmcache.environment import unquote
@@ -73,6 +73,9 @@ def load(
         return DeploymentSpec.model_validate(values), sources
     except ValidationError as error:
         raise SpecError(*_explain(error, origins, f" (in {config})" if config else "")) from None
+    except UnicodeEncodeError:  # pydantic cannot repeat a message about it
+        named = next((flag_of(field) for field, value in flags.items() if not is_utf8(value)), "a variable")
+        raise SpecError(f"{named}: the value is not UTF-8 text") from None
 
 
 def _share_lmcache_variables(values: dict[str, Any]) -> None:
@@ -190,12 +193,23 @@ def _hint_for(location: tuple[str, ...]) -> str:
 _ALIASES = {"tensor_parallel_size": "tp", "http_port": "port", "http_host": "host", "num_gpus": "gpus"}
 
 
+_SHOWN = 200
 # What pydantic calls a model, a tuple or a dict, in TOML's words.
 _WANTED = {
     "model_type": "must be a table, as in [{}]",
     "dict_type": "must be a table, as in [{}]",
     "tuple_type": "must be a list",
+    "string_unicode": "must be UTF-8 text",
 }
+
+
+def _shown(value: object) -> str:
+    """A rejected value as an error has it: what is long is cut."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):
+        return "a number with thousands of digits"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def _explain(error: ValidationError, origins: Mapping[tuple[str, ...], str], file: str) -> tuple[str, str]:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dynamoctl.humanize import path_of
 from dynamoctl.lmcache.tables import PREFIX
 
 # Variables that hold one path, of the engine's packages and what they stand on; a test compares them with the
@@ -73,7 +74,7 @@ def here() -> Path:
 
 def absolute(path: str, base: Path) -> str:
     """A path against a folder; `~` is the user's home."""
-    return str(base / Path(path).expanduser())
+    return str(base / path_of(path))
 
 
 def of_environment(env: Mapping[str, Any], base: Path) -> dict[str, Any]:

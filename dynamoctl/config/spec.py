@@ -11,6 +11,8 @@ from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator, mo
 
 from dynamoctl import policies
 from dynamoctl.config.choices import (
+    NAME,
+    NAME_RULE,
     ROLES,
     Device,
     Discovery,
@@ -24,7 +26,6 @@ from dynamoctl.config.lmcache_spec import LMCacheSpec
 from dynamoctl.config.types import (
     ETCD_SCHEMA,
     GPUS_SCHEMA,
-    NAME,
     ROLES_SCHEMA,
     Environment,
     Model,
@@ -50,8 +51,9 @@ class DeploymentSpec(Model):
         device: device of the workers. `auto`: GPUs if there are any, else the CPU.
         engine: engine of the workers. `mocker`: Dynamo's stand-in for vLLM, without weights; its text is made
             up.
-        gpus: GPU indices (as the caller's CUDA_VISIBLE_DEVICES counts them) or UUIDs, in the order
-            in which workers take them; one that is named twice is shared. Empty: chosen.
+        gpus: GPU indices (as the caller's CUDA_VISIBLE_DEVICES counts them), ranges as in "0-3", or UUIDs or
+            their beginnings, in the order in which workers take them; one that is named twice is shared.
+            Empty: chosen.
         workers: number of workers (mode `agg`).
         decode: number of decode workers (mode `disagg`).
         prefill: number of prefill workers (mode `disagg`).
@@ -131,11 +133,8 @@ class DeploymentSpec(Model):
     @field_validator("name")
     @classmethod
     def _name_fits_everywhere(cls, value: str) -> str:
-        # It becomes a folder, a Dynamo namespace and later a Kubernetes name.
         if not NAME.fullmatch(value):
-            raise ValueError(
-                "a name has 1 to 32 lower-case letters, digits and inner hyphens, as in qwen-prod"
-            )
+            raise ValueError(NAME_RULE)
         return value
 
     @model_validator(mode="after")

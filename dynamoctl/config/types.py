@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 from datetime import date, time
-from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
+from dynamoctl import facts
 from dynamoctl.config.choices import HostRole
 from dynamoctl.errors import SpecError
+from dynamoctl.humanize import path_of
 from dynamoctl.lmcache import environment, remote_stores, tables
 
 # LMCache's variables that the plan itself counts with, and its switch.
@@ -25,8 +27,8 @@ OWN_FIELDS = {
 }
 
 _MOST_GIB = 1048576
-NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
 _GPU = re.compile(r"[0-9]{1,3}|(GPU|MIG)-[0-9A-Za-z/-]+")
+_GPU_OR_RANGE = re.compile(rf"{_GPU.pattern}|{facts.INDEX_RANGE}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _ETCD = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}")
 
@@ -40,7 +42,7 @@ _SIZE_SCHEMA: dict[str, Any] = {
 }
 _AUTO_SIZE_SCHEMA = {"anyOf": [*_SIZE_SCHEMA["anyOf"], {"const": "auto"}]}
 _FOLDERS_SCHEMA = {"type": "string", "not": {"pattern": r"^(\s*(file://)?\s*,?)*$"}}
-_ONE_GPU = rf"\s*({_GPU.pattern})\s*"
+_ONE_GPU = rf"\s*({_GPU_OR_RANGE.pattern})\s*"
 _GPU_INDEX = {"type": "integer", "minimum": 0, "maximum": 999}
 GPUS_SCHEMA = {
     "anyOf": [
@@ -106,23 +108,25 @@ def shown(value: object) -> str:
 
 
 def parse_gpus(value: object) -> object:
-    """`"0,1"`, `[0, 1]` or `0` as a tuple of GPU indices or UUIDs, each a string."""
+    """`"0,1"`, `"0-1"`, `[0, 1]` or `0` as a tuple of GPU indices or UUIDs, each a string."""
     if isinstance(value, bool):
         raise ValueError(f"{str(value).lower()} is not a GPU index or UUID")
     if isinstance(value, int):
         value = [value]
     if isinstance(value, str):
         if not value.strip():
-            raise ValueError("no GPU given: give indices or UUIDs, as in 0,1, or leave it out")
+            raise ValueError("no GPU given: give indices or UUIDs, as in 0,1 or 0-3, or leave it out")
         value = value.split(",")
     if not isinstance(value, (list, tuple)):
         return value
-    gpus = []
+    gpus: list[str] = []
     for item in value:
         text = str(item).strip()
-        if not _GPU.fullmatch(text):
-            raise ValueError(f"'{text}' is not a GPU index or UUID: separate several with commas, as in 0,1")
-        gpus.append(str(int(text)) if text.isdigit() else text)
+        if not _GPU_OR_RANGE.fullmatch(text):
+            raise ValueError(
+                f"'{text}' is not a GPU index or UUID: separate several with commas, as in 0,1 or 0-3,6"
+            )
+        gpus += facts.index_range(text) or [str(int(text)) if text.isdigit() else text]
     return tuple(gpus)
 
 
@@ -183,17 +187,10 @@ def parse_folders(value: object) -> object:
     if not isinstance(value, str):
         return value
     words = [word.strip().removeprefix("file://") for word in value.split(",")]
-    folders = [str(_home(word).absolute()) for word in words if word]
+    folders = [str(path_of(word).absolute()) for word in words if word]
     if not folders:
         raise ValueError("no folder given")
     return ",".join(folders)
-
-
-def _home(folder: str) -> Path:
-    try:
-        return Path(folder).expanduser()
-    except RuntimeError:
-        raise ValueError(f"'{folder}' begins with the home of a user who is not known here") from None
 
 
 def _store(value: str) -> str:
@@ -204,10 +201,14 @@ def _store(value: str) -> str:
     return value.strip()
 
 
-def _no_nul(value: str) -> str:
+def _fits_a_process(value: str) -> str:
     # A command line and an environment end at a NUL: no process could be started.
     if "\0" in value:
         raise ValueError("a NUL character cannot be passed to a process")
+    try:
+        os.fsencode(value)
+    except UnicodeEncodeError:
+        raise ValueError("half of a surrogate pair cannot be passed to a process") from None
     return value
 
 
@@ -225,8 +226,8 @@ def _variables(env: dict[str, str]) -> dict[str, str]:
     return others | {name: value for name, value in checked.items() if value}
 
 
-Text = Annotated[str, AfterValidator(_no_nul)]
-Name = Annotated[str, Field(min_length=1), AfterValidator(_no_nul)]
+Text = Annotated[str, AfterValidator(_fits_a_process)]
+Name = Annotated[str, Field(min_length=1), AfterValidator(_fits_a_process)]
 Environment = Annotated[dict[str, Text], AfterValidator(_variables), WithJsonSchema(_VARIABLES_SCHEMA)]
 # Strict: `workers = true` is not a number of workers.
 Size = Annotated[float, Field(strict=True), BeforeValidator(parse_size), WithJsonSchema(_SIZE_SCHEMA)]
@@ -236,7 +237,7 @@ AutoSize = Annotated[
     WithJsonSchema(_AUTO_SIZE_SCHEMA),
 ]
 Folders = Annotated[
-    str, BeforeValidator(parse_folders), AfterValidator(_no_nul), WithJsonSchema(_FOLDERS_SCHEMA)
+    str, BeforeValidator(parse_folders), AfterValidator(_fits_a_process), WithJsonSchema(_FOLDERS_SCHEMA)
 ]
 StoreUrl = Annotated[Name, AfterValidator(_store), WithJsonSchema(_STORE_SCHEMA)]
 Replicas = Annotated[int, Field(strict=True, ge=1, le=64)]

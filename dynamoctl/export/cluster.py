@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 from dynamoctl.config.spec import DeploymentSpec
 from dynamoctl.errors import SpecError
 from dynamoctl.export import dgd_rules
-from dynamoctl.facts import Gpu, HostFacts, ModelFacts
+from dynamoctl.facts import Gpu, HostFacts, ModelFacts, folder_name
 from dynamoctl.lmcache import remote_stores
 from dynamoctl.planner.rules import RULES
 from dynamoctl.planner.secrets import HIDDEN, is_secret_name, redact
@@ -171,7 +171,7 @@ def model(spec: DeploymentSpec, cluster: Cluster, default: str) -> ModelFacts:
                 f"model: {name} is not below {cluster.mount}, where the volume of --pvc is mounted",
                 "name the folder as the pods see it, or say with --pvc-path where they mount the volume",
             )
-        return ModelFacts(str(place), spec.served_model_name or place.name)
+        return ModelFacts(str(place), spec.served_model_name or folder_name(place))
     if not _HUB_ID.fullmatch(name):
         raise SpecError(
             f"model: {name} is on this machine alone, and pods cannot have it",

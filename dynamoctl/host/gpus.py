@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from dynamoctl.facts import Gpu
+from dynamoctl.facts import Gpu, MigInstance
 
 _MIB = 1024 * 1024
 
@@ -44,21 +44,51 @@ def _memory(nvml: Any, handle: Any) -> Any:
 
 
 def list_gpus() -> tuple[Gpu, ...]:
-    """All GPUs of the host, regardless of CUDA_VISIBLE_DEVICES; empty without a driver."""
+    """All GPUs of the host, regardless of CUDA_VISIBLE_DEVICES; empty without a driver.
+
+    A GPU that has fallen off the bus is left out.
+    """
+    gpus: list[Gpu] = []
     with session() as nvml:
-        if nvml is None:
-            return ()
-        return tuple(_gpu(nvml, index) for index in range(nvml.nvmlDeviceGetCount()))
+        for index in range(nvml.nvmlDeviceGetCount() if nvml is not None else 0):
+            with suppress(nvml.NVMLError):
+                gpus.append(_gpu(nvml, index))
+    return tuple(gpus)
 
 
 def _gpu(nvml: Any, index: int) -> Gpu:
     handle = nvml.nvmlDeviceGetHandleByIndex(index)
-    return Gpu(
-        index,
-        _text(nvml.nvmlDeviceGetUUID(handle)),
-        _text(nvml.nvmlDeviceGetName(handle)),
-        _memory(nvml, handle).total // _MIB,
-    )
+    instances = _instances(nvml, handle)
+    try:
+        memory_mib = _memory(nvml, handle).total // _MIB
+    except nvml.NVMLError:
+        # In MIG mode only root may read the GPU's own memory.
+        if instances is None:
+            raise
+        memory_mib = sum(instance.memory_mib for instance in instances)
+    uuid, name = nvml.nvmlDeviceGetUUID(handle), nvml.nvmlDeviceGetName(handle)
+    return Gpu(index, _text(uuid), _text(name), memory_mib, instances)
+
+
+def _instances(nvml: Any, handle: Any) -> tuple[MigInstance, ...] | None:
+    """The MIG instances of a GPU that this process may use; None if it is not in MIG mode."""
+    try:
+        is_on = nvml.nvmlDeviceGetMigMode(handle)[0] == nvml.NVML_DEVICE_MIG_ENABLE
+    except nvml.NVMLError:  # most GPUs have no MIG
+        return None
+    if not is_on:
+        return None
+    instances: list[MigInstance] = []
+    for number in range(nvml.nvmlDeviceGetMaxMigDeviceCount(handle)):
+        with suppress(nvml.NVMLError):  # numbers have gaps
+            instance = nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, number)
+            ids = (
+                nvml.nvmlDeviceGetGpuInstanceId(instance),
+                nvml.nvmlDeviceGetComputeInstanceId(instance),
+            )
+            uuid, memory = _text(nvml.nvmlDeviceGetUUID(instance)), _memory(nvml, instance)
+            instances.append(MigInstance(number, uuid, "/".join(map(str, ids)), memory.total // _MIB))
+    return tuple(instances)
 
 
 def _by_process(nvml: Any, handle: Any) -> dict[int, int]:
@@ -74,21 +104,21 @@ def memory_by_process() -> dict[int, dict[int, int]]:
             return {}
         held: dict[int, dict[int, int]] = {}
         for index in range(nvml.nvmlDeviceGetCount()):
-            handle = nvml.nvmlDeviceGetHandleByIndex(index)
             with suppress(nvml.NVMLError):
-                held[index] = _by_process(nvml, handle)
+                held[index] = _by_process(nvml, nvml.nvmlDeviceGetHandleByIndex(index))
         return held
 
 
 def memory_used() -> dict[int, int]:
-    """GPU index -> MiB in use, by any process."""
+    """GPU index -> MiB in use, by any process; without GPUs that cannot be read."""
     with session() as nvml:
         if nvml is None:
             return {}
-        return {
-            index: _memory(nvml, nvml.nvmlDeviceGetHandleByIndex(index)).used // _MIB
-            for index in range(nvml.nvmlDeviceGetCount())
-        }
+        used: dict[int, int] = {}
+        for index in range(nvml.nvmlDeviceGetCount()):
+            with suppress(nvml.NVMLError):
+                used[index] = _memory(nvml, nvml.nvmlDeviceGetHandleByIndex(index)).used // _MIB
+        return used
 
 
 @dataclass(frozen=True)
@@ -107,7 +137,10 @@ class GpuMemory:
 
 
 def memory() -> list[GpuMemory]:
-    """Memory of all GPUs that can be read. A GPU that has fallen off the bus is left out."""
+    """Memory of all GPUs that can be read.
+
+    A GPU that has fallen off the bus is left out, and one in MIG mode, of which a worker has only a part.
+    """
     import pynvml
 
     readable: list[GpuMemory] = []
@@ -115,11 +148,12 @@ def memory() -> list[GpuMemory]:
         for index in range(nvml.nvmlDeviceGetCount() if nvml is not None else 0):
             with suppress(pynvml.NVMLError):
                 handle = nvml.nvmlDeviceGetHandleByIndex(index)
+                gpu = _gpu(nvml, index)
+                if gpu.instances is not None:
+                    continue
                 info = _memory(nvml, handle)
                 by_process = _by_process(nvml, handle)
-                readable.append(
-                    GpuMemory(_gpu(nvml, index), info.free // _MIB, info.used // _MIB, by_process)
-                )
+                readable.append(GpuMemory(gpu, info.free // _MIB, info.used // _MIB, by_process))
     return readable
 
 

@@ -12,14 +12,14 @@ from pathlib import Path
 from string import Template
 
 from dynamoctl.errors import PreflightError, SpecError
-from dynamoctl.facts import ModelFacts
-from dynamoctl.host import model_files
+from dynamoctl.facts import ModelFacts, folder_name, hub_id
+from dynamoctl.host import hub, model_files
+from dynamoctl.humanize import path_of
 from dynamoctl.policies import BUILTIN_MODEL, GPU_MODEL
 
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _GGUF_OF_HUB = re.compile(r"[\w.-]+/[\w.-]+:[IQ\d]\w+$")  # ORG/NAME:QUANTIZATION, as older vLLM took it
-_HUB_TIMEOUT_S = 10.0
 _GIB = 1024**3
 _BUILTIN_GIB = 0.26  # 135 million parameters in 16 bits
 
@@ -42,7 +42,7 @@ def cache_home() -> Path:
     """The folder for converted models: $DYNAMOCTL_CACHE, or the user's cache folder."""
     own = os.environ.get("DYNAMOCTL_CACHE")
     if own:
-        return Path(own).expanduser().absolute()
+        return path_of(own).absolute()
     import platformdirs
 
     return platformdirs.user_cache_path("dynamoctl")
@@ -82,7 +82,7 @@ def locate(model: str, served_name: str | None = None, environ: Mapping[str, str
             config=model_files.read_json(folder / "config.json") if converted else _BUILTIN_CONFIG,
         )
     _no_url(model)
-    path = Path(model).expanduser()
+    path = path_of(model)
     try:
         if path.is_dir() or _looks_like_a_path(model):
             return _local(path.absolute(), served_name)
@@ -108,7 +108,7 @@ def _local(path: Path, served_name: str | None) -> ModelFacts:
         next(path.iterdir(), None)  # raises OSError if it is not readable
     return ModelFacts(
         str(path),
-        served_name or path.name,
+        served_name or folder_name(path),
         str(path) if exists else None,
         chat=not exists or model_files.has_chat_template(path),
         weights_gib=_weights_gib(path),
@@ -195,6 +195,8 @@ def _require_folder(path: Path) -> None:
     config = path / "config.json"
     if not config.is_file():
         what, fix = model_files.what_it_is(path)
+        if (name := hub_id(path.name)) and (path / "snapshots").is_dir():
+            fix = f"name the model, {name}, or one of the folders in {path / 'snapshots'}"
         raise PreflightError(
             f"{path} is not a model folder: {what or 'it has no config.json'}",
             fix or "name the folder into which the model was downloaded or saved",
@@ -215,29 +217,27 @@ def _require_hub(model: str, environ: Mapping[str, str]) -> None:
     import httpx2
 
     endpoint = environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-    token = _token(environ)
+    url = f"{endpoint}/{model}/resolve/main/config.json"
     try:
-        answer = httpx2.head(
-            f"{endpoint}/{model}/resolve/main/config.json",
-            headers={"Authorization": f"Bearer {token}"} if token else {},
-            timeout=_HUB_TIMEOUT_S,
-            follow_redirects=True,
-        )
-    except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
+        status = hub.status(url, _token(environ) or "")
+    except (httpx2.HTTPError, httpx2.InvalidURL, OSError, UnicodeError) as error:
+        how = ""
+        if proxy := hub.proxy_variable(url):
+            how = f" through the proxy in {proxy}"
+            if hub.is_socks(proxy):
+                how = f" without the SOCKS proxy in {proxy}, which Dynamo does not take"
         raise PreflightError(
-            f"model {model} is not here, and the hub at {endpoint} cannot be reached"
+            f"model {model} is not here, and the hub at {endpoint} cannot be reached{how}"
             f" ({type(error).__name__})",
             advice,
         ) from None
-    if answer.status_code in (401, 403):
+    if status in (401, 403):
         raise PreflightError(
-            f"the hub refuses access to {model} (HTTP {answer.status_code}): gated, private or misspelt",
+            f"the hub refuses access to {model} (HTTP {status}): gated, private or misspelt",
             f"accept its licence on the hub and set HF_TOKEN, or fix the name{_other_token()}",
         )
-    if answer.status_code >= 400:
-        raise PreflightError(
-            f"the hub has no model {model} (HTTP {answer.status_code})", "fix the name, or " + advice
-        )
+    if status >= 400:
+        raise PreflightError(f"the hub has no model {model} (HTTP {status})", "fix the name, or " + advice)
 
 
 def _other_token() -> str:
@@ -247,7 +247,7 @@ def _other_token() -> str:
     """
     if os.environ.get("HF_TOKEN"):
         return ""
-    home = Path(os.environ.get("HF_HOME") or "~/.cache/huggingface").expanduser()
+    home = path_of(os.environ.get("HF_HOME") or "~/.cache/huggingface")
     file = Path(os.environ.get("HF_TOKEN_PATH") or home / "token")
     if os.environ.get("HUGGING_FACE_HUB_TOKEN") or file.is_file():
         return ". Dynamo reads neither a login's file nor another variable: export HF_TOKEN=$(hf auth token)"
@@ -265,7 +265,7 @@ def _in_other_cache(model: str) -> str:
         "XDG_CACHE_HOME": os.environ.get("XDG_CACHE_HOME"),
     }
     for name, value in candidates.items():
-        cache = Path(value or "").expanduser() / ("" if name.startswith("HUGGING") else "huggingface/hub")
+        cache = path_of(value or "") / ("" if name.startswith("HUGGING") else "huggingface/hub")
         if value and (cache / f"models--{model.replace('/', '--')}").is_dir():
             return f"set HF_HUB_CACHE={cache}, where it is: Dynamo does not read {name}"
     return ""
@@ -304,7 +304,7 @@ def _hub_cache(environ: Mapping[str, str]) -> Path:
 
 
 def _expanded(path: str, environ: Mapping[str, str]) -> Path:
-    return Path(Template(path).safe_substitute(environ)).expanduser()
+    return path_of(Template(path).safe_substitute(environ))
 
 
 def _token(environ: Mapping[str, str]) -> str | None:

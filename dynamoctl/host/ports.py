@@ -56,6 +56,8 @@ def can_listen(host: str, port: int) -> str | None:
             return (error.strerror or str(error)).lower()
         except OverflowError:
             return "no such port"
+        except (TypeError, UnicodeError):
+            return "this is not the name of a host"
     return None
 
 

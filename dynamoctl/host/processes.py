@@ -341,7 +341,7 @@ def works_in(pid: int, folder: Path) -> bool:
 
 def started_as(arguments: Sequence[str]) -> list[Identity]:
     """The living processes whose command line ends with these arguments."""
-    tail = b"".join(word.encode() + b"\0" for word in arguments)
+    tail = b"".join(os.fsencode(word) + b"\0" for word in arguments)
     matches = []
     for pid in all_pids():
         try:

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynamoctl.errors import SpecError
-from dynamoctl.humanize import nearest
+from dynamoctl.humanize import nearest, path_of
 from dynamoctl.lmcache import environment, names, tables, values
 from dynamoctl.lmcache.environment import Origin
 
@@ -101,7 +100,7 @@ def _entries(path: str) -> list[tuple[str, Any, str]]:
 
 def _text(path: str, where: str) -> str:
     try:
-        with Path(path).expanduser().open("rb") as file:
+        with path_of(path).open("rb") as file:
             content = file.read(_MOST_BYTES + 1)
     except (OSError, ValueError, RuntimeError) as error:  # a NUL in the path; a home that nobody knows
         why = getattr(error, "strerror", None) or str(error)

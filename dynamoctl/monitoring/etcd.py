@@ -17,10 +17,10 @@ import ssl
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynamoctl.errors import DynamoctlError, PreflightError
+from dynamoctl.humanize import path_of
 
 if TYPE_CHECKING:
     import httpx2
@@ -56,7 +56,7 @@ def with_certificates(environ: Mapping[str, str]) -> dict[str, str]:
         if not value or value.lstrip().startswith(_BEGIN):
             continue
         try:
-            with_texts[name] = Path(value).expanduser().read_text(encoding="ascii")
+            with_texts[name] = path_of(value).read_text(encoding="ascii")
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) else "it is not a text file"
             raise PreflightError(

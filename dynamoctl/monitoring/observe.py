@@ -253,7 +253,7 @@ def memory(units: Mapping[str, tuple[Sequence[int], Sequence[int | str]]]) -> Me
     for name, (pids, gpu_names) in units.items():
         for gpu_name in gpu_names:
             gpu = next((gpu for gpu in all_gpus if gpu.is_named(gpu_name)), None)
-            if gpu is None:
+            if gpu is None or gpu.index not in used:
                 continue
             usage.gpus[str(gpu_name)] = (used[gpu.index], gpu.memory_mib)
             if gpu.index in busy:

@@ -5,9 +5,9 @@ A probe neither retries nor waits; a gate does that, with its deadline.
 
 from __future__ import annotations
 
+import os.path
 import socket
 from http import HTTPStatus
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -130,7 +130,7 @@ def store_answers(store: Store) -> tuple[bool, str]:
     if store.kind.named:  # nothing of it is known to listen
         return True, ""
     if store.kind.local:
-        exists = Path(store.path).exists()
+        exists = os.path.exists(store.path)  # noqa: PTH110  (pathlib's raises for a name that is too long)
         return exists, "" if exists else "there is no such path"
     why = ""
     for host, port in store.addresses:
@@ -139,6 +139,8 @@ def store_answers(store: Store) -> tuple[bool, str]:
                 return True, ""
         except OSError as error:
             why = error.strerror or str(error) or type(error).__name__
+        except UnicodeError:
+            why = f"{host} is not the name of a host"
     return False, why.lower()
 
 

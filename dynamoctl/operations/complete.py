@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from dynamoctl import policies
-from dynamoctl.facts import usable_gpus
+from dynamoctl.facts import index_range, usable_gpus
 from dynamoctl.host import facts, gpus, models
+from dynamoctl.humanize import path_of
 
 # (word, its description, which may be empty).
 Words = list[tuple[str, str]]
@@ -18,12 +18,14 @@ def gpu_lists(typed: str) -> Words:
 
     It offers GPUs that are not in the list yet, or all of them if all are.
     """
-    gpu_names = [
-        (str(index), gpu.name if gpu else "MIG")
-        for index, gpu in enumerate(usable_gpus(gpus.list_gpus(), facts.visible_gpus()))
-    ]
+    gpu_names: Words = []
+    for index, gpu in enumerate(usable_gpus(gpus.list_gpus(), facts.visible_gpus())):
+        if gpu is not None and len(gpu.instances or ()) > 1:
+            gpu_names += [(instance.uuid, f"MIG, on GPU {gpu.index}") for instance in gpu.instances or ()]
+        else:
+            gpu_names.append((str(index), gpu.name if gpu else "MIG"))
     before, comma, _ = typed.rpartition(",")
-    chosen = before.split(",")
+    chosen = {index for word in before.split(",") for index in index_range(word) or (word,)}
     left = [(index, name) for index, name in gpu_names if index not in chosen] or gpu_names
     return [(f"{before}{comma}{index}", name) for index, name in left]
 
@@ -43,7 +45,7 @@ def toml_files(typed: str) -> list[str]:
     """
     folder, begin = os.path.split(typed)
     files, folders = [], []
-    for entry in sorted(Path(folder or ".").expanduser().iterdir()):
+    for entry in sorted(path_of(folder or ".").iterdir()):
         if not entry.name.startswith(begin) or (entry.name.startswith(".") and not begin):
             continue
         word = os.path.join(folder, entry.name)

@@ -18,7 +18,7 @@ from dynamoctl.config.spec import DeploymentSpec
 from dynamoctl.errors import SpecError
 from dynamoctl.facts import Gpu, HostFacts, usable_gpus
 from dynamoctl.host import models
-from dynamoctl.humanize import count
+from dynamoctl.humanize import count, is_utf8
 from dynamoctl.lmcache import remote_stores
 from dynamoctl.operations import planning
 from dynamoctl.planner import topology
@@ -92,6 +92,8 @@ def draft(flags: Mapping[str, Any], path: Path) -> Draft:
     machine = _machine(host_facts, gpus)
     head = _HEAD.format(machine=machine, next=command, models=", ".join(local_models) or "none")
     text = template.render(head, _values(asked, spec, planned), _taken_here(planned))
+    if not is_utf8(text):
+        raise SpecError("a value is not UTF-8 text, and a TOML file is", "leave it out, and give it to `up`")
     if path != STDOUT and (path.parent / SCHEMA_NAME).is_file():
         text = f"#:schema ./{SCHEMA_NAME}\n{text}"
     private = bool(spec.lmcache.remote and remote_stores.parse(spec.lmcache.remote).password)

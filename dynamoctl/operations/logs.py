@@ -15,7 +15,7 @@ from dynamoctl.humanize import moment, nearest
 from dynamoctl.logs import fields
 from dynamoctl.logs.tail import Tail
 from dynamoctl.planner.secrets import redact
-from dynamoctl.state import DeploymentDir
+from dynamoctl.state import DeploymentDir, deployments
 
 _POLL_S = 0.3
 # Default number of lines of each log.
@@ -117,6 +117,23 @@ def units(name: str) -> list[str]:
     return sorted(log.stem for log in folder.log("supervisor").parent.glob("*.log"))
 
 
+def target(word: str | None, name: str | None) -> tuple[str, str | None]:
+    """The deployment and the unit that a word means: `logs WORD`.
+
+    It is a unit if the deployment has one of this name, and otherwise the deployment that it names.
+
+    Args:
+        word: what was given as the argument; None if nothing was.
+        name: the deployment that was named with --name; None if none was.
+    """
+    by_default = "default" if name is None else name
+    if word is None:
+        return by_default, None
+    if word not in units(by_default) and (word == name or (name is None and word in deployments())):
+        return word, None
+    return by_default, word
+
+
 def read(name: str, unit: str | None, wanted: Query, follow: bool) -> Iterator[Line]:
     """The lines of one unit's log, or of all logs sorted by time; with `follow`, forever.
 
@@ -125,9 +142,15 @@ def read(name: str, unit: str | None, wanted: Query, follow: bool) -> Iterator[L
     """
     known = units(name)
     if not known:
-        raise SpecError(f"'{name}' has no logs: it was never started here", "see: dynamoctl status --all")
+        hint = "see: dynamoctl status --all"
+        if name in units("default"):
+            hint = f"'{name}' is a unit of 'default': give one unit, or none for all"
+        raise SpecError(f"'{name}' has no logs: it was never started here", hint)
     if unit is not None and unit not in known:
-        raise SpecError(f"'{name}' has no unit '{unit}'", nearest(unit, known))
+        hint = nearest(unit, known)
+        if unit in deployments():
+            hint = f"to see the logs of the deployment '{unit}': dynamoctl logs {unit}"
+        raise SpecError(f"'{name}' has no unit '{unit}'", hint)
     folder = DeploymentDir(name)
     logs = {each: _Log(folder, each, wanted) for each in ([unit] if unit else known)}
     try:

@@ -27,8 +27,8 @@ def make_plan(
 
     Raises:
         SpecError: the spec makes no deployment, or sets a variable on which the plan stands.
-        PreflightError: a named GPU is not visible, the address to advertise is not this host's, or it has
-            no ports left.
+        PreflightError: a GPU is not visible or cannot do it (MIG), the address to advertise is not this
+            host's, or it has no ports left.
     """
     from dynamoctl.errors import SpecError
     from dynamoctl.planner import lmcache
@@ -58,6 +58,7 @@ def _plan(
 
     workers: list[Unit] = []
     places = topology.place(spec, facts)
+    topology.check_mig(spec, cache, places, facts)
     for place, earlier in zip(places, topology.turns(places, facts), strict=True):
         after: tuple[str, ...] = ()
         if spec.start == "ordered":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dynamoctl.errors import SpecError
+from dynamoctl.planner import gpu_names
 from dynamoctl.planner.arguments import argument, utilization
 from dynamoctl.planner.context import UnitContext
 
@@ -28,7 +29,8 @@ def kv_cache_bytes(unit: UnitContext) -> int:
     """
     place, model, tp, user = unit.worker, unit.plan.model, unit.spec.tp, unit.user_arguments
     assert place.memory_share is not None
-    sizes = [gpu.memory_mib / 1024 for gpu in unit.plan.facts.gpus if any(map(gpu.is_named, place.gpus))]
+    matches = [gpu_names.find(gpu, unit.plan.facts) for gpu in place.gpus]
+    sizes = [match.memory_mib / 1024 for match in matches if match.memory_mib]
     if model.weights_gib is None or not sizes:
         why = "NVML does not list that GPU here" if not sizes else f"the weights of {model.path} are not here"
         raise SpecError(

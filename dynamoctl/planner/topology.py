@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from dynamoctl.config.spec import DeploymentSpec
 from dynamoctl.errors import PreflightError, SpecError
 from dynamoctl.facts import HostFacts, visible_entries
-from dynamoctl.planner.connectors import Device
+from dynamoctl.planner import gpu_names
+from dynamoctl.planner.connectors import CacheMode, Device
+from dynamoctl.planner.gpu_names import GpuName
 from dynamoctl.planner.plan import Note, Role
 
 # The part of a GPU that its sharers divide. vLLM's default for one engine is 0.92; sharers get a little less,
@@ -30,7 +32,7 @@ class Placement:
 
     name: str
     role: Role
-    gpus: tuple[int | str, ...] = ()
+    gpus: tuple[GpuName, ...] = ()
     memory_share: float | None = None
     threads: int = 0
 
@@ -65,13 +67,47 @@ def place(spec: DeploymentSpec, facts: HostFacts) -> list[Placement]:
     """Every worker with its GPUs or cores: decode replicas first, each with `tp` GPUs in a row.
 
     Raises:
-        SpecError: a worker would get one GPU twice.
-        PreflightError: a GPU that CUDA_VISIBLE_DEVICES does not show.
+        SpecError: a worker would get one GPU twice, or CUDA would not read all of its GPUs.
+        PreflightError: a GPU cannot be used under its name (`gpu_names.chosen`).
     """
     names = _names(spec)
     if device(spec, facts) == "cuda":
-        return _on_gpus(names, _visible(spec, facts), spec.tp, facts)
+        return _on_gpus(names, gpu_names.chosen(spec, facts), spec.tp, facts)
     return _on_cores(names, len(facts.cores), share=spec.engine == "vllm")
+
+
+def check_mig(
+    spec: DeploymentSpec, cache: CacheMode | None, places: Sequence[Placement], facts: HostFacts
+) -> None:
+    """See that a plan asks nothing of MIG instances that they cannot do.
+
+    Sources: NVIDIA Multi-Instance GPU User Guide, CUDA Device Enumeration (a process sees one instance), and
+    Application Considerations (no CUDA IPC between instances, no NCCL).
+
+    Raises:
+        PreflightError: a worker wants several instances, or KV blocks would go from one process to another.
+    """
+    mig = next((gpu for place in places for gpu in place.gpus if gpu_names.find(gpu, facts).is_mig), None)
+    if mig is None:
+        return
+    if spec.tp > 1:
+        raise PreflightError(
+            f"GPU {mig} is a MIG instance, of which CUDA shows a process only one, and --tp {spec.tp} needs"
+            f" {spec.tp}",
+            "leave out --tp, or name GPUs that are not in MIG mode",
+        )
+    if spec.mode == "disagg":
+        raise PreflightError(
+            f"GPU {mig} is a MIG instance, and KV blocks cannot go from one instance to another: CUDA has no"
+            " IPC between them",
+            "take `up agg`, or name GPUs that are not in MIG mode",
+        )
+    if cache == "mp":
+        raise PreflightError(
+            f"GPU {mig} is a MIG instance, and LMCache's server cannot reach its memory: CUDA has no IPC"
+            " there",
+            "run LMCache in the engine (--lmcache-mode inproc), or leave it out (--no-lmcache)",
+        )
 
 
 def _names(spec: DeploymentSpec) -> list[tuple[str, Role]]:
@@ -82,57 +118,15 @@ def _names(spec: DeploymentSpec) -> list[tuple[str, Role]]:
     ]
 
 
-def _visible(spec: DeploymentSpec, facts: HostFacts) -> list[int | str]:
-    """The named GPUs as entries for CUDA_VISIBLE_DEVICES.
-
-    An index counts within the caller's own CUDA_VISIBLE_DEVICES, as it does for CUDA itself (CUDA C++
-    Programming Guide, CUDA environment variables: CUDA_VISIBLE_DEVICES).
-    """
-    named = spec.gpus or tuple(str(i) for i in range(spec.ranks))
-    entries = visible_entries(facts.visible_gpus)
-    if entries is None:
-        return [_entry(gpu) for gpu in named]
-    may_use = {_one_name(_entry(gpu), facts) for gpu in entries}
-    result: list[int | str] = []
-    for gpu in named:
-        if gpu.isdigit():
-            there = int(gpu) < len(entries)
-        else:
-            # A MIG instance is not among the facts: CUDA itself will say.
-            one = _one_name(gpu, facts)
-            there = one in may_use or isinstance(one, str)
-        if not there:
-            raise PreflightError(
-                f"GPU {gpu} is not there: CUDA_VISIBLE_DEVICES={','.join(facts.visible_gpus or ())}"
-                f" shows {len(entries)}",
-                "name others, or one twice to share it, or unset CUDA_VISIBLE_DEVICES",
-            )
-        result.append(_entry(entries[int(gpu)]) if gpu.isdigit() else gpu)
-    return result
-
-
-def _entry(gpu: str) -> int | str:
-    return int(gpu) if gpu.isdigit() else gpu
-
-
-def _one_name(gpu: int | str, facts: HostFacts) -> int | str:
-    """A UUID, or the beginning of one, as the index that NVML gives it: one GPU has one name."""
-    if isinstance(gpu, str) and gpu.startswith("GPU-"):
-        found = [one.index for one in facts.gpus if one.is_named(gpu)]
-        if len(found) == 1:
-            return found[0]
-    return gpu
-
-
 def _on_gpus(
-    names: list[tuple[str, Role]], gpus: list[int | str], tp: int, facts: HostFacts
+    names: list[tuple[str, Role]], gpus: list[GpuName], tp: int, facts: HostFacts
 ) -> list[Placement]:
-    one_names = [_one_name(gpu, facts) for gpu in gpus]
-    sharers = Counter(one_names)
+    identities = [gpu_names.find(gpu, facts).identity for gpu in gpus]
+    sharers = Counter(identities)
     placements = []
     for i, (name, role) in enumerate(names):
         ranks = slice(i * tp, (i + 1) * tp)
-        own = one_names[ranks]
+        own = identities[ranks]
         twice = next((gpu for gpu in own if own.count(gpu) > 1), None)
         if twice is not None:
             raise SpecError(
@@ -141,7 +135,8 @@ def _on_gpus(
             )
         most = max(sharers[gpu] for gpu in own)
         share = int(SHARED_MEMORY / most * 100) / 100 if most > 1 else None
-        placements.append(Placement(name, role, tuple(gpus[ranks]), share))
+        entries = gpu_names.of_one_kind(name, tuple(gpus[ranks]), facts)
+        placements.append(Placement(name, role, entries, share))
     return placements
 
 
@@ -152,9 +147,9 @@ def turns(places: Sequence[Placement], facts: HostFacts) -> Iterator[list[str]]:
     much of its memory is free (vllm==0.31.0:vllm/v1/worker/gpu_worker.py:determine_available_memory).
     """
     decode: set[int] = set()
-    on: dict[int | str, set[int]] = {}
+    on: dict[GpuName, set[int]] = {}
     for number, place in enumerate(places):
-        gpus = {_one_name(gpu, facts) for gpu in place.gpus}
+        gpus = {gpu_names.find(gpu, facts).identity for gpu in place.gpus}
         first = set[int]().union(*(on.setdefault(gpu, set()) for gpu in gpus))
         if place.role == "prefill":
             first |= decode

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 import pytest
@@ -13,7 +14,9 @@ from tests.unit.answer_schemas import validate
 
 # Without a deadline for each example: a busy machine is no bug.
 settings.register_profile("dynamoctl", deadline=None)
-settings.load_profile("dynamoctl")
+# For test_fuzz.py alone: an hour.
+settings.register_profile("fuzz", deadline=None, max_examples=20_000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dynamoctl"))
 
 
 @pytest.fixture(autouse=True)

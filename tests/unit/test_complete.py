@@ -67,6 +67,8 @@ def test_names_of_deployments(ask: Ask, tmp_path: Path, command: str) -> None:
         (folder / "state.json").touch()
     assert ask(f"dynamoctl {command} -n pro") == ["prod", "proto"]
     assert ask(f"dynamoctl {command} --name prot") == ["proto"]
+    if command not in ("up", "doctor"):
+        assert ask(f"dynamoctl {command} prot") == ["proto"]
 
 
 def test_units_of_the_deployment_that_is_named(ask: Ask, tmp_path: Path) -> None:
@@ -77,7 +79,8 @@ def test_units_of_the_deployment_that_is_named(ask: Ask, tmp_path: Path) -> None
         (folder / "logs" / f"{unit}.log").touch()
     assert ask("dynamoctl logs -n prod ") == ["frontend", "worker-0"]
     assert ask("dynamoctl logs -n prod w") == ["worker-0"]
-    assert ask("dynamoctl logs ") == []
+    assert ask("dynamoctl logs prod w") == ["worker-0"]
+    assert ask("dynamoctl logs ") == ["prod"]
 
 
 @pytest.mark.usefixtures("_three_gpus")
@@ -88,6 +91,7 @@ def test_units_of_the_deployment_that_is_named(ask: Ask, tmp_path: Path) -> None
         ("1", ["1"]),
         ("0,", ["0,1", "0,2"]),
         ("2,0,", ["2,0,1"]),
+        ("0-1,", ["0-1,2"]),
         ("0,1,2,", ["0,1,2,0", "0,1,2,1", "0,1,2,2"]),  # shared
         ("7", []),
     ],

@@ -143,7 +143,7 @@ ExecStop=%h/.venv/bin/dynamoctl down -n web
         "dynamoctl up agg --lmcache-mode server",
         "dynamoctl up agg --port http",
         "dynamoctl cache chek",
-        "dynamoctl down everything",
+        "dynamoctl down every thing",
     ],
 )
 def test_a_command_that_would_not_run_is_told(line: str) -> None:

@@ -10,8 +10,11 @@ from types import SimpleNamespace
 
 import pytest
 from dynamoctl import policies
+from dynamoctl.config.spec import DeploymentSpec
 from dynamoctl.errors import PreflightError
-from dynamoctl.host import facts, gpus, models, processes
+from dynamoctl.export import cluster
+from dynamoctl.export.cluster import Cluster
+from dynamoctl.host import facts, gpus, hub, models, processes
 
 MIB = 1024 * 1024
 
@@ -112,6 +115,51 @@ def test_a_cache_of_the_hubs_models_that_cannot_be_read_is_said(
     assert "HF_HOME" in caught.value.hint
 
 
+HUB = "/data/hub/models--Qwen--Qwen3-0.6B"
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("/models/llama", "llama"),
+        ("/models/llama/", "llama"),
+        ("/models/x/../llama", "llama"),
+        (f"{HUB}/snapshots/c1899de289a0", "Qwen/Qwen3-0.6B"),
+        (f"{HUB}/snapshots/c1899de289a0/", "Qwen/Qwen3-0.6B"),
+        (f"{HUB}/snapshots/old/../c1899de289a0", "Qwen/Qwen3-0.6B"),
+        ("/data/hub/models--gpt2/snapshots/607a30d", "gpt2"),
+        # Not the hub's cache.
+        (f"{HUB}/snapshots/c1899de289a0/original", "original"),
+        ("/data/hub/datasets--a--b/snapshots/607a30d", "607a30d"),
+        ("/data/snapshots/607a30d", "607a30d"),
+        ("/data/hub/models--/snapshots/607a30d", "607a30d"),
+    ],
+)
+def test_a_snapshot_of_the_hub_is_served_under_the_hubs_name(folder: str, name: str) -> None:
+    assert models.locate(folder).served_name == name
+    assert models.locate(folder, "mine").served_name == "mine"
+    cluster_ = Cluster(pvc="claim", mount="/data")
+    if ".." not in folder and folder.startswith("/data"):
+        spec = DeploymentSpec(model=folder)
+        assert cluster.model(spec, cluster_, policies.GPU_MODEL).served_name == name
+
+
+def test_a_link_to_a_snapshot_is_served_under_its_own_name(tmp_path: Path) -> None:
+    snapshot = tmp_path / "models--Qwen--Qwen3-0.6B" / "snapshots" / "abc"
+    fill(snapshot, "config.json")
+    (tmp_path / "mine").symlink_to(snapshot)
+    assert models.locate(str(tmp_path / "mine")).served_name == "mine"
+
+
+def test_a_repository_of_the_hubs_cache_is_told_from_its_snapshots(tmp_path: Path) -> None:
+    repository = tmp_path / "models--Qwen--Qwen3-0.6B"
+    fill(repository / "snapshots" / "abc", "config.json")
+    with pytest.raises(PreflightError, match=r"has no config\.json") as caught:
+        models.require(models.locate(str(repository)), os.environ)
+    hint = f"name the model, Qwen/Qwen3-0.6B, or one of the folders in {repository / 'snapshots'}"
+    assert caught.value.hint == hint
+
+
 def test_the_built_in_models_size_is_known_before_it_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,20 +206,19 @@ def test_a_hubs_model_is_looked_for_where_the_engine_will(
 def test_the_hub_is_asked_with_the_engines_token_and_endpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], token: str | None
 ) -> None:
-    asked: list[tuple[str, dict[str, str]]] = []
+    asked: list[tuple[str, str]] = []
 
-    def head(url: str, headers: dict[str, str], **_: object) -> SimpleNamespace:
-        asked.append((url, headers))
-        return SimpleNamespace(status_code=200)
+    def status(url: str, token: str) -> int:
+        asked.append((url, token))
+        return 200
 
-    monkeypatch.setattr("httpx2.head", head)
+    monkeypatch.setattr(hub, "status", status)
     monkeypatch.setenv("HF_TOKEN", "hf_of_the_shell")
     (tmp_path / "token").write_text("hf_file\n")
     given = {name: value.replace("{}", str(tmp_path)) for name, value in environ.items()}
     given["HF_ENDPOINT"] = "http://mirror/"
     models.require(models.locate("a/b", environ=given), given)
-    wanted = {"Authorization": f"Bearer {token}"} if token else {}
-    assert asked == [("http://mirror/a/b/resolve/main/config.json", wanted)]
+    assert asked == [("http://mirror/a/b/resolve/main/config.json", token or "")]
 
 
 @pytest.mark.parametrize(

@@ -270,7 +270,7 @@ def test_a_file_that_cannot_be_written(
         (["--gpus", "zero"], "--gpus: 'zero' is not a GPU"),
         (["agg", "--decode", "2"], "only `up disagg` has"),
         (["--lmcache-mode", "inproc"], "does not work on a CPU"),
-        (["--model", "\udcff"], "unicode"),
+        (["--model", "\udcff"], "UTF-8 text"),
         (["--schema", "--json"], "leave --json out"),
         (["-o", "-", "--json"], "leave --json out"),
         (["--config", "x.toml"], "No such option"),

@@ -263,11 +263,6 @@ def test_an_old_name_in_the_toml_is_refused_with_its_name_now(files: Write) -> N
     assert spec.lmcache.env == {"LMCACHE_STORAGE_PLUGINS": "a,b"}
 
 
-@pytest.mark.parametrize("user", ["~nobody-of-this-name/x", "file://~nobody-of-this-name/x"])
-def test_a_home_that_nobody_has_is_refused(user: str) -> None:
-    assert "is not known here" in refusal(flags={"lmcache.disk": user}, environ={}).message
-
-
 # ---- off, and which source wins --------------------------------------------------------------------
 
 DISK = "local_disk: /y\nmax_local_disk_size: 5\n"

@@ -11,7 +11,7 @@ import pytest
 from dynamoctl.checks import model as model_check
 from dynamoctl.errors import PreflightError, SpecError
 from dynamoctl.facts import ModelFacts
-from dynamoctl.host import model_files, models
+from dynamoctl.host import hub, model_files, models
 
 from tests.unit.hosts import host, plan
 
@@ -195,9 +195,7 @@ def test_a_model_in_a_cache_that_dynamo_does_not_read_is_named(
 def test_a_login_that_dynamo_does_not_read_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    import httpx2
-
-    monkeypatch.setattr(httpx2, "head", lambda *_, **__: httpx2.Response(401))
+    monkeypatch.setattr(hub, "status", lambda *_: 401)
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH", "HF_HUB_OFFLINE"):
         monkeypatch.delenv(name, raising=False)

@@ -272,7 +272,7 @@ def test_a_flag_does_not_hide_that_lmcache_is_no_table(toml: Toml, flags: dict[s
         ({"router_mode": "best"}, "--router-mode: 'best' is not one of {}"),
         (
             {"gpus": "foo"},
-            "--gpus: 'foo' is not a GPU index or UUID: separate several with commas, as in 0,1",
+            "--gpus: 'foo' is not a GPU index or UUID: separate several with commas, as in 0,1 or 0-3,6",
         ),
         (
             {"lmcache.chunk_size": -1},
@@ -378,7 +378,7 @@ def test_what_names_no_gpu(nonsense: str) -> None:
 
 @pytest.mark.parametrize("nothing", ["", "  "])
 def test_naming_no_gpu_at_all(nothing: str) -> None:
-    message = "--gpus: no GPU given: give indices or UUIDs, as in 0,1, or leave it out"
+    message = "--gpus: no GPU given: give indices or UUIDs, as in 0,1 or 0-3, or leave it out"
     assert refusal({"gpus": nothing}).message == message
 
 

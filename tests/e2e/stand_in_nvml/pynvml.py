@@ -53,6 +53,10 @@ def nvmlDeviceGetName(gpu: int) -> str:  # noqa: N802
     return "a stand-in"
 
 
+def nvmlDeviceGetMigMode(gpu: int) -> list[int]:  # noqa: N802
+    raise NVMLError("not supported")
+
+
 def nvmlDeviceGetMemoryInfo(gpu: int, version: int = 1) -> SimpleNamespace:  # noqa: N802
     used = _held(gpu).get("mib", 0)
     return SimpleNamespace(total=TOTAL_MIB * _MIB, used=used * _MIB, free=(TOTAL_MIB - used) * _MIB)

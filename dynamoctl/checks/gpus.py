@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dynamoctl.checks.base import Check, Finding, Level
-from dynamoctl.facts import Gpu, HostFacts, ModelFacts
+from dynamoctl.facts import Gpu, HostFacts, ModelFacts, visible_entries
 from dynamoctl.host import gpus, processes
 from dynamoctl.planner import gpu_names
 from dynamoctl.planner.arguments import DEFAULT_UTILIZATION, utilization
@@ -47,12 +47,14 @@ def _gpus(plan: DeploymentPlan, facts: HostFacts, _model: ModelFacts) -> list[Fi
                 "install the driver (nvidia-smi must work), or serve on the CPU with --device cpu",
             )
         ]
+    visible = visible_entries(facts.visible_gpus) or ()
     missing = {name for unit in plan.units for name in unit.gpus if gpu_names.find(name, facts).gpu is None}
     return [
         Finding(
             Level.ERROR,
             f"GPU {name} is not there; this host has {_names(name, facts)}",
-            "choose others with --gpus, or name one twice to share it (--gpus 0,0)",
+            "choose others with --gpus, or name one twice to share it (--gpus 0,0)"
+            + ("; or fix CUDA_VISIBLE_DEVICES, which names it" if str(name) in visible else ""),
         )
         for name in sorted(missing, key=str)
     ]

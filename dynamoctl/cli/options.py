@@ -71,8 +71,8 @@ def one_name(argument: str | None, option: str | None) -> str | None:
     Raises:
         SpecError: they differ, or no deployment can have this name.
     """
-    for name in filter(None, (argument, option)):
-        if not NAME.fullmatch(name):
+    for name in (argument, option):
+        if name is not None and not NAME.fullmatch(name):
             raise SpecError(f"'{name}' is not the name of a deployment", NAME_RULE)
     if argument is not None and option is not None and argument != option:
         raise SpecError(

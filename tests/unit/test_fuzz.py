@@ -161,6 +161,7 @@ FOUND: list[tuple[str, dict[str, str], dict[str, str], int, str]] = [
     ("status m\udcff", {}, {}, 2, "is not the name of a deployment"),
     ("down -n m\udcff", {}, {}, 2, "is not the name of a deployment"),
     (f"status {'x' * 300}", {}, {}, 2, "is not the name of a deployment"),
+    ("status -n ", {}, {}, 2, "'' is not the name of a deployment"),
     ("status ../../etc", {}, {}, 2, "is not the name of a deployment"),
     # Terminals without a size.
     ("status", {"COLUMNS": "0"}, {}, 0, "is not running"),

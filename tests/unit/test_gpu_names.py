@@ -106,7 +106,10 @@ def missing(facts: HostFacts, made: DeploymentPlan) -> list[str]:
 def test_what_is_not_there_is_said_in_the_form_that_was_tried(named: str, what: str) -> None:
     for visible, gpus_named in ((None, named), (named, "0")):
         facts = facts_of(*THREE, visible=visible)
-        assert missing(facts, make_plan(spec(gpus=gpus_named), facts, HUB_MODEL)) == [what]
+        made = make_plan(spec(gpus=gpus_named), facts, HUB_MODEL)
+        assert missing(facts, made) == [what]
+        (finding,) = gpu_checks.GPUS.run(made, facts, HUB_MODEL)
+        assert ("fix CUDA_VISIBLE_DEVICES" in finding.fix) is (visible is not None)
 
 
 # ---- a worker's GPUs ----------------------------------------------------------------------------

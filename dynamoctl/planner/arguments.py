@@ -9,6 +9,10 @@ from itertools import pairwise
 DEFAULT_UTILIZATION = 0.92
 
 
+# Of a number that an engine can use; Python does not write one of thousands.
+_MOST_DIGITS = 18
+
+
 def utilization(arguments: Sequence[str], default: float) -> float | None:
     """The share of a GPU that a worker may use; None if it is not a number (vLLM rejects that)."""
     try:
@@ -37,6 +41,13 @@ def argument(arguments: Sequence[str], name: str) -> str | None:
         if key == name:
             found = value if equals else after
     return found
+
+
+def whole_number(arguments: Sequence[str], name: str, default: int) -> int:
+    """A number of 1 or more out of an engine's arguments; the default for what the engine rejects itself."""
+    value = argument(arguments, name) or ""
+    is_number = value.isascii() and value.isdigit() and len(value) <= _MOST_DIGITS
+    return (int(value) if is_number else 0) or default
 
 
 def is_negated(arguments: Sequence[str], name: str) -> bool:

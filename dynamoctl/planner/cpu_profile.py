@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dynamoctl.planner.arguments import argument, is_negated
+from dynamoctl.planner.arguments import is_negated, whole_number
 from dynamoctl.planner.kv_cache import text_config
 
 CONTEXT_TOKENS = 2048
@@ -43,5 +43,4 @@ def batch_tokens(arguments: Sequence[str]) -> int:
 
     Source: vllm==0.31.0:vllm/config/scheduler.py:verify_max_model_len.
     """
-    requests = argument(arguments, "--max-num-seqs") or ""
-    return max(BATCH_TOKENS, int(requests)) if requests.isascii() and requests.isdigit() else BATCH_TOKENS
+    return max(BATCH_TOKENS, whole_number(arguments, "--max-num-seqs", 1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from dynamoctl import policies
 from dynamoctl.config.lmcache_spec import LMCacheSpec
@@ -14,7 +14,7 @@ from dynamoctl.lmcache.environment import unquote
 from dynamoctl.lmcache.names import PROCESS_VARIABLES, SERVER_PREFIXES
 from dynamoctl.lmcache.tables import PREFIX
 from dynamoctl.patches import packed_kv
-from dynamoctl.planner.arguments import argument
+from dynamoctl.planner.arguments import whole_number
 from dynamoctl.planner.connectors import CacheMode, Device
 from dynamoctl.planner.plan import Role, Setting
 from dynamoctl.planner.secrets import redact
@@ -156,20 +156,14 @@ def check_chunk_size(spec: DeploymentSpec, device: Device, cache: CacheMode | No
         return
     chunk = spec.lmcache.chunk_size
     words = spec.arguments_of("agg" if spec.mode == "agg" else "prefill")
-    ranks = _number(words, "--decode-context-parallel-size", 1)
-    block = _number(words, "--block-size", BLOCK_SIZE[device]) * ranks
+    ranks = whole_number(words, "--decode-context-parallel-size", 1)
+    block = whole_number(words, "--block-size", BLOCK_SIZE[device]) * ranks
     if chunk % block:
         times = f", {block // ranks} for each of {ranks} decode context ranks" if ranks > 1 else ""
         raise SpecError(
             f"lmcache.chunk_size: {chunk} is not a multiple of {block}, vLLM's block size here{times}",
             f"take {(chunk // block + 1) * block}, or set vLLM's --block-size after --",
         )
-
-
-def _number(words: Sequence[str], option: str, default: int) -> int:
-    """A number of 1 or more out of the engine's arguments; the engine itself rejects any other."""
-    value = argument(words, option) or ""
-    return int(value) if value.isascii() and value.isdigit() and int(value) else default
 
 
 def check_ways_of_copying(spec: LMCacheSpec, cache: CacheMode | None) -> None:

@@ -178,6 +178,8 @@ FOUND: list[tuple[str, dict[str, str], dict[str, str], int, str]] = [
         "cannot be used",
     ),
     ("doctor agg --model a/b", {"ALL_PROXY": "a." * 200}, {}, 3, "cannot be reached"),
+    (f"up agg --dry-run --gpus 0 --lmcache-mode mp -- --block-size {'9' * 5000}", {}, {}, 0, "worker-0"),
+    (f"up agg --dry-run --device cpu -- --max-num-seqs {'9' * 5000}", {}, {}, 0, "worker-0"),
     # Values of YAML and TOML that are none, or that are too large.
     (UP, {}, {"lmcache.yaml": "app_id: 2026-13-45"}, 2, "is not YAML"),
     (UP, {}, {"lmcache.yaml": "app_id: !!float x"}, 2, "is not YAML"),

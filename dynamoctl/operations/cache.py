@@ -16,6 +16,7 @@ from dynamoctl.planner.plan import DeploymentPlan
 _CHUNKS = 3.0
 # For how long the server is asked again to let go of what requests use, and what a store takes to end.
 _IN_USE_S, _SETTLE_S = 5.0, 0.5
+_LOAD = ("requests_running", "requests_waiting")
 
 
 def check(name: str) -> CacheProbe:
@@ -74,24 +75,37 @@ async def _empty_server(name: str, plan: DeploymentPlan) -> float:
     """Empty the memory of LMCache's server; returns the bytes that it keeps because requests use them.
 
     LMCache 0.5.6 keeps what a request reads or is still storing, and a store ends after its request's answer:
-    so it is asked again for a while. (0.5.3 takes even that away.)
+    so it is asked again for a while. What a request had locked whose load failed, or which was aborted, stays
+    locked for minutes: it is taken as well if no request is there. (0.5.3 takes even what is in use.)
     """
-    port = plan.unit("lmcache").ports["http"]
     deadline = time.monotonic() + _IN_USE_S
     while True:
-        try:
-            answer = await loopback_http.ask("POST", f"http://127.0.0.1:{port}/cache/clear")
-        except NoAnswerError as error:
-            raise NotReadyError(
-                f"LMCache's server of '{name}' does not answer ({error})",
-                f"see: dynamoctl status -n {name}",
-            ) from None
-        if answer.status != 200:
-            raise DynamoctlError(f"LMCache's server of '{name}' answered HTTP {answer.status}")
-        await asyncio.sleep(_SETTLE_S)
+        await _clear(name, plan, force=False)
         held = await observe.cache_memory_bytes(plan)
-        if not held or time.monotonic() > deadline:
-            return held
+        if not held:
+            return 0.0
+        if time.monotonic() > deadline:
+            break
+    gauges = (await observe.snapshot(plan)).gauges
+    busy = [gauges.get(worker.name, {}).get(name) for worker in plan.workers for name in _LOAD]
+    if all(count == 0 for count in busy):
+        await _clear(name, plan, force=True)
+        held = await observe.cache_memory_bytes(plan)
+    return held
+
+
+async def _clear(name: str, plan: DeploymentPlan, *, force: bool) -> None:
+    url = f"http://127.0.0.1:{plan.unit('lmcache').ports['http']}/cache/clear"
+    try:
+        answer = await loopback_http.ask("POST", url, {"tier": "l1", "force": force})
+    except NoAnswerError as error:
+        raise NotReadyError(
+            f"LMCache's server of '{name}' does not answer ({error})",
+            f"see: dynamoctl status -n {name}",
+        ) from None
+    if answer.status != 200:
+        raise DynamoctlError(f"LMCache's server of '{name}' answered HTTP {answer.status}")
+    await asyncio.sleep(_SETTLE_S)
 
 
 def _running(name: str) -> DeploymentPlan:

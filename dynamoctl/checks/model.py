@@ -34,7 +34,7 @@ def _model(plan: DeploymentPlan, _facts: HostFacts, model: ModelFacts) -> list[F
 
 def _unfinished(plan: DeploymentPlan, folder: Path) -> list[Finding]:
     """What an engine or the frontend would miss in a model folder, most of a minute after the start."""
-    findings = [] if _is_given(plan, "--use-vllm-tokenizer") else _for_frontend(plan, folder)
+    findings = _for_frontend(plan, folder)
     # A frontend alone reads no weights, and neither does the mocker.
     if not plan.workers or plan.engine == "mocker" or _is_given(plan, "--load-format"):
         return findings

@@ -10,8 +10,6 @@ from dynamoctl.planner.architectures import GENERATING, HYBRID, POOLING, POOLS_B
 from dynamoctl.planner.arguments import argument, is_given
 from dynamoctl.planner.connectors import CacheMode, Device
 
-_POOLING_ARGUMENTS = ("--embedding-worker", "--classify-worker")
-
 
 def is_hybrid(model: ModelFacts) -> bool:
     """Whether it has layers with a state (mamba, linear attention) beside attention.
@@ -33,9 +31,8 @@ def check(spec: DeploymentSpec, model: ModelFacts, cache: CacheMode | None, devi
     if spec.engine != "vllm":
         return
     arguments = (*spec.engine_args, *spec.prefill_args)
-    runner = argument(arguments, "--runner")
-    pools = runner == "pooling" or (runner != "generate" and any(map(_pools, _architectures(model))))
-    if pools or is_given(arguments, *_POOLING_ARGUMENTS):
+    # Arguments that make a worker pool are refused before: `owned_arguments`.
+    if argument(arguments, "--runner") != "generate" and any(map(_pools, _architectures(model))):
         raise SpecError(
             f"model: {model.served_name} computes embeddings, scores or classes, and `up` serves completions",
             "take a model that generates text, or run dynamo.vllm with --embedding-worker yourself",

@@ -28,7 +28,6 @@ _SERVES_ITS_WAY = (
     "--endpoint-types",
     "--dyn-endpoint-types",
     "--custom-jinja-template",
-    "--use-vllm-tokenizer",
 )
 
 

@@ -13,11 +13,6 @@ from typing import Any
 
 from dynamoctl.patches.base import Patch, wrap
 
-# Shared with `nixl_progress_delay`, which is applied with the second value as well.
-VARIABLE = "DYNAMOCTL_NIXL_ON_CPU"
-ON_ONE_HOST = "1"
-BETWEEN_HOSTS = "tcp"
-
 UCX_PARAMETERS = {"ucx_error_handling_mode": "none"}
 
 
@@ -55,11 +50,10 @@ def _change(_value: str) -> None:
 
 PATCH = Patch(
     name="nixl-shared-memory",
-    variable=VARIABLE,
+    variable="DYNAMOCTL_NIXL_ON_CPU",
     package="nixl",
     versions=("1.4.1", "1.3.2"),
     upstream="nixl-cu13==1.3.2:nixl_cu13/_api.py:nixl_agent.create_backend",
     without="NIXL stalls between CPU workers",
     change=_change,
-    values=(ON_ONE_HOST,),
 )

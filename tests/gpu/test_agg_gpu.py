@@ -1,4 +1,4 @@
-"""`up agg` on one GPU: LMCache in the engine (LMCacheConnectorV1), hits proven, memory given back."""
+"""`up agg` on one GPU: LMCache in its default mode, hits proven, memory given back."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dynamoctl.host import gpus
 from dynamoctl.host.processes import identify, is_running
 
 from tests.e2e.conftest import Cli, Result, chat, counter, free_port, wait_for
-from tests.gpu.conftest import assert_the_whole_prompt_comes_back, visible
+from tests.gpu.conftest import CACHE_CONNECTOR, assert_the_whole_prompt_comes_back, visible
 
 pytestmark = [pytest.mark.gpu, pytest.mark.xdist_group("gpu"), pytest.mark.timeout(900)]
 
@@ -49,10 +49,11 @@ def up(cli: Cli) -> Up:
     return Up(cli, result, f"http://127.0.0.1:{port}", gpu, used)
 
 
-def test_it_comes_up_on_the_gpu_with_lmcache_in_the_engine(up: Up) -> None:
+def test_it_comes_up_on_the_gpu_with_lmcache(up: Up) -> None:
     assert up.result.code == 0, up.result.err
     worker = up.worker
-    assert worker["kv_transfer_config"] == {"kv_connector": "LMCacheConnectorV1", "kv_role": "kv_both"}
+    connector = worker["kv_transfer_config"]
+    assert (connector["kv_connector"], connector["kv_role"]) == (CACHE_CONNECTOR, "kv_both")
     assert worker["gpus"] == [up.gpu]
     assert up.cli.status()["units"][-1]["gpus"] == [up.gpu]
     assert gpus.memory_used()[up.gpu] > up.used_before + 1000  # MiB

@@ -17,9 +17,9 @@ import pytest
 
 from tests.e2e.conftest import Cli, chat, counter, first_on_path, free_port, wait_for
 from tests.e2e.stores import BROKEN_LOADS, Redis
-from tests.gpu.conftest import prove
+from tests.gpu.conftest import in_process, prove
 
-pytestmark = [pytest.mark.gpu, pytest.mark.xdist_group("gpu"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.gpu, pytest.mark.xdist_group("gpu"), pytest.mark.timeout(900), in_process]
 
 MODEL = "smollm2-135m-instruct"
 LONG = "The sea is wide and the sky is blue, said the sailor to his cat. " * 70

@@ -14,7 +14,7 @@ import pytest
 from dynamoctl.host import gpus
 
 from tests.e2e.conftest import Cli, chat, counter, free_port, wait_for
-from tests.gpu.conftest import on_gpus, open_sockets, visible
+from tests.gpu.conftest import IN_PROCESS, on_gpus, open_sockets, visible
 
 pytestmark = [
     pytest.mark.gpu,
@@ -58,7 +58,7 @@ def shape(tmp_path: Path, cli: Cli, model: None) -> Path:
     return folder
 
 
-def test_two_ranks_answer_and_lmcache_has_its_size_in_each(cli: Cli, shape: Path) -> None:
+def test_two_ranks_answer_and_lmcache_has_its_size_once_or_in_each(cli: Cli, shape: Path) -> None:
     port, first, second = free_port(), *visible()[:2]
     before, memory = gpus.memory_used(), psutil.virtual_memory()
     taken = memory.total - memory.available
@@ -87,7 +87,7 @@ def test_two_ranks_answer_and_lmcache_has_its_size_in_each(cli: Cli, shape: Path
     memory = psutil.virtual_memory()
     grown = (memory.total - memory.available - taken) / 2**30
     print(f"the host's memory in use has grown by {grown:.1f} GiB")
-    assert grown >= 2 * LMCACHE_GIB  # pinned at the start, by each rank
+    assert grown >= (2 if IN_PROCESS else 1) * LMCACHE_GIB  # taken at the start, in process by each rank
 
     assert cli("down").code == 0
     wait_for(lambda: all(gpus.memory_used()[i] <= before[i] + 64 for i in (first, second)), 30)

@@ -11,7 +11,7 @@ from dynamoctl.planner import connectors
 from dynamoctl.planner.connectors import CacheMode, Device
 from dynamoctl.planner.plan import Role, Unit
 
-from tests.unit.hosts import plan
+from tests.unit.hosts import VERSIONS, plan
 
 INPROC = {"kv_connector": "LMCacheConnectorV1", "kv_role": "kv_both"}
 MP = {
@@ -101,6 +101,16 @@ def test_in_process_on_a_cpu_is_refused_because_it_would_serve_without_a_cache()
         plan(lmcache={"mode": "inproc"})
     assert "does not work on a CPU" in error.value.message
     assert "--lmcache-mode mp" in error.value.hint
+
+
+@pytest.mark.parametrize("mode", ["agg", "disagg"])
+def test_in_process_is_refused_with_versions_with_which_it_gave_back_wrong_values(mode: str) -> None:
+    with pytest.raises(SpecError, match=r"with vllm 0\.31\.0 and lmcache 0\.5\.6: answers would be") as error:
+        plan(2, mode=mode, versions=VERSIONS, lmcache={"mode": "inproc"})
+    assert "--lmcache-mode mp" in error.value.hint
+    assert plan(2, mode=mode, versions=VERSIONS).lmcache == "mp"
+    untried = {**VERSIONS, "lmcache": "0.5.7"}
+    assert plan(2, mode=mode, versions=untried, lmcache={"mode": "inproc"}).lmcache == "inproc"
 
 
 @pytest.mark.parametrize("gpus", [0, 2])

@@ -27,7 +27,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.unit import fuzzing
-from tests.unit.hosts import VERSIONS, host
+from tests.unit.hosts import GPU_VERSIONS, VERSIONS, host
 
 FUZZ = settings(
     max_examples=4 * settings().max_examples,
@@ -63,7 +63,7 @@ def _machine(kind: str) -> Iterator[Path]:
         patch.setattr(gpus, "driver", lambda: ("580.1", 13000))
         patch.setattr(gpus, "memory_used", dict)
         patch.setattr(gpus, "memory_by_process", dict)
-        patch.setattr(facts, "versions", lambda: dict(VERSIONS))
+        patch.setattr(facts, "versions", lambda: dict(GPU_VERSIONS if MACHINES[kind] else VERSIONS))
         patch.setattr(ports, "_listening", dict)
         patch.setattr(process_control, "run_script", lambda *_: (0, []))
         patch.setattr(socket, "getaddrinfo", _resolve)
@@ -206,7 +206,8 @@ def test_what_was_found(
 ) -> None:
     if "lmcache.yaml" in files:
         environ = environ | {"LMCACHE_CONFIG_FILE": "lmcache.yaml"}
-    given, text = _run(command.split(" "), environ, "no GPU", files)
+    machine = "4 GPUs" if "--gpus" in command else "no GPU"
+    given, text = _run(command.split(" "), environ, machine, files)
     assert (given, words in text) == (code, True), text[-1000:]
 
 

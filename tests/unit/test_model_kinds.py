@@ -21,6 +21,8 @@ def model(architecture: str, **config: Any) -> ModelFacts:
     return ModelFacts("/m", "m", folder="/m", config={"architectures": [architecture], **config})
 
 
+# A multiple of the 544 tokens that vLLM took as a block for a small model of this kind.
+LONG_CHUNKS = {"mode": "mp", "chunk_size": 1088}
 HYBRID = model("Qwen3NextForCausalLM", layer_types=["linear_attention", "full_attention"])
 PLAIN = model("Qwen3ForCausalLM")
 
@@ -98,7 +100,15 @@ def test_lmcache_in_process_cannot_keep_layers_with_a_state(mode: str) -> None:
     assert "--no-lmcache" in caught.value.hint
 
 
-@pytest.mark.parametrize("lmcache", [{"enabled": False}, {"mode": "mp"}])
+def test_lmcache_has_chunks_of_whole_blocks_and_a_state_makes_blocks_longer() -> None:
+    for mode in ("agg", "disagg"):
+        with pytest.raises(SpecError, match="longer blocks than LMCache's chunks of 256 tokens") as caught:
+            plan(2, mode=mode, model_facts=HYBRID, lmcache={"mode": "mp"})
+        assert "--lmcache-chunk-size" in caught.value.hint
+        assert plan(2, mode=mode, model_facts=HYBRID, lmcache=LONG_CHUNKS).workers
+
+
+@pytest.mark.parametrize("lmcache", [{"enabled": False}, LONG_CHUNKS])
 def test_without_it_vllm_keeps_the_manager_that_they_need(lmcache: dict[str, Any]) -> None:
     flag = "--disable-hybrid-kv-cache-manager"
     for one, given in ((HYBRID, False), (PLAIN, True)):
@@ -148,14 +158,14 @@ def test_what_lmcache_cannot_give_back_on_a_cpu_is_refused(one: ModelFacts, why:
     with pytest.raises(SpecError, match=f"lmcache: .* {why}"):
         plan(model_facts=one)
     assert plan(model_facts=one, lmcache={"enabled": False}).workers
-    assert plan(2, model_facts=one, lmcache={"mode": "mp"}).workers
+    assert plan(2, model_facts=one, lmcache=LONG_CHUNKS).workers
 
 
 @pytest.mark.parametrize(("one", "why"), [(HYBRID, "layers with a state"), (LATENT, "latent attention")])
 def test_what_does_not_arrive_whole_at_a_decode_worker_on_a_cpu_is_refused(one: ModelFacts, why: str) -> None:
     with pytest.raises(SpecError, match=f"mode: .* {why}"):
         plan(mode="disagg", model_facts=one, lmcache={"enabled": False})
-    assert plan(2, mode="disagg", model_facts=one, lmcache={"mode": "mp"}).workers
+    assert plan(2, mode="disagg", model_facts=one, lmcache=LONG_CHUNKS).workers
     assert plan(mode="disagg", model_facts=PLAIN).workers
 
 

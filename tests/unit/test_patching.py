@@ -126,6 +126,17 @@ def test_another_nixl_gets_no_patch(nixl: str) -> None:
     assert not names(made, "decode-0") & {"nixl-shared-memory", "nixl-progress-delay"}
 
 
+def test_on_gpus_nixl_pauses_longer_and_only_in_the_version_that_was_measured_there() -> None:
+    delays = {
+        (gpus, nixl): plan(gpus, mode="disagg", versions={**GPU_VERSIONS, "nixl": nixl})
+        .unit("decode-0")
+        .env.get("DYNAMOCTL_NIXL_PROGRESS_DELAY_US")
+        for gpus in (0, 2)
+        for nixl in ("1.3.2", "1.4.1")
+    }
+    assert delays == {(0, "1.3.2"): "1000", (0, "1.4.1"): "1000", (2, "1.3.2"): None, (2, "1.4.1"): "10000"}
+
+
 def test_a_prefill_workers_engine_is_ended_only_with_the_dynamo_that_does_not() -> None:
     made = plan(2, mode="disagg", versions={**GPU_VERSIONS, "ai-dynamo": "1.6.1"})
     assert "end-engine" not in names(made, "prefill-0")

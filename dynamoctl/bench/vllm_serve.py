@@ -6,13 +6,51 @@ its own version under the name vllm (0.26).
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
+
+def fail_what_breaks_off(handler: Any) -> None:
+    """Let a request fail whose answer ends with an error.
+
+    If a worker ends while it answers, Dynamo's frontend sends an event with an error and ends the stream as
+    any other. vLLM's benchmark does not look at it, and counts a success with a shorter answer.
+
+    Args:
+        handler: vLLM's `StreamedResponseHandler`.
+    """
+    plain = handler.add_chunk
+
+    def add_chunk(self: Any, chunk: bytes) -> list[str]:
+        messages: list[str] = plain(self, chunk)
+        for message in messages:
+            if error := _error(message):
+                raise RuntimeError(f"the answer broke off: {error}")
+        return messages
+
+    handler.add_chunk = add_chunk
+
+
+def _error(message: str) -> str:
+    """What a server-sent event says of an error; empty if it is none."""
+    data = next((line for line in message.splitlines() if line.startswith("data:")), "").removeprefix("data:")
+    if '"error"' not in data:
+        return ""
+    try:
+        error = json.loads(data).get("error")
+    except (ValueError, AttributeError):
+        return ""
+    return str(error.get("message", error)) if isinstance(error, dict) else str(error or "")
+
 
 def main() -> None:
     """Parse the arguments of `vllm bench serve` and run it."""
+    from vllm.benchmarks.lib.endpoint_request_func import StreamedResponseHandler
     from vllm.benchmarks.serve import add_cli_args
     from vllm.benchmarks.serve import main as serve
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
+    fail_what_breaks_off(StreamedResponseHandler)
     parser = FlexibleArgumentParser()  # type: ignore[no-untyped-call]
     add_cli_args(parser)
     serve(parser.parse_args())

@@ -160,7 +160,7 @@ async def _ask(plan: DeploymentPlan, prompt: str) -> _Answer:
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    began, first, prompt_tokens = time.monotonic(), 0.0, 0
+    began, first, prompt_tokens, finished = time.monotonic(), 0.0, 0, False
     tokens: list[tuple[str, float]] = []
     try:
         async with loopback_http.stream(
@@ -171,15 +171,22 @@ async def _ask(plan: DeploymentPlan, prompt: str) -> _Answer:
                 raise NotReadyError(f"a completion got HTTP {answer.status}: {text}")
             async for line in answer.lines():
                 body = _event(line)
+                # If a worker ends meanwhile, Dynamo says so in an event and ends the stream as any other.
+                if said := body.get("error"):
+                    message = said.get("message", said) if isinstance(said, dict) else said
+                    raise NotReadyError(f"a completion broke off: {message}")
                 if body.get("choices") and not first:
                     first = time.monotonic() - began
                 prompt_tokens = (body.get("usage") or {}).get("prompt_tokens", prompt_tokens)
                 for choice in body.get("choices") or []:
+                    finished = finished or bool(choice.get("finish_reason"))
                     logprobs = choice.get("logprobs") or {}
                     values = logprobs.get("token_logprobs") or []
                     tokens += zip(logprobs.get("tokens") or [], values, strict=False)
     except NoAnswerError as error:
         raise NotReadyError(f"no answer to a completion ({error})") from None
+    if not finished:
+        raise NotReadyError("a completion broke off before its end")
     return _Answer(prompt_tokens, first, tuple(tokens))
 
 

@@ -132,6 +132,7 @@ def _mocker(context: PlanContext, place: Placement, after: tuple[str, ...]) -> U
             "--model-name", context.names[0],
             "--speedup-ratio", "10",
             *role,
+            *arguments(reasons),
             *spec.arguments_of(place.role),
         ),
         env={**environment((*paths, *reasons)), **spec.env},

@@ -234,6 +234,25 @@ def test_a_long_prompt_asked_again_hits_lmcache(up: Up) -> None:
     assert 0 < after["hit_rate"] <= 1
 
 
+def test_clients_with_a_salt_of_their_own_do_not_find_each_others_prompts(up: Up) -> None:
+    """LMCache gets a digest of it."""
+
+    def found(salt: str) -> bool:
+        before = up.cli.status()["cache"]["hit_tokens"]
+        question = {"role": "user", "content": LONG.replace("sea", "lake")}
+        body = {"model": MODEL, "messages": [question], "max_tokens": 4, "nvext": {"cache_salt": salt}}
+        assert post(f"{up.endpoint}/v1/chat/completions", body)["choices"]
+        chat(up.endpoint, MODEL, "Hello", max_tokens=2)  # the engine publishes its counters a step later
+        return bool(up.cli.status()["cache"]["hit_tokens"] - before >= 512)
+
+    assert [found(salt) for salt in ("one client", "one client", "another", "one client")] == [
+        False,
+        True,
+        False,
+        True,
+    ]
+
+
 def test_what_lmcache_promises_and_does_not_bring_is_computed(up: Up) -> None:
     """vLLM's default fails the request, and beside a cache server the engine ended with it."""
     recovered, broken = "Recovered from KV load failure", Path(up.cli.environ["BREAK_LOADS"])

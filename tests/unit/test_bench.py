@@ -19,7 +19,7 @@ import pytest
 from dynamoctl import cli
 from dynamoctl.answers.bench import Figures, PassCounts, Ratios
 from dynamoctl.answers.envelope import Answer, Error, as_json
-from dynamoctl.bench import comparison, plots, results, toml_edit, variants, workloads
+from dynamoctl.bench import comparison, plots, results, toml_edit, variants, vllm_serve, workloads
 from dynamoctl.bench.results import Measurement, RequestResult
 from dynamoctl.bench.workloads import BLOCK, MultiTurn, Random, Request, Reuse, SharedPrefix, Workload
 from dynamoctl.cli import bench as commands
@@ -33,6 +33,7 @@ from dynamoctl.operations.compare import Comparison, Outcome
 from dynamoctl.operations.load_generators import Load
 from dynamoctl.processes import process_control
 
+from tests.unit.fresh import last_line_with_vllm
 from tests.unit.hosts import plan
 
 ALL: tuple[Workload, ...] = (Reuse(), MultiTurn(), SharedPrefix(), Random())
@@ -184,6 +185,36 @@ def test_what_vllm_bench_serve_writes_is_read() -> None:
 
 
 # ---- sizes, variants ----------------------------------------------------------------------------
+
+
+def test_an_answer_that_breaks_off_is_no_success() -> None:
+    class Handler:
+        def add_chunk(self, chunk: bytes) -> list[str]:
+            return [part for part in chunk.decode().split("\n\n") if part]
+
+    vllm_serve.fail_what_breaks_off(Handler)
+    choice = 'data: {"choices": [{"text": " the \\"error\\""}], "error": null}'
+    for whole in (choice, "data: [DONE]", ": ping", 'data: {"error"'):
+        assert Handler().add_chunk(f"{whole}\n\n".encode()) == [whole]
+    for event in (
+        'data: {"error": {"message": "gone", "code": 500}}',
+        'event: error\ndata: {"error": "gone"}',
+    ):
+        with pytest.raises(RuntimeError, match=r"^the answer broke off: gone$"):
+            Handler().add_chunk(f"{choice}\n\n{event}\n\n".encode())
+
+
+@pytest.mark.packages
+@pytest.mark.xdist_group("with vllm")
+def test_the_installed_benchmark_reads_its_streams_where_we_listen() -> None:
+    script = """
+import inspect
+from vllm.benchmarks.lib import endpoint_request_func as module
+plain = inspect.getsource(module.async_request_openai_completions)
+print()
+print("StreamedResponseHandler()" in plain, "handler.add_chunk(" in plain, "except Exception" in plain)
+"""
+    assert last_line_with_vllm(script) == "True True True"
 
 
 def test_sizes_are_set_by_the_names_of_their_flags() -> None:

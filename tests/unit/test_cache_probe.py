@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from dynamoctl.answers.cache import CacheProbe
+from dynamoctl.errors import NotReadyError
 from dynamoctl.monitoring import cache_probe
 from dynamoctl.monitoring.cache_probe import exercise, same_answer
 from dynamoctl.planner.plan import DeploymentPlan
@@ -69,6 +70,7 @@ def one_worker(
             {"choices": [{"logprobs": {"tokens": [token], "token_logprobs": [value]}}]}
             for token, value in tokens
         ]
+        bodies.append({"choices": [{"text": "", "finish_reason": "length"}]})
         bodies.append({"choices": [], "usage": {"prompt_tokens": 400}})
         return "".join(f"data: {json.dumps(body)}\n\n" for body in bodies) + "data: [DONE]\n\n"
 
@@ -104,6 +106,21 @@ def test_hits_with_another_answer_are_told_from_hits_with_the_same(monkeypatch: 
     assert (right.hit_tokens, right.same_answer, right.prompt_tokens) == (256, True, 400)
     wrong = probed(answer("9", "9"), 256, monkeypatch)
     assert (wrong.hit_tokens, wrong.same_answer) == (256, False)
+
+
+@pytest.mark.parametrize(
+    ("last", "why"),
+    [
+        ('{"error": {"message": "stream ended"}}', "broke off: stream ended"),
+        ("{}", "broke off before its end"),
+    ],
+)
+def test_a_completion_that_breaks_off_proves_nothing(last: str, why: str) -> None:
+    deployment = plan(1, mode="agg", gpus=(0,))
+    token = {"choices": [{"logprobs": {"tokens": ["4"], "token_logprobs": [-0.1]}, "finish_reason": None}]}
+    stream = f"data: {json.dumps(token)}\n\ndata: {last}\n\ndata: [DONE]\n\n"
+    with served(lambda _url, _body: stream), pytest.raises(NotReadyError, match=why):
+        asyncio.run(cache_probe.run(deployment, 1.2))
 
 
 def test_no_hits_are_none(monkeypatch: pytest.MonkeyPatch) -> None:

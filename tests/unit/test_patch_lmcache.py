@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-from dynamoctl.patches import base, lmcache_server, lmcache_store_timeout
+from dynamoctl.patches import base, lmcache_salt, lmcache_server, lmcache_store_timeout
 from dynamoctl.patches.base import Patch, installed_version
 
 from tests.unit.fresh import last_line_with_vllm
@@ -49,6 +50,50 @@ def test_a_cache_server_that_does_not_answer_is_one_that_is_away(what: str) -> N
     worker = kind()
     getattr(worker, what)("a")
     assert worker.said == ["a: passed over"]
+
+
+def test_lmcache_gets_a_digest_of_every_salt_and_nothing_for_none() -> None:
+    class Adapter:
+        def _create_key(self, tokens: int, request_id: str, cache_salt: str = "") -> tuple[int, str, str]:
+            return tokens, request_id, cache_salt
+
+    for _ in range(2):
+        lmcache_salt.encode_salts(Adapter)
+    key = Adapter()._create_key
+    one, again, other = (key(1, request_id="a", cache_salt=salt) for salt in ("x", "x", "y\udcff"))
+    assert one == again == (1, "a", lmcache_salt.digest("x"))
+    assert re.fullmatch("[0-9a-f]{64}", one[2])
+    assert re.fullmatch("[0-9a-f]{64}", other[2])
+    assert one != other
+    assert key(1, request_id="a") == key(1, request_id="a", cache_salt="") == (1, "a", "")
+
+
+@pytest.mark.packages
+@pytest.mark.xdist_group("with vllm")
+def test_both_sides_of_the_installed_lmcache_make_their_keys_where_the_patch_is() -> None:
+    script = """
+import inspect
+from types import SimpleNamespace
+from lmcache.integration.vllm import vllm_multi_process_adapter as adapters
+from dynamoctl.patches import lmcache_salt
+
+keys = []
+for side in (adapters.LMCacheMPSchedulerAdapter, adapters.LMCacheMPWorkerAdapter):
+    lmcache_salt.encode_salts(side)
+    one = object.__new__(side)
+    one.__dict__ |= {
+        "parallel_strategy": SimpleNamespace(num_kv_readers=1, kv_world_size=1, kv_worker_id=0),
+        "model_name": "m",
+    }
+    keys.append(one._create_key([1], 0, 1, request_id="a", cache_salt="tenant").cache_salt)
+source = inspect.getsource(adapters)
+print()
+# Each key of a request is made there, and the salt is a keyword.
+made = source.count("IPCCacheServerKey(") + source.count("IPCCacheEngineKey(")
+print(keys == [lmcache_salt.digest("tenant")] * 2, made, "_create_key(\\n" in source)
+"""
+    needs(lmcache_salt.PATCH)
+    assert last_line_with_vllm(script) == "True 2 True"
 
 
 def test_a_connector_is_made_with_lmcache_patched_and_once(

@@ -20,18 +20,19 @@ def names(made: DeploymentPlan, unit: str) -> set[str]:
     return {patch.name for patch in patches.switched_on(made.unit(unit).env)}
 
 
+SERVER = {"lmcache-salt", "lmcache-store-timeout"}
 ON_CPU = {"wake-up", "spin", "fork-workers"}
 NIXL_ON_CPU = {"compile-cache-name", "nixl-shared-memory", "nixl-progress-delay", "nixl-unbound"}
 
 WORKERS: dict[str, tuple[int, dict[str, Any], dict[str, set[str]]]] = {
-    "agg-cpu": (0, {}, {"worker-0": ON_CPU - {"fork-workers"} | {"lmcache-store-timeout"}}),
+    "agg-cpu": (0, {}, {"worker-0": ON_CPU - {"fork-workers"} | SERVER}),
     "agg-cpu-without-lmcache": (0, {"lmcache": {"enabled": False}}, {"worker-0": ON_CPU | NIXL_ON_CPU}),
     "disagg-cpu": (
         0,
         {"mode": "disagg"},
         {
             "decode-0": ON_CPU | NIXL_ON_CPU,
-            "prefill-0": ON_CPU | NIXL_ON_CPU | {"lmcache-store-timeout"},
+            "prefill-0": ON_CPU | NIXL_ON_CPU | SERVER,
         },
     ),
     "disagg-cpu-on-two-hosts": (
@@ -49,7 +50,7 @@ WORKERS: dict[str, tuple[int, dict[str, Any], dict[str, set[str]]]] = {
     "agg-gpu-server": (
         1,
         {"lmcache": {"mode": "mp"}},
-        {"worker-0": {"lmcache-server", "lmcache-store-timeout"}},
+        {"worker-0": SERVER | {"lmcache-server"}},
     ),
     "agg-gpu-two-ranks": (2, {"tp": 2}, {"worker-0": {"wake-up", "packed-kv"}}),
     "disagg-gpu": (
@@ -116,7 +117,7 @@ def test_another_version_gets_none(patch: Patch, tested: VersionSet, version: st
 @pytest.mark.parametrize("lmcache", ["0.5.0", "0.5.2", "0.5.4", "0.6.0"])
 def test_another_lmcache_gets_no_patch_of_its_client(lmcache: str) -> None:
     made = plan(mode="disagg", versions={**VERSIONS, "lmcache": lmcache})
-    assert not names(made, "prefill-0") & {"lmcache-server", "lmcache-store-timeout"}
+    assert not names(made, "prefill-0") & (SERVER | {"lmcache-server"})
     assert "wake-up" in names(made, "prefill-0")
 
 

@@ -29,6 +29,10 @@ MORE: dict[str, tuple[int, dict[str, Any]]] = {
     "gds": (1, {"lmcache": {"gds": "/nvme"}}),
     "two-workers-on-cpu": (0, {"workers": 2}),
     "no-multicast": (1, {"nvlink_multicast": False}),
+    "mocker-with-length": (
+        0,
+        {"engine": "mocker", "model_facts": replace(FOLDER_MODEL, config={"max_position_embeddings": 4096})},
+    ),
     "base-model": (1, {"model_facts": replace(FOLDER_MODEL, builtin=False, chat=False)}),
 }
 # In a connector: what the plan gives a key in `kv_transfer_config.KEY`.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dynamoctl.planner import migration
+from dynamoctl.planner import migration, model_length
 from dynamoctl.planner.rules.rule import OPERATORS, WORKERS, Condition, InPod, Rule
 
 _NO_MOCKER = InPod("dropped", "the mocker is not exported")
@@ -52,5 +52,22 @@ MOCKER = (
         tested=("ai-dynamo",),
         roles=WORKERS,
         in_pod=_NO_MOCKER,
+    ),
+    Rule(
+        name="mocker-context-length",
+        sets="--max-model-len",
+        value=lambda unit: str(model_length.own_context(unit.plan.model.config)),
+        why="A vLLM worker refuses a prompt that is longer than the model's context. Without a length, the"
+        " mocker takes any.",
+        without="A prompt that works with the mocker can fail with the engine.",
+        source="ai-dynamo==1.6.1:dynamo/mocker/args.py:--max-model-len",
+        tested=("ai-dynamo",),
+        roles=WORKERS,
+        when=Condition(
+            "if the model's config.json says how long its context is",
+            lambda unit: model_length.own_context(unit.plan.model.config) is not None,
+        ),
+        in_pod=_NO_MOCKER,
+        override_expected=True,
     ),
 )

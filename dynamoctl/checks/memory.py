@@ -17,7 +17,11 @@ def _memory(plan: DeploymentPlan, facts: HostFacts, _model: ModelFacts) -> list[
     what = f"LMCache wants {wanted_gib:g} GiB of CPU memory; {available_gib:.1f} GiB are available"
     fix = "take less with --lmcache-cpu-gb"
     if wanted_gib > available_gib:
-        return [Finding(Level.ERROR, what, fix, "in process, LMCache takes all of it at startup")]
+        return [
+            Finding(
+                Level.ERROR, what, fix, "LMCache takes all of it at the start, in process and with a server"
+            )
+        ]
     return [Finding(Level.WARNING, what, fix, "the engine and the page cache need the rest")]
 
 

@@ -289,6 +289,15 @@ def plan_flags(
             rich_help_panel=_HOSTS,
         ),
     ] = None,
+    otlp_endpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="OpenTelemetry collector for traces (OTLP over gRPC), as in http://127.0.0.1:4317.",
+            show_default="none",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = None,
     timeout: Annotated[
         float | None,
         typer.Option(
@@ -351,6 +360,7 @@ def plan_flags(
         "timeout_s": timeout,
         "hang_timeout_s": hang_timeout,
         "drain_s": drain,
+        "otlp_endpoint": otlp_endpoint,
         "discovery": discovery,
         "etcd_endpoints": etcd_endpoints,
         "roles": roles,

@@ -34,6 +34,7 @@ from dynamoctl.config.types import (
     Text,
     parse_etcd,
     parse_gpus,
+    parse_otlp,
     parse_roles,
 )
 
@@ -73,6 +74,8 @@ class DeploymentSpec(Model):
             of life for longer is restarted. After a third of it, the worker is out of discovery.
         drain_s: grace period for requests in flight when a worker is stopped, in seconds; requests that still
             run after it fail.
+        otlp_endpoint: URL of an OpenTelemetry collector (OTLP over gRPC) that gets traces of the frontend and
+            the workers, and Dynamo's logs. Unset: none are sent.
         discovery: service discovery. `file`: in a folder of this host; `etcd`: in an etcd that runs already,
             which several hosts can share.
         etcd_endpoints: URLs of that etcd. Unset: those in ETCD_ENDPOINTS.
@@ -110,6 +113,9 @@ class DeploymentSpec(Model):
     timeout_s: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)] = policies.START_TIMEOUT_S
     hang_timeout_s: Annotated[float, Field(strict=True, ge=60, le=86400)] = policies.HANG_TIMEOUT_S
     drain_s: Annotated[float, Field(strict=True, ge=0, le=3600)] = policies.DRAIN_S
+    otlp_endpoint: Annotated[
+        Text | None, BeforeValidator(parse_otlp), Field(examples=["http://127.0.0.1:4317"])
+    ] = None
     discovery: Discovery = "file"
     etcd_endpoints: Annotated[
         tuple[Text, ...],

@@ -30,7 +30,7 @@ _MOST_GIB = 1048576
 _GPU = re.compile(r"[0-9]{1,3}|(GPU|MIG)-[0-9A-Za-z/-]+")
 _GPU_OR_RANGE = re.compile(rf"{_GPU.pattern}|{facts.INDEX_RANGE}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_ETCD = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}")
+_URL = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}")
 
 # What the validators below take, as JSON schema, which pydantic cannot read out of code. A test holds the two
 # against each other; `json_schema` has the whole.
@@ -58,7 +58,7 @@ ROLES_SCHEMA = {
         {"type": "string", "pattern": f"^{_ONE_ROLE}(,{_ONE_ROLE})*$"},
     ]
 }
-_ONE_ETCD = rf"\s*{_ETCD.pattern}/?\s*"
+_ONE_ETCD = rf"\s*{_URL.pattern}/?\s*"
 ETCD_SCHEMA = {
     "anyOf": [
         {"type": "array", "items": {"type": "string", "pattern": f"^{_ONE_ETCD}$"}},
@@ -162,9 +162,21 @@ def parse_etcd(value: object) -> object:
                 "an etcd URL cannot hold a user name or password:"
                 " set ETCD_AUTH_USERNAME and ETCD_AUTH_PASSWORD"
             )
-        if not _ETCD.fullmatch(word.removesuffix("/")):
+        if not _URL.fullmatch(word.removesuffix("/")):
             raise ValueError(f"'{word}' is not an etcd endpoint: give http:// or https://, a host and a port")
     return tuple(word.removesuffix("/") for word in words)
+
+
+def parse_otlp(value: object) -> object:
+    """`"http://HOST:4317"`, where OTLP over gRPC is listened for; a `/` at its end goes."""
+    if not isinstance(value, str):
+        return value
+    if not _URL.fullmatch(value.removesuffix("/")):
+        raise ValueError(
+            f"'{value}' is not an OTLP endpoint: give http:// or https://, a host and a port, as in"
+            " http://127.0.0.1:4317"
+        )
+    return value.removesuffix("/")
 
 
 def parse_size(value: object) -> object:

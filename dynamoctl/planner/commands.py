@@ -6,7 +6,7 @@ from dynamoctl.planner import caller_paths, connectors, patching, tiers
 from dynamoctl.planner.context import PlanContext, UnitContext
 from dynamoctl.planner.lmcache import worker_environment
 from dynamoctl.planner.plan import Gate, Unit, reachable
-from dynamoctl.planner.rules import common, cpu, gpu, inherited, inherited_worker, lmcache, nixl
+from dynamoctl.planner.rules import common, cpu, gpu, inherited, inherited_worker, lmcache, nixl, traces
 from dynamoctl.planner.rules import frontend as frontend_rules
 from dynamoctl.planner.rules import worker as worker_rules
 from dynamoctl.planner.rules.rule import apply, arguments, environment, from_user, unset
@@ -20,7 +20,7 @@ UNSET = (*inherited.INHERITED, *inherited_worker.INHERITED_BY_WORKERS, *lmcache.
 def frontend(context: PlanContext) -> Unit:
     """The HTTP server and router."""
     spec, unit = context.spec, UnitContext(context, "frontend")
-    reasons = apply((*common.COMMON, *frontend_rules.FRONTEND, *UNSET), unit)
+    reasons = apply((*common.COMMON, *traces.TRACES, *frontend_rules.FRONTEND, *UNSET), unit)
     paths = caller_paths.reasons(context.facts, reasons)
     return Unit(
         name="frontend",
@@ -72,7 +72,8 @@ def worker(context: PlanContext, place: Placement, after: tuple[str, ...]) -> Un
 def _vllm(context: PlanContext, place: Placement, after: tuple[str, ...]) -> Unit:
     spec, model = context.spec, context.model
     unit = _vllm_context(context, place)
-    engine = (*apply((*common.COMMON, *worker_rules.WORKER), unit), *patching.reasons(unit))
+    own = (*common.COMMON, *traces.TRACES, *worker_rules.WORKER, *traces.ENGINE_TRACES)
+    engine = (*apply(own, unit), *patching.reasons(unit))
     cache = apply((*nixl.SIDE_CHANNEL, *nixl.TRANSFER, *lmcache.ENGINE, *lmcache.CLIENT), unit)
     profile = apply((*cpu.CPU, *gpu.GPU), unit)
     inherited = apply(UNSET, unit)
@@ -120,7 +121,7 @@ def _mocker(context: PlanContext, place: Placement, after: tuple[str, ...]) -> U
     spec, model = context.spec, context.model
     port = context.ports.take()
     unit = UnitContext(context, place.role, place, {"system": port})
-    reasons = apply((*common.COMMON, *frontend_rules.MOCKER, *UNSET), unit)
+    reasons = apply((*common.COMMON, *traces.TRACES, *frontend_rules.MOCKER, *UNSET), unit)
     paths = caller_paths.reasons(context.facts, reasons)
     role = () if place.role == "agg" else ("--disaggregation-mode", place.role)
     return Unit(

@@ -11,7 +11,7 @@ from dynamoctl import policies
 from dynamoctl.errors import NotReadyError
 from dynamoctl.humanize import duration
 from dynamoctl.planner.connectors import SERVER_HEARTBEAT_S
-from dynamoctl.supervisor import etcd_watch, failures, gpu_memory, lifecycle, starting
+from dynamoctl.supervisor import etcd_watch, failures, gpu_memory, lifecycle, starting, store_watch
 from dynamoctl.supervisor.deployment import Deployment, RunningUnit
 from dynamoctl.supervisor.journal import say
 
@@ -31,7 +31,9 @@ async def keep_alive(deployment: Deployment, member: RunningUnit) -> None:
             deployment.save()
             await _patiently(deployment.kill, member)
             await _patiently(deployment.forget_the_dead)
-            is_failure, member.renewed = not member.renewed, False
+            # What had been up and lost its lease in etcd ends by itself, also where etcd is back by now.
+            is_failure = not (member.renewed or (not is_restart and _lost_lease(member)))
+            member.renewed = False
             if await etcd_watch.until_it_answers(deployment, member):
                 is_failure = False  # without its lease in etcd it ends by itself
             is_starved = is_failure and is_restart and _lacked_gpu_memory(member)
@@ -45,6 +47,7 @@ async def keep_alive(deployment: Deployment, member: RunningUnit) -> None:
             await asyncio.sleep(
                 _pause(deployment, member, is_failure or is_starved, 0.0 if is_restart else served_s)
             )
+            await store_watch.until_they_answer(deployment, member)
             if is_failure:
                 member.restarts.append(time.monotonic())
                 tries += 1
@@ -83,6 +86,10 @@ def _pause(deployment: Deployment, member: RunningUnit, backs_off: bool, served_
     member.state.phase = f"restarting in {duration(wait)}"
     deployment.save()
     return wait
+
+
+def _lost_lease(member: RunningUnit) -> bool:
+    return member.log is not None and member.log.lost_lease()
 
 
 def _lacked_gpu_memory(member: RunningUnit) -> bool:

@@ -11,28 +11,55 @@ from dynamoctl.planner.connectors import SERVER_HEARTBEAT_S
 from dynamoctl.supervisor import lifecycle
 from dynamoctl.supervisor.deployment import Deployment, RunningUnit, within
 
+_WAITING = "waiting for LMCache's store"
+
 
 async def watch_stores(deployment: Deployment) -> None:
     """Keep `lost_stores` up to date; restart LMCache's server when a store is back, so that it reconnects."""
-    stores = [
+    while _stores(deployment):
+        await asyncio.sleep(lifecycle.WATCH_INTERVAL_S)
+        lost = await _lost(deployment)
+        if set(deployment.state.lost_stores) - set(lost):
+            await _renew_cache_server(deployment)
+        _record(deployment, lost)
+
+
+async def until_they_answer(deployment: Deployment, member: RunningUnit) -> None:
+    """Wait until LMCache's server can start: without its store it says healthy, and requests hang.
+
+    Without the server, requests are served without a cache.
+    """
+    while member.unit.role == "cache" and (lost := await _lost(deployment)):
+        if member.state.phase != _WAITING:
+            member.state.phase = _WAITING
+            deployment.save()
+        _record(deployment, lost)
+        await asyncio.sleep(lifecycle.WATCH_INTERVAL_S)
+
+
+def _stores(deployment: Deployment) -> list[remote_stores.Store]:
+    return [
         remote_stores.parse(tier.place) for tier in deployment.plan.lmcache_tiers if tier.kind == "remote"
     ]
-    while stores:
-        await asyncio.sleep(lifecycle.WATCH_INTERVAL_S)
-        lost = []
-        for store in stores:
-            answers, why = await asyncio.to_thread(probes.store_answers, store)
-            if not answers:
-                lost.append(
-                    f"LMCache's store {store.redacted_url} cannot be used: {why};"
-                    " requests are served without it"
-                )
-        if lost != deployment.state.lost_stores:
-            if set(deployment.state.lost_stores) - set(lost):
-                await _renew_cache_server(deployment)
-            deployment.state.lost_stores = lost
-            deployment.degrade_or_recover()
-            deployment.save()
+
+
+async def _lost(deployment: Deployment) -> list[str]:
+    """The stores that cannot be used, each with the reason."""
+    lost = []
+    for store in _stores(deployment):
+        answers, why = await asyncio.to_thread(probes.store_answers, store)
+        if not answers:
+            lost.append(
+                f"LMCache's store {store.redacted_url} cannot be used: {why}; requests are served without it"
+            )
+    return lost
+
+
+def _record(deployment: Deployment, lost: list[str]) -> None:
+    if lost != deployment.state.lost_stores:
+        deployment.state.lost_stores = lost
+        deployment.degrade_or_recover()
+        deployment.save()
 
 
 async def _renew_cache_server(deployment: Deployment) -> None:
@@ -41,8 +68,8 @@ async def _renew_cache_server(deployment: Deployment) -> None:
     The workers find the new server by themselves. The content of its CPU memory is lost.
     """
     for member in deployment.members:
-        if member.unit.role != "cache":
-            continue
+        if member.unit.role != "cache" or member.state.state == "backoff":
+            continue  # one that waits to start finds the store
         await _until_back(deployment, member)  # a server that is starting may have missed the store
         if member.state.state == "ready":
             await deployment.renew(member, policies.GRACE_READY_S)

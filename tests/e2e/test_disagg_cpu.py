@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from . import prometheus
+from .collector import Collector, running
 from .conftest import Cli, Result, chat, free_port, shared_memory, wait_for
 
 pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("vllm-2"), pytest.mark.timeout(900)]
@@ -34,13 +36,19 @@ class Up:
 
 
 @pytest.fixture(scope="module")
-def up(cli: Cli) -> Up:
+def traced() -> Iterator[Collector]:
+    with running() as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def up(cli: Cli, traced: Collector) -> Up:
     """One deployment for the module. Without the engines' own prefix cache, only LMCache can hit."""
     before = shared_memory()
     port = free_port()
     result = cli(
-        "up", "disagg", "--device", "cpu", "--port", str(port), "--", "--no-enable-prefix-caching",
-        patience_s=800,
+        "up", "disagg", "--device", "cpu", "--port", str(port), "--otlp-endpoint", traced.endpoint,
+        "--", "--no-enable-prefix-caching", patience_s=800,
     )  # fmt: skip
     return Up(cli, result, f"http://127.0.0.1:{port}", before)
 
@@ -80,6 +88,30 @@ def test_chats_in_a_row_are_answered_right_each_by_a_transfer(up: Up) -> None:
     assert after["count"] - before["count"] == len(answers)
     assert after["bytes"] > before["bytes"]
     assert after["failed"] == 0
+
+
+def test_one_trace_shows_what_each_unit_did_for_a_request(up: Up, traced: Collector) -> None:
+    """The frontend, both of Dynamo's workers, and vLLM in each."""
+    before = {span.trace for span in traced.spans()}
+    chat(up.endpoint, MODEL, "What is the capital of Spain?", max_tokens=4)
+
+    def of_the_chat() -> list[tuple[str, str]]:
+        new = [span for span in traced.spans() if span.trace not in before]
+        return sorted({(span.service, span.name) for span in new})
+
+    def is_whole() -> bool:
+        new = [span for span in traced.spans() if span.trace not in before]
+        services = {
+            trace: {span.service for span in new if span.trace == trace} for trace in {s.trace for s in new}
+        }
+        return {"frontend", "decode-0", "prefill-0"} in services.values()
+
+    try:
+        wait_for(is_whole, 30)
+    finally:
+        print(of_the_chat())
+    engines = [service for service, name in of_the_chat() if name == "llm_request"]
+    assert engines == ["decode-0", "prefill-0"]
 
 
 def test_a_long_prompt_asked_again_hits_lmcache_on_the_prefill_worker(up: Up) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
 import threading
@@ -9,10 +10,12 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from dynamoctl import policies
 from dynamoctl.monitoring.etcd import CERTIFICATES
 
 from . import hosts
@@ -123,6 +126,29 @@ def states(cli: Cli) -> dict[str, str]:
     return {one["name"]: one["state"] for one in cli.status()["units"]}
 
 
+def restarts(cli: Cli, unit: str) -> int:
+    return next(int(one["restarts"]) for one in cli.status()["units"] if one["name"] == unit)
+
+
+def has_restarted(cli: Cli, unit: str, times: int) -> bool:
+    return restarts(cli, unit) == times
+
+
+def revoke_lease(pair: Pair, component: str) -> None:
+    """End the lease of the process that serves a component, in etcd."""
+
+    def ask(what: str, body: dict[str, Any]) -> dict[str, Any]:
+        status, text = pair.first.ask(f"{pair.etcd}/v3/{what}", body, 30)
+        assert status == 200, text
+        answer: dict[str, Any] = json.loads(text)
+        return answer
+
+    everything = {name: base64.b64encode(b"\0").decode() for name in ("key", "range_end")}
+    entries = ask("kv/range", everything)["kvs"]
+    lease = next(one["lease"] for one in entries if f"/{component}/" in base64.b64decode(one["key"]).decode())
+    ask("lease/revoke", {"ID": lease})
+
+
 def remote(cli: Cli) -> list[dict[str, Any]] | None:
     found: list[dict[str, Any]] | None = cli.status()["remote"]
     return found  # None: nobody says it
@@ -191,6 +217,17 @@ class TestMockers:
         assert prefill["address"].startswith(f"{mocked.second.address}:")
         assert decode["address"].startswith(f"{mocked.first.address}:")
         assert mocked.there.status()["endpoint"] is None
+
+    def test_a_worker_that_loses_its_lease_again_and_again_comes_back_each_time(self, mocked: Pair) -> None:
+        """As on a host that stalls: more often than a worker may end by itself."""
+        before = restarts(mocked.here, "decode-0")
+        for number in range(1, policies.RESTART_LIMIT + 2):
+            revoke_lease(mocked, "backend")
+            wait_for(partial(has_restarted, mocked.here, "decode-0", before + number), 60)
+            wait_for(lambda: mocked.here.status()["state"] == "ready", 60)
+        assert mocked.chat("Are you there?")[0] == 200
+        log = mocked.here.home / "deployments/default/logs/supervisor.log"
+        assert log.read_text().count("its lease in etcd had run out") == policies.RESTART_LIMIT + 1
 
     def test_a_link_that_is_cut_and_comes_back(self, mocked: Pair) -> None:
         """For so long that etcd forgets who is behind it."""

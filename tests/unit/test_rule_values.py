@@ -29,6 +29,7 @@ MORE: dict[str, tuple[int, dict[str, Any]]] = {
     "gds": (1, {"lmcache": {"gds": "/nvme"}}),
     "two-workers-on-cpu": (0, {"workers": 2}),
     "no-multicast": (1, {"nvlink_multicast": False}),
+    "traced": (0, {"otlp_endpoint": "http://127.0.0.1:4317"}),
     "mocker-with-length": (
         0,
         {"engine": "mocker", "model_facts": replace(FOLDER_MODEL, config={"max_position_embeddings": 4096})},

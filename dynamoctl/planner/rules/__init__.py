@@ -18,6 +18,7 @@ from dynamoctl.planner.rules import (
     inherited_worker,
     lmcache,
     nixl,
+    traces,
     worker,
 )
 from dynamoctl.planner.rules.rule import Rule
@@ -35,6 +36,7 @@ SUBJECTS: Mapping[str, tuple[Rule, ...]] = {
     "On a CPU": cpu.CPU,
     "On GPUs": gpu.GPU,
     "Mockers": frontend.MOCKER,
+    "Traces": (*traces.TRACES, *traces.ENGINE_TRACES),
 }
 RULES: tuple[Rule, ...] = tuple(rule for rules in SUBJECTS.values() for rule in rules)
 BY_NAME: Mapping[str, Rule] = {rule.name: rule for rule in RULES}

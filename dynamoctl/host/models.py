@@ -212,14 +212,14 @@ def _require_hub(model: str, environ: Mapping[str, str]) -> None:
     if nothing_is_fetched(environ):
         raise PreflightError(
             f"model {model} is not in the local hub cache, and HF_HUB_OFFLINE forbids downloading it",
-            _in_other_cache(model) or "unset HF_HUB_OFFLINE, or " + advice,
+            _in_other_cache(model, environ) or "unset HF_HUB_OFFLINE, or " + advice,
         )
     import httpx2
 
     endpoint = environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
     url = f"{endpoint}/{model}/resolve/main/config.json"
     try:
-        status = hub.status(url, _token(environ) or "")
+        status = hub.status(url, environ.get("HF_TOKEN", "").strip())  # what Dynamo sends
     except (httpx2.HTTPError, httpx2.InvalidURL, OSError, UnicodeError) as error:
         how = ""
         if proxy := hub.proxy_variable(url):
@@ -234,35 +234,31 @@ def _require_hub(model: str, environ: Mapping[str, str]) -> None:
     if status in (401, 403):
         raise PreflightError(
             f"the hub refuses access to {model} (HTTP {status}): gated, private or misspelt",
-            f"accept its licence on the hub and set HF_TOKEN, or fix the name{_other_token()}",
+            f"accept its licence on the hub and set HF_TOKEN, or fix the name{_other_token(environ)}",
         )
     if status >= 400:
         raise PreflightError(f"the hub has no model {model} (HTTP {status})", "fix the name, or " + advice)
 
 
-def _other_token() -> str:
+def _other_token(environ: Mapping[str, str]) -> str:
     """What to do about a token that vLLM finds and Dynamo, which downloads, does not.
 
     Seen with ai-dynamo==1.6.1 (a request without it) and huggingface_hub==1.33.0:_auth.py:get_token.
     """
-    if os.environ.get("HF_TOKEN"):
+    if environ.get("HF_TOKEN") or not _token(environ):
         return ""
-    home = path_of(os.environ.get("HF_HOME") or "~/.cache/huggingface")
-    file = Path(os.environ.get("HF_TOKEN_PATH") or home / "token")
-    if os.environ.get("HUGGING_FACE_HUB_TOKEN") or file.is_file():
-        return ". Dynamo reads neither a login's file nor another variable: export HF_TOKEN=$(hf auth token)"
-    return ""
+    return ". Dynamo reads neither a login's file nor another variable: export HF_TOKEN=$(hf auth token)"
 
 
-def _in_other_cache(model: str) -> str:
+def _in_other_cache(model: str, environ: Mapping[str, str]) -> str:
     """What to do about a model in a cache that vLLM finds and Dynamo, which looks first, does not; or empty.
 
     Seen with ai-dynamo==1.6.1, which reads HF_HUB_CACHE and HF_HOME alone, and
     huggingface_hub==1.33.0:constants.py:HF_HUB_CACHE.
     """
     candidates = {
-        "HUGGINGFACE_HUB_CACHE": os.environ.get("HUGGINGFACE_HUB_CACHE"),
-        "XDG_CACHE_HOME": os.environ.get("XDG_CACHE_HOME"),
+        "HUGGINGFACE_HUB_CACHE": environ.get("HUGGINGFACE_HUB_CACHE"),
+        "XDG_CACHE_HOME": environ.get("XDG_CACHE_HOME"),
     }
     for name, value in candidates.items():
         cache = path_of(value or "") / ("" if name.startswith("HUGGING") else "huggingface/hub")

@@ -194,31 +194,33 @@ def test_a_hubs_model_is_looked_for_where_the_engine_will(
 
 
 @pytest.mark.parametrize(
-    ("environ", "token"),
+    ("environ", "sent", "told"),
     [
-        ({"HF_TOKEN": " hf_a\n"}, "hf_a"),
-        ({"HUGGING_FACE_HUB_TOKEN": "hf_b"}, "hf_b"),
-        ({"HF_HOME": "{}"}, "hf_file"),
-        ({"HF_TOKEN_PATH": "{}/token", "HF_HOME": "/nowhere"}, "hf_file"),
-        ({"HF_HOME": "/nowhere"}, None),
+        ({"HF_TOKEN": " hf_a\n"}, "hf_a", False),
+        ({"HUGGING_FACE_HUB_TOKEN": "hf_b"}, "", True),
+        ({"HF_HOME": "{}"}, "", True),
+        ({"HF_TOKEN_PATH": "{}/token", "HF_HOME": "/nowhere"}, "", True),
+        ({"HF_HOME": "/nowhere"}, "", False),
     ],
 )
-def test_the_hub_is_asked_with_the_engines_token_and_endpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], token: str | None
+def test_the_hub_is_asked_as_dynamo_asks_and_a_token_that_it_does_not_read_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], sent: str, told: bool
 ) -> None:
     asked: list[tuple[str, str]] = []
 
     def status(url: str, token: str) -> int:
         asked.append((url, token))
-        return 200
+        return 401
 
     monkeypatch.setattr(hub, "status", status)
     monkeypatch.setenv("HF_TOKEN", "hf_of_the_shell")
     (tmp_path / "token").write_text("hf_file\n")
     given = {name: value.replace("{}", str(tmp_path)) for name, value in environ.items()}
     given["HF_ENDPOINT"] = "http://mirror/"
-    models.require(models.locate("a/b", environ=given), given)
-    assert asked == [("http://mirror/a/b/resolve/main/config.json", token or "")]
+    with pytest.raises(PreflightError, match="refuses access to a/b") as refused:
+        models.require(models.locate("a/b", environ=given), given)
+    assert asked == [("http://mirror/a/b/resolve/main/config.json", sent)]
+    assert ("export HF_TOKEN=$(hf auth token)" in refused.value.hint) is told
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def check(spec: DeploymentSpec, model: ModelFacts, cache: CacheMode | None, devi
 
 
 def _check_chunks(spec: DeploymentSpec, model: ModelFacts) -> None:
-    """A chunk of LMCache's is a multiple of vLLM's block, which layers with a state make longer.
+    """LMCache's chunk is a multiple of vLLM's block, which layers with a state make longer.
 
     Seen on an H200: 528 tokens with Mamba layers, 544 with gated delta net.
     Source: vllm==0.31.0:vllm/platforms/interface.py:_align_hybrid_block_size.

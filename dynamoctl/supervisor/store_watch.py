@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 from dynamoctl import policies
 from dynamoctl.lmcache import remote_stores
@@ -16,11 +17,14 @@ _WAITING = "waiting for LMCache's store"
 
 async def watch_stores(deployment: Deployment) -> None:
     """Keep `lost_stores` up to date; restart LMCache's server when a store is back, so that it reconnects."""
+    last_lost_at = 0.0
     while _stores(deployment):
         await asyncio.sleep(lifecycle.WATCH_INTERVAL_S)
         lost = await _lost(deployment)
+        if lost:
+            last_lost_at = time.time()
         if set(deployment.state.lost_stores) - set(lost):
-            await _renew_cache_server(deployment)
+            await _renew_cache_server(deployment, last_lost_at)
         _record(deployment, lost)
 
 
@@ -35,6 +39,8 @@ async def until_they_answer(deployment: Deployment, member: RunningUnit) -> None
             deployment.save()
         _record(deployment, lost)
         await asyncio.sleep(lifecycle.WATCH_INTERVAL_S)
+    if member.state.phase == _WAITING:
+        member.state.phase = ""
 
 
 def _stores(deployment: Deployment) -> list[remote_stores.Store]:
@@ -62,14 +68,19 @@ def _record(deployment: Deployment, lost: list[str]) -> None:
         deployment.save()
 
 
-async def _renew_cache_server(deployment: Deployment) -> None:
+async def _renew_cache_server(deployment: Deployment, last_lost_at: float) -> None:
     """Restart LMCache's server, which does not reconnect to a store that was unavailable (lmcache 0.5.3).
 
     The workers find the new server by themselves. The content of its CPU memory is lost.
+
+    Args:
+        last_lost_at: when the store was last seen to be away; a server that was started after that has it.
     """
     for member in deployment.members:
         if member.unit.role != "cache" or member.state.state == "backoff":
             continue  # one that waits to start finds the store
+        if member.state.started_at > last_lost_at:
+            continue
         await _until_back(deployment, member)  # a server that is starting may have missed the store
         if member.state.state == "ready":
             await deployment.renew(member, policies.GRACE_READY_S)

@@ -194,9 +194,9 @@ def freeze(pids: Collection[int], seconds: float) -> None:
             os.killpg(pid, signal.SIGCONT)
 
 
-def post(url: str, body: dict[str, Any]) -> dict[str, Any]:
+def post(url: str, body: dict[str, Any], patience_s: float = 120) -> dict[str, Any]:
     request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=120) as answer:
+    with urllib.request.urlopen(request, timeout=patience_s) as answer:
         reply = json.load(answer)
         assert isinstance(reply, dict)
         return reply

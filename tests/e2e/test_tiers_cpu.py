@@ -5,6 +5,8 @@ What one deployment has computed, the next one finds: also after `down`, and in 
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -129,10 +131,27 @@ def test_what_was_computed_once_comes_back_from_the_disk_and_from_redis(
     assert wait_for(lambda: said(cli, "ready"))["warnings"] == []
     assert chat(endpoint, MODEL, SEA.replace("sea", "forest"), max_tokens=4)
     wait_for(redis.keys)
+
+    # A server that started without its store would say healthy, and requests would hang.
+    server = unit(cli, "lmcache")
+    redis.kill()
+    os.kill(server["pid"], signal.SIGKILL)
+    wait_for(lambda: unit(cli, "lmcache")["phase"] == "waiting for LMCache's store")
+    assert chat(endpoint, MODEL, SEA.replace("sea", "meadow"), max_tokens=4)
+    assert cli.status()["state"] == "degraded"
+    redis.start()
+    wait_for(lambda: said(cli, "ready"))
+    assert unit(cli, "lmcache")["restarts"] == server["restarts"] + 1
+    wait_for(lambda: cli("cache", "check").code == 0)  # the workers find the new server by themselves
+
     logs = [log.read_text(errors="replace") for log in (cli.home / "deployments/default/logs").iterdir()]
     assert any("Created RESP L2 adapter" in log for log in logs)
     assert not any(PASSWORD in log for log in logs)
     down(cli)
+
+
+def unit(cli: Cli, name: str) -> dict[str, Any]:
+    return next(one for one in cli.status()["units"] if one["name"] == name)
 
 
 def said(cli: Cli, state: str) -> dict[str, Any] | None:

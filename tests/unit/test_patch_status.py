@@ -71,6 +71,9 @@ def test_the_supervisor_has_each_worker_pinged_unless_the_user_has_switched_it_o
 
     monkeypatch.delenv(HEARTBEAT, raising=False)
     monkeypatch.setattr(process_control, "spawn", spawn)
+    monkeypatch.setattr(
+        Deployment, "sockets", lambda _self: {}
+    )  # a folder in /tmp, which nobody would remove
     supervised = deployment(env=own)
     for member in supervised.members:
         starting.start(supervised, member)

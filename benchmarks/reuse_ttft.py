@@ -9,17 +9,19 @@ whose own cache holds half of them has lost each when it comes again. Units: sec
 
 from __future__ import annotations
 
-import http.client
+import asyncio
 import json
 import random
 import statistics
 import sys
-import time
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
+
+import httpx2
+from mixed_load import TIMEOUT_S, Options, Record, Request, ask
 
 DOCUMENTS, TOKENS, PASSES = 12, 10_000, 3
+ANSWER_TOKENS = 8
 NOUNS = (
     "time year people way day man thing woman life child world school state family student group country"
     " problem hand part place case week company system program question work government number night point"
@@ -28,52 +30,43 @@ NOUNS = (
 )
 
 
-def first_token(endpoint: str, model: str, prompt: str) -> tuple[float, int]:
-    """Seconds until the first event with a choice, and the prompt's tokens."""
-    place = urlparse(endpoint)
-    connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=120)
-    body: dict[str, Any] = {
-        "model": model,
-        "prompt": prompt,
-        "max_tokens": 8,
-        "temperature": 0,
-        "ignore_eos": True,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
-    began, first, tokens = time.perf_counter(), 0.0, 0
-    connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
-    answer = connection.getresponse()
-    if answer.status != 200:
-        raise SystemExit(f"HTTP {answer.status}: {answer.read()[:300].decode(errors='replace')}")
-    for line in answer:
-        if line.startswith(b"data: {"):
-            event = json.loads(line.removeprefix(b"data: "))
-            if event.get("choices") and not first:
-                first = time.perf_counter() - began
-            tokens = (event.get("usage") or {}).get("prompt_tokens", tokens)
-    return first, tokens
+async def first_token(client: httpx2.AsyncClient, options: Options, document: str) -> tuple[float, int]:
+    """Seconds until the first chunk with a choice, and the prompt's tokens."""
+    record = Record(Request("document", 0.0, document, ANSWER_TOKENS), scheduled=0.0)
+    await ask(client, options, record)
+    if record.error:
+        raise SystemExit(record.error)
+    return record.chunks[0] - record.sent, record.prompt_tokens
+
+
+async def measure(options: Options) -> list[dict[str, Any]]:
+    """A document that is not measured, to warm up; then the passes."""
+    dice = random.Random(11)
+    documents = [" ".join(dice.choices(NOUNS.split(), k=TOKENS)) for _ in range(DOCUMENTS + 1)]
+    passes = []
+    async with httpx2.AsyncClient(timeout=TIMEOUT_S, trust_env=False) as client:
+        await first_token(client, options, documents.pop())
+        for number in range(PASSES):
+            asked = [await first_token(client, options, document) for document in documents]
+            seconds = [one for one, _ in asked]
+            passes.append(
+                {
+                    "ttft_s": [round(one, 4) for one in seconds],
+                    "median": round(statistics.median(seconds), 4),
+                    "mean": round(statistics.mean(seconds), 4),
+                    "tokens": sum(tokens for _, tokens in asked),
+                }
+            )
+            print(
+                f"pass {number + 1}: median {passes[-1]['median']} s, mean {passes[-1]['mean']} s", flush=True
+            )
+    return passes
 
 
 def main() -> None:
-    """Warm up with a document that is not measured; then the passes."""
-    endpoint, model, out = sys.argv[1:]
-    dice = random.Random(11)
-    documents = [" ".join(dice.choices(NOUNS.split(), k=TOKENS)) for _ in range(DOCUMENTS + 1)]
-    first_token(endpoint, model, documents.pop())
-    passes = []
-    for number in range(PASSES):
-        asked = [first_token(endpoint, model, document) for document in documents]
-        seconds = [one for one, _ in asked]
-        passes.append(
-            {
-                "ttft_s": [round(one, 4) for one in seconds],
-                "median": round(statistics.median(seconds), 4),
-                "mean": round(statistics.mean(seconds), 4),
-                "tokens": sum(tokens for _, tokens in asked),
-            }
-        )
-        print(f"pass {number + 1}: mean {passes[-1]['mean']} s, median {passes[-1]['median']} s", flush=True)
+    """Measure, and write what came of it."""
+    url, model, out = sys.argv[1:]
+    passes = asyncio.run(measure(Options(url=url, model=model)))
     Path(out).write_text(json.dumps(passes, indent=1) + "\n", encoding="utf-8")
 
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from dynamoctl.monitoring.events import error_in
+
 
 def fail_what_breaks_off(handler: Any) -> None:
     """Let a request fail whose answer ends with an error.
 
-    If a worker ends while it answers, Dynamo's frontend sends an event with an error and ends the stream as
-    any other. vLLM's benchmark does not look at it, and counts a success with a shorter answer.
+    vLLM's benchmark does not look for one, and counts a success with a shorter answer.
 
     Args:
         handler: vLLM's `StreamedResponseHandler`.
@@ -37,10 +38,10 @@ def _error(message: str) -> str:
     if '"error"' not in data:
         return ""
     try:
-        error = json.loads(data).get("error")
-    except (ValueError, AttributeError):
+        event = json.loads(data)
+    except ValueError:
         return ""
-    return str(error.get("message", error)) if isinstance(error, dict) else str(error or "")
+    return error_in(event) if isinstance(event, dict) else ""
 
 
 def main() -> None:

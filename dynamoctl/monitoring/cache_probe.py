@@ -22,6 +22,7 @@ from dynamoctl import policies
 from dynamoctl.answers.cache import CacheProbe
 from dynamoctl.errors import NotReadyError
 from dynamoctl.monitoring import loopback_http, observe
+from dynamoctl.monitoring.events import error_in
 from dynamoctl.monitoring.loopback_http import NoAnswerError
 from dynamoctl.planner.connectors import SERVER_HEARTBEAT_S
 from dynamoctl.planner.plan import DeploymentPlan
@@ -171,10 +172,8 @@ async def _ask(plan: DeploymentPlan, prompt: str) -> _Answer:
                 raise NotReadyError(f"a completion got HTTP {answer.status}: {text}")
             async for line in answer.lines():
                 body = _event(line)
-                # If a worker ends meanwhile, Dynamo says so in an event and ends the stream as any other.
-                if said := body.get("error"):
-                    message = said.get("message", said) if isinstance(said, dict) else said
-                    raise NotReadyError(f"a completion broke off: {message}")
+                if error := error_in(body):
+                    raise NotReadyError(f"a completion broke off: {error}")
                 if body.get("choices") and not first:
                     first = time.monotonic() - began
                 prompt_tokens = (body.get("usage") or {}).get("prompt_tokens", prompt_tokens)
@@ -183,8 +182,8 @@ async def _ask(plan: DeploymentPlan, prompt: str) -> _Answer:
                     logprobs = choice.get("logprobs") or {}
                     values = logprobs.get("token_logprobs") or []
                     tokens += zip(logprobs.get("tokens") or [], values, strict=False)
-    except NoAnswerError as error:
-        raise NotReadyError(f"no answer to a completion ({error})") from None
+    except NoAnswerError as failure:
+        raise NotReadyError(f"no answer to a completion ({failure})") from None
     if not finished:
         raise NotReadyError("a completion broke off before its end")
     return _Answer(prompt_tokens, first, tuple(tokens))

@@ -12,6 +12,7 @@ import httpx2
 
 from dynamoctl import policies
 from dynamoctl.errors import DynamoctlError, NotReadyError
+from dynamoctl.monitoring.events import error_in
 from dynamoctl.operations.serving import require_frontend, serving
 
 
@@ -58,8 +59,8 @@ class Conversation:
         pieces: list[str] = []
         usage: dict[str, int] = {}
         for event in self._events(asked):
-            if said := event.get("error"):
-                raise DynamoctlError(f"the answer broke off: {said.get('message', said)}")
+            if error := error_in(event):
+                raise DynamoctlError(f"the answer broke off: {error}")
             usage = event.get("usage") or usage
             for choice in event.get("choices") or []:
                 first = first or time.monotonic() - began

@@ -64,8 +64,7 @@ def mode(spec: LMCacheSpec, device: Device, versions: Mapping[str, str]) -> Cach
             "LMCache in process (inproc) does not work on a CPU: it would serve without a cache",
             "take --lmcache-mode mp, which is the default on a CPU, or --no-lmcache",
         )
-    found = engine_versions(versions, device)
-    if spec.mode == "inproc" and WRONG_IN_PROCESS.items() <= found.items():
+    if spec.mode == "inproc" and WRONG_IN_PROCESS.items() <= engine_versions(versions, device).items():
         packages = " and ".join(f"{name} {version}" for name, version in WRONG_IN_PROCESS.items())
         raise SpecError(
             f"LMCache in process (inproc) gives back another KV cache than it was given with {packages}:"

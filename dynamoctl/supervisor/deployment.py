@@ -68,6 +68,10 @@ class RunningUnit:
         self.is_deaf = False
         self.stranger = False
 
+    def lost_lease(self) -> bool:
+        """Whether the last lines of its log say that its lease in etcd has expired."""
+        return self.log is not None and self.log.lost_lease()
+
 
 class Deployment:
     """The state that all parts of the supervisor share.

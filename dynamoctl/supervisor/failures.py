@@ -33,7 +33,7 @@ def died(deployment: Deployment, member: RunningUnit) -> NotReadyError:
     hint = ["its last lines:", *(f"  {line}" for line in lines), f"log: {log}"]
     if cause := root_cause(log):
         hint.insert(0, f"cause: {cause}")
-    if member.log is not None and member.log.lost_lease():
+    if member.lost_lease():
         what += ": its lease in etcd had run out"
         hint.insert(0, _LEASE)
     say(what, "WARN")

@@ -32,7 +32,7 @@ async def keep_alive(deployment: Deployment, member: RunningUnit) -> None:
             await _patiently(deployment.kill, member)
             await _patiently(deployment.forget_the_dead)
             # What had been up and lost its lease in etcd ends by itself, also where etcd is back by now.
-            is_failure = not (member.renewed or (not is_restart and _lost_lease(member)))
+            is_failure = not (member.renewed or (not is_restart and member.lost_lease()))
             member.renewed = False
             if await etcd_watch.until_it_answers(deployment, member):
                 is_failure = False  # without its lease in etcd it ends by itself
@@ -86,10 +86,6 @@ def _pause(deployment: Deployment, member: RunningUnit, backs_off: bool, served_
     member.state.phase = f"restarting in {duration(wait)}"
     deployment.save()
     return wait
-
-
-def _lost_lease(member: RunningUnit) -> bool:
-    return member.log is not None and member.log.lost_lease()
 
 
 def _lacked_gpu_memory(member: RunningUnit) -> bool:

@@ -77,9 +77,9 @@ async def _renew_cache_server(deployment: Deployment, last_lost_at: float) -> No
         last_lost_at: when the store was last seen to be away; a server that was started after that has it.
     """
     for member in deployment.members:
-        if member.unit.role != "cache" or member.state.state == "backoff":
-            continue  # one that waits to start finds the store
-        if member.state.started_at > last_lost_at:
+        # One that waits to start, or was started since, has the store.
+        has_it = member.state.state == "backoff" or member.state.started_at > last_lost_at
+        if member.unit.role != "cache" or has_it:
             continue
         await _until_back(deployment, member)  # a server that is starting may have missed the store
         if member.state.state == "ready":

@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -20,7 +21,6 @@ __all__ = ["cli", "model"]
 
 # Which of LMCache's modes is the default: the older set of versions has it in the engine.
 IN_PROCESS = keeps_in_process(versions(), "cuda")
-CACHE_CONNECTOR = "LMCacheConnectorV1" if IN_PROCESS else "LMCacheMPConnector"
 in_process = pytest.mark.skipif(not IN_PROCESS, reason="LMCache in process is for the set 1.4")
 
 # NVLink multicast takes memory of the whole NVLink fabric, and a killed engine can leave it held: on a host
@@ -51,6 +51,13 @@ def visible() -> list[int]:
 def two_places() -> str:
     """`0,1`, or `0,0` where there is one GPU."""
     return "0,1" if len(visible()) > 1 else "0,0"
+
+
+def is_cache_connector(config: dict[str, Any]) -> bool:
+    """Whether it is LMCache's of the default mode; in process, nothing else may be in it."""
+    if IN_PROCESS:
+        return config == {"kv_connector": "LMCacheConnectorV1", "kv_role": "kv_both"}
+    return (config["kv_connector"], config["kv_role"]) == ("LMCacheMPConnector", "kv_both")
 
 
 def on_gpus(cli: Cli) -> dict[str, set[int]]:

@@ -13,6 +13,7 @@ from dynamoctl.patches import (
     compile_cache_name,
     end_engine,
     fork_workers,
+    lmcache_instance,
     lmcache_salt,
     lmcache_server,
     lmcache_store_timeout,
@@ -126,6 +127,7 @@ def _helpful(worker: PatchedWorker, versions: Mapping[str, str]) -> Iterator[tup
         if worker.cache == "mp":
             yield lmcache_server.PATCH, "1"
             yield lmcache_salt.PATCH, "1"
+            yield lmcache_instance.PATCH, "1"
             yield lmcache_store_timeout.PATCH, "1"
         if worker.cache == "inproc":
             yield packed_kv.PATCH, "1"

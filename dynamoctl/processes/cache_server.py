@@ -7,7 +7,8 @@ could do both. This module removes both routes.
 The server also names its shared memory pool after its pid (lmcache==0.5.3:lmcache/v1/distributed/config.py:
 L1MemoryManagerConfig.shm_name). A killed server leaves a file of the whole cache size whose owner is not
 certain: the pid may belong to another process by then, and containers that share /dev/shm have the same pids.
-Under a supervisor, the pool is named after the start and the unit, so that it can be removed safely.
+Under a supervisor, the pool is named after the start and the unit, so that it can be removed safely, and
+what a worker process has registered is removed when it has ended (`cache_clients`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 
 from dynamoctl.host.files import SHARED_MEMORY, Files
 from dynamoctl.host.processes import MARK
+from dynamoctl.processes import cache_clients
 
 CLOSED = ("/env", "/run_script")
 # LMCache prepends the first part to any name that does not begin with it.
@@ -59,6 +61,8 @@ def main() -> None:
     close(http_server.app)
     sys.argv.insert(1, "server")
     mark = os.environ.get(MARK)
+    if mark:
+        cache_clients.watch(http_server.app)
     if mark and "--shm-name" not in sys.argv:
         sys.argv += ["--shm-name", pool(mark)]
         # A pool is left if the server was killed together with its resource tracker. LMCache removes it too,

@@ -10,6 +10,9 @@ deregistering, nor the end of the agent unmaps it, whatever UCX_CUDA_IPC_CACHE a
 MAX_SIZE are set to. With NIXL 1.4.1 and UCX_CUDA_IPC_CACHE=n, `remove_remote_agent` unmaps it. With both
 versions, the memory was free when the peer exited. So the peers are restarted as part of the same recovery,
 which does not count as a failure of theirs.
+
+LMCache's server maps the KV cache of each worker, too (`patches.lmcache_instance`). NVML shows that memory as
+the server's. If it is not free by then, the server is restarted first: its loss costs no request.
 """
 
 from __future__ import annotations
@@ -53,6 +56,7 @@ class Shortage:
         wanted: memory that the unit needs.
         free: memory that is free.
         others: pid -> memory held, of processes on this host that are not the deployment's.
+        ours: pid -> memory held, of the deployment's other units.
         unaccounted: memory in use that NVML attributes to no process.
     """
 
@@ -60,6 +64,7 @@ class Shortage:
     wanted: int
     free: int
     others: dict[int, int]
+    ours: dict[int, int]
     unaccounted: int
 
     @property
@@ -68,15 +73,17 @@ class Shortage:
         return sum(self.others.values()) >= self.wanted - self.free and self.unaccounted < _SLACK_MIB
 
     def __str__(self) -> str:
-        holders = ", ".join(
-            f"process {pid} ({processes.command_line(pid)})" for pid in sorted(self.others, key=self._held)
+        missing = self.wanted - self.free
+        held = self.others if self.is_by_others else {**self.others, **self.ours}
+        if sum(held.values()) < missing:
+            holders = "no process that can be seen"
+        else:
+            largest_first = sorted(held, key=lambda pid: -held[pid])
+            holders = ", ".join(f"process {pid} ({processes.command_line(pid)})" for pid in largest_first)
+        return (
+            f"{_gib(missing)} of GPU {self.gpu} ({_gib(self.free)} free, {_gib(self.wanted)} wanted),"
+            f" held by {holders}"
         )
-        missing = _gib(self.wanted - self.free)
-        holder = f"held by {holders}" if self.is_by_others else "held by no process that can be seen"
-        return f"{missing} of GPU {self.gpu} ({_gib(self.free)} free, {_gib(self.wanted)} wanted), {holder}"
-
-    def _held(self, pid: int) -> int:
-        return -self.others[pid]
 
 
 def shortages(
@@ -104,8 +111,9 @@ def shortages(
         # In a container, NVML may report pids of the host's pid namespace, which mean nothing here.
         known = {pid: mib for pid, mib in now.by_process.items() if processes.identify(pid) is not None}
         others = {pid: mib for pid, mib in known.items() if pid not in ours}
+        own = {pid: mib for pid, mib in known.items() if pid in ours}
         unaccounted = now.used - sum(known.values())
-        short.append(Shortage(name, wanted, now.free, others, unaccounted))
+        short.append(Shortage(name, wanted, now.free, others, own, unaccounted))
     return short
 
 
@@ -120,7 +128,7 @@ async def until_free(deployment: Deployment, member: RunningUnit) -> None:
     while short := await _look(deployment, member):
         now = time.monotonic()
         is_ours = not all(shortage.is_by_others for shortage in short)
-        left = [holder for holder in holders if is_ours and holder.still_lives]
+        left = [holder for holder in holders if is_ours and holder.still_lives and holder.may_hold(short)]
         what = "; ".join(map(str, short))
         if left and now - began > _DRIVER_S:
             since = now
@@ -179,11 +187,23 @@ class _Holder:
     def still_lives(self) -> bool:
         return self.member.state.identity == self.identity and is_running(self.identity)
 
+    def may_hold(self, short: Sequence[Shortage]) -> bool:
+        """Whether it may hold what is short. NVML shows a cache server's mappings, and not those of peers."""
+        if self.member.unit.role != "cache":
+            return True
+        return any(shortage.ours.get(self.identity.pid, 0) > _SLACK_MIB for shortage in short)
+
 
 def _holders(deployment: Deployment, member: RunningUnit) -> list[_Holder]:
+    """Cache servers first: the peers' turn comes if the memory is not free then."""
     role = _PEERS.get(member.unit.role) if deployment.plan.moves_kv_cache else None
+    caches = [other for other in deployment.members if other.unit.role == "cache"]
     peers = [peer for peer in deployment.members if peer.unit.role == role]
-    return [_Holder(peer, peer.state.identity) for peer in peers if peer.state.identity is not None]
+    return [
+        _Holder(holder, holder.state.identity)
+        for holder in [*caches, *peers]
+        if holder.state.identity is not None
+    ]
 
 
 async def _next_holder(
@@ -197,6 +217,8 @@ async def _next_holder(
     up = [holder.member for holder in left if holder.member.state.state in ("ready", "unresponsive")]
     if not up or any(holder.member.renewed for holder in left):
         return None
+    if up[0].unit.role == "cache":
+        return up[0]  # requests go on without it
     members = deployment.members
     others = [other for other in members if other.unit.role == member.unit.role and other is not member]
     if not any(other.state.state == "ready" for other in others):

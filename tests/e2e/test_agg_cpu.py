@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from dynamoctl.host.processes import all_pids, identify, is_running
+from dynamoctl.patches.lmcache_instance import process_of
 from dynamoctl.state import DeploymentDir
 
 from .conftest import (
@@ -89,6 +90,13 @@ class Up:
 
     def is_ready(self) -> bool:
         return bool(self.cli.status()["state"] == "ready")
+
+    def registered_with_lmcache(self) -> set[int]:
+        """The pids of the worker processes that LMCache's server knows."""
+        server = self.units()["lmcache"]["ports"]["http"]
+        with urllib.request.urlopen(f"http://127.0.0.1:{server}/status", timeout=60) as answer:
+            instances = json.load(answer)["registered_non_cuda_instance_ids"]
+        return {process_of(one)[0] for one in instances}
 
 
 @pytest.fixture(scope="module")
@@ -449,6 +457,10 @@ def test_a_process_of_the_engine_that_is_killed_comes_back_with_its_worker(up: U
     assert "Paris" in chat(up.endpoint, MODEL, "What is the capital of France?")
     after = up.pids()
     assert {name for name in before if after[name] != before[name]} == {"worker-0"}
+    # LMCache's server keeps nothing of the one that died.
+    registered = up.registered_with_lmcache()
+    assert registered
+    assert registered <= up.cli.ours().keys()
 
 
 def test_down_from_another_process_leaves_nothing(up: Up) -> None:

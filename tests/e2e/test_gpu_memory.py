@@ -42,7 +42,7 @@ WORKER = FRONTEND.replace(
 
 @dataclass
 class Gpus:
-    """A disaggregated deployment of stand-ins, decode on GPU 0 and prefill on GPU 1."""
+    """A disaggregated deployment of stand-ins, decode on GPU 0 and prefill on GPU 1, with a cache server."""
 
     cli: Cli
     name: str
@@ -76,10 +76,12 @@ def up(cli: Cli, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Gpu
     python, http = sys.executable, free_port()
     folder = DeploymentDir(name)
     folder.path = cli.home / "deployments" / name
-    decode, prefill = free_port(), free_port()
+    cache, decode, prefill = free_port(), free_port(), free_port()
     units = (
         Unit("frontend", "frontend", (python, "-c", FRONTEND, str(http)), Gate("http", http, "/health"),
              ports={"http": http}),
+        Unit("lmcache", "cache", (python, "-c", FRONTEND, str(cache)), Gate("http", cache, "/health"),
+             ports={"http": cache}),
         Unit("decode-0", "decode", (python, "-c", WORKER, str(decode)), Gate("http", decode, "/health"),
              gpus=(0,), ports={"system": decode}, after=("frontend",)),
         Unit("prefill-0", "prefill", (python, "-c", WORKER, str(prefill)), Gate("http", prefill, "/health"),
@@ -114,9 +116,27 @@ def test_memory_that_a_peer_has_mapped(up: Gpus) -> None:
     wait_for(lambda: up.is_ready() and up.units()["prefill-0"]["restarts"] == 1, 60)
     after = up.units()
     assert {name: unit["restarts"] for name, unit in after.items()} == {
-        "frontend": 0, "decode-0": 1, "prefill-0": 1,
+        "frontend": 0, "lmcache": 0, "decode-0": 1, "prefill-0": 1,
     }  # fmt: skip
     assert "decode-0 is restarting, to free the GPU memory of prefill-0's last process" in up.log()
+
+
+@pytest.mark.fault(
+    "a GPU worker dies, and LMCache's server keeps its memory mapped",
+    "restarts the server, which frees it; requests go on without a cache",
+)
+def test_memory_that_the_cache_server_has_mapped(up: Gpus) -> None:
+    """As LMCache does with a worker whose number says nothing (patch `lmcache-instance`)."""
+    before = up.units()
+    server = before["lmcache"]["pid"]
+    up.hold(1, holder=server, by=server)
+    os.kill(before["prefill-0"]["pid"], signal.SIGKILL)
+    wait_for(lambda: f"held by process {server} (" in up.units()["prefill-0"]["phase"], 30)
+    wait_for(lambda: up.is_ready() and up.units()["prefill-0"]["restarts"] == 1, 60)
+    assert {name: unit["restarts"] for name, unit in up.units().items()} == {
+        "frontend": 0, "lmcache": 1, "decode-0": 0, "prefill-0": 1,
+    }  # fmt: skip
+    assert "lmcache is restarting, to free the GPU memory of prefill-0's last process" in up.log()
 
 
 @pytest.mark.fault("a GPU worker dies, and its memory is free 14 s later", "waits for it; restarts it")

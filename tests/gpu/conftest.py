@@ -61,12 +61,16 @@ def is_cache_connector(config: dict[str, Any]) -> bool:
 
 
 def on_gpus(cli: Cli) -> dict[str, set[int]]:
-    """Unit -> the GPUs on which its processes hold memory, as NVML says it; empty where it shows no pids."""
+    """Worker -> the GPUs on which its processes hold memory, as NVML says it; empty where it shows no pids.
+
+    LMCache's server, which maps what they hold, is left out.
+    """
     found: dict[str, set[int]] = {}
     ours = cli.ours()
     for gpu, held in gpus.memory_by_process().items():
         for pid in held.keys() & ours.keys():
-            if unit := (environment_of(pid, MARK) or "").rpartition("/")[2]:
+            unit = (environment_of(pid, MARK) or "").rpartition("/")[2]
+            if unit and unit != "lmcache":
                 found.setdefault(unit, set()).add(gpu)
     return found
 

@@ -43,7 +43,7 @@ def up(cli: Cli) -> Up:
         "up", "agg", "--gpus", "0", "--model", MODEL, "--lmcache-cpu-gb", "4", "--port", str(port),
         "--", "--enforce-eager", "--gpu-memory-utilization", "0.3",
         # Room for 2,048 tokens, so that two long prompts outgrow it.
-        "--max-model-len", "2048", "--num-gpu-blocks-override", "128", patience_s=800,
+        "--max-model-len", "2048", "--num-gpu-blocks-override", "129", patience_s=800,
     )  # fmt: skip
     print(result.err)
     return Up(cli, result, f"http://127.0.0.1:{port}", gpu, used)

@@ -79,7 +79,7 @@ def up(cli: Cli, tmp_path_factory: pytest.TempPathFactory) -> Up:
     port = free_port()
     config = tmp_path_factory.mktemp("config") / "d.toml"
     # Prefill has room for 2,048 tokens on the GPU, so that two long prompts push a third out.
-    config.write_text('prefill_args = ["--num-gpu-blocks-override", "128"]\n')
+    config.write_text('prefill_args = ["--num-gpu-blocks-override", "129"]\n')
     result = cli(
         "up", "disagg", "--gpus", two_places(), "--model", MODEL, "--lmcache-cpu-gb", "4",
         "--start", START, "--port", str(port), "--config", str(config), *ENGINE, patience_s=800,

@@ -66,7 +66,7 @@ def test_two_ranks_answer_and_lmcache_has_its_size_once_or_in_each(cli: Cli, sha
         "up", "agg", "--gpus", "0,1", "--tp", "2", "--model", str(shape), "--port", str(port),
         "--lmcache-cpu-gb", str(LMCACHE_GIB),
         "--", "--load-format", "dummy", "--enforce-eager", "--gpu-memory-utilization", "0.3",
-        "--max-model-len", "2048", "--num-gpu-blocks-override", "128", patience_s=800,
+        "--max-model-len", "2048", "--num-gpu-blocks-override", "129", patience_s=800,
     )  # fmt: skip
     print(up.err)
     assert up.code == 0, up.err

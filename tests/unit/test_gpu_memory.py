@@ -59,6 +59,14 @@ def test_another_programs_memory_is_its_own(nvml: Any) -> None:
     assert f"held by process {STRANGER} (" in str(short)
 
 
+def test_what_the_cache_server_has_mapped_is_the_servers(nvml: Any) -> None:
+    """As seen on an H200 with LMCache 0.5.6, until the server has heard nothing of the worker for 120 s."""
+    nvml.free, nvml.held = {0: 0, 1: 10103}, {1: {STRANGER: 131462}}
+    (short,) = shortages(["vllm"], [1], {STRANGER})
+    assert (short.others, short.ours, short.is_by_others) == ({}, {STRANGER: 131462}, False)
+    assert f"held by process {STRANGER} (" in str(short)
+
+
 @pytest.mark.parametrize("pid", [OURS, HIDDEN])
 def test_our_own_processes_and_pids_of_another_host_are_no_others(nvml: Any, pid: int) -> None:
     nvml.free, nvml.held = {0: 43771, 1: 0}, {0: {pid: 100000}}
@@ -68,8 +76,8 @@ def test_our_own_processes_and_pids_of_another_host_are_no_others(nvml: Any, pid
 
 
 def test_too_little_of_others_leaves_the_rest_unexplained() -> None:
-    assert not Shortage(0, wanted=1000, free=100, others={STRANGER: 899}, unaccounted=0).is_by_others
-    assert Shortage(0, wanted=1000, free=100, others={STRANGER: 900}, unaccounted=0).is_by_others
+    assert not Shortage(0, wanted=1000, free=100, others={STRANGER: 899}, ours={}, unaccounted=0).is_by_others
+    assert Shortage(0, wanted=1000, free=100, others={STRANGER: 900}, ours={}, unaccounted=0).is_by_others
 
 
 def test_beside_another_program_what_a_peer_has_mapped_is_held_by_nobody_all_the_same(nvml: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import threading
@@ -9,7 +10,8 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-from dynamoctl.patches import base, lmcache_salt, lmcache_server, lmcache_store_timeout
+from dynamoctl.host.processes import MARK, identify
+from dynamoctl.patches import base, lmcache_instance, lmcache_salt, lmcache_server, lmcache_store_timeout
 from dynamoctl.patches.base import Patch, installed_version
 
 from tests.unit.fresh import last_line_with_vllm
@@ -66,6 +68,61 @@ def test_lmcache_gets_a_digest_of_every_salt_and_nothing_for_none() -> None:
     assert re.fullmatch("[0-9a-f]{64}", other[2])
     assert one != other
     assert key(1, request_id="a") == key(1, request_id="a", cache_salt="") == (1, "a", "")
+
+
+def test_a_number_says_which_process_it_is() -> None:
+    assert lmcache_instance._MARK == MARK
+    own = identify(os.getpid())
+    assert own is not None
+
+    class Adapter:
+        def __init__(self, url: str) -> None:
+            self.url, self.instance_id = url, 7
+
+    for _ in range(2):
+        lmcache_instance.register_as_process(Adapter)
+    adapter = Adapter("a")
+    assert (adapter.url, adapter.instance_id < 2**63) == ("a", True)
+    assert lmcache_instance.process_of(adapter.instance_id) == (own.pid, own.start_ticks)
+    assert lmcache_instance.process_of(lmcache_instance.instance_id(2**22 - 1, 2**40)) == (2**22 - 1, 2**40)
+
+
+def test_an_adapter_with_another_kind_of_number_is_said() -> None:
+    class Adapter:
+        def __init__(self) -> None:
+            self.instance_id = "a"
+
+    lmcache_instance.register_as_process(Adapter)
+    with pytest.raises(TypeError, match="not a number: 'a'"):
+        Adapter()
+
+
+@pytest.mark.packages
+@pytest.mark.xdist_group("with vllm")
+def test_the_installed_lmcache_takes_the_number_when_it_registers() -> None:
+    script = """
+import inspect
+from lmcache.integration.vllm import vllm_multi_process_adapter as adapters
+from lmcache.v1.multiprocess import server
+from lmcache.v1.multiprocess.modules import engine_driven_transfer, lmcache_driven_transfer
+worker = adapters.LMCacheMPWorkerAdapter
+init = inspect.getsource(worker.__init__)
+own = "self.instance_id: int = "
+modules = (
+    lmcache_driven_transfer.LMCacheDrivenTransferModule,
+    engine_driven_transfer.EngineDrivenTransferModule,
+)
+print()
+print(
+    init.count(own), "self.instance_id" in init.partition(own)[2].partition(")\\n")[2],
+    inspect.getsource(server.MPCacheServer.__init__).count("self._modules = modules"),
+    [hasattr(one, "unregister_kv_cache") for one in modules],
+    ['"registered_gpu_ids"' in inspect.getsource(modules[0]),
+     '"registered_non_cuda_instance_ids"' in inspect.getsource(modules[1])],
+)
+"""
+    needs(lmcache_instance.PATCH)
+    assert last_line_with_vllm(script) == "1 True 1 [True, True] [True, True]"
 
 
 @pytest.mark.packages

@@ -171,21 +171,3 @@ def test_down_leaves_nothing(up: Up) -> None:
     for name in ("decode-0", "prefill-0"):
         log = (up.cli.home / "deployments/default/logs" / f"{name}.log").read_text(errors="replace")
         assert "[shutdown] MPClient: complete" in log
-
-
-def test_a_prefill_worker_that_fails_takes_everything_down_with_its_last_lines(
-    cli: Cli, tmp_path: Path
-) -> None:
-    """Decode is up by then."""
-    config = tmp_path / "d.toml"
-    config.write_text('prefill_args = ["--seed", "abc"]\n')
-    failed = cli(
-        "up", "disagg", "--device", "cpu", "--no-lmcache", "-n", "half", "--port", str(free_port()),
-        "--config", str(config), patience_s=400,
-    )  # fmt: skip
-    assert failed.code == 4
-    assert "decode-0: ready" in failed.err
-    assert "prefill-0 ended" in failed.err
-    assert "argument --seed: invalid" in failed.err
-    assert "prefill-0.log" in failed.err
-    assert cli.ours() == {}

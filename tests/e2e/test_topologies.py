@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import urllib.request
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -59,6 +60,24 @@ def test_two_decode_and_two_prefill_workers_answer_and_a_killed_prefill_comes_ba
     for number in range(8):
         assert chat(endpoint, MODEL, f"Hello again {number}", max_tokens=4)
     assert cli("down", "-n", "square").code == 0
+
+
+def test_a_prefill_worker_that_fails_takes_everything_down_with_its_last_lines(
+    cli: Cli, tmp_path: Path
+) -> None:
+    """Decode is up by then."""
+    config = tmp_path / "d.toml"
+    config.write_text('prefill_args = ["--speedup-ratio", "abc"]\n')
+    failed = cli(
+        "up", "disagg", "--engine", "mocker", "-n", "half", "--port", str(free_port()),
+        "--config", str(config),
+    )  # fmt: skip
+    assert failed.code == 4
+    assert "decode-0: ready" in failed.err
+    assert "prefill-0 ended" in failed.err
+    assert "argument --speedup-ratio: invalid" in failed.err
+    assert "prefill-0.log" in failed.err
+    assert cli.ours("half") == {}
 
 
 def test_deployments_side_by_side_do_not_see_each_other(cli: Cli) -> None:

@@ -1,4 +1,4 @@
-"""What the tests of each lane reach, and what the long lanes alone do: shown, and no gate.
+"""What the tests of each lane reach, and what the long lanes alone do, by function: shown, and not a gate.
 
     python tests/lanes_coverage.py [quick|mocker|engine ...]     default: quick mocker
 
@@ -8,6 +8,7 @@ of vLLM is measured as well.
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
@@ -50,6 +51,41 @@ def shown(numbers: set[int]) -> str:
     return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in spans)
 
 
+def functions(source: str) -> dict[int, str]:
+    """The innermost function of each line in one, by its qualified name; where it begins is outside of it.
+
+    The line of its `def` runs when the module is imported, its body when it is called.
+    """
+    found: dict[int, str] = {}
+
+    def walk(node: ast.AST, name: str) -> None:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                inner = f"{name}.{child.name}".lstrip(".")
+                if not isinstance(child, ast.ClassDef):
+                    last = child.end_lineno or child.lineno
+                    found.update(dict.fromkeys(range(child.body[0].lineno, last + 1), inner))
+                walk(child, inner)
+            else:
+                walk(child, name)
+
+    walk(ast.parse(source), "")
+    return found
+
+
+def by_function(file: str, alone: set[int], before: set[int]) -> list[str]:
+    """`function: lines` for each; a function that no lane before enters is marked as a whole."""
+    of = functions((ROOT / file).read_text(encoding="utf-8"))
+    entered = {of.get(number, "") for number in before}
+    grouped: dict[str, set[int]] = {}
+    for number in alone:
+        grouped.setdefault(of.get(number, ""), set()).add(number)
+    return [
+        f"{name or '(module)'}{'' if name in entered else ', entered by no lane before'}: {shown(numbers)}"
+        for name, numbers in sorted(grouped.items(), key=lambda one: min(one[1]))
+    ]
+
+
 def lines_of(data: coverage.CoverageData) -> dict[str, set[int]]:
     return {
         os.path.relpath(file, ROOT): set(data.lines(file) or ())
@@ -71,7 +107,7 @@ def main(names: list[str]) -> None:
             print(f"\nLines that {name} reaches, and no lane before it:")
             for file, lines in sorted(lines_of(data).items()):
                 if alone := lines - before.get(file, set()):
-                    print(f"  {file}: {shown(alone)}")
+                    print(f"  {file}", *by_function(file, alone, before.get(file, set())), sep="\n    ")
         for file, lines in lines_of(data).items():
             before.setdefault(file, set()).update(lines)
 

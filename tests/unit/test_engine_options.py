@@ -139,6 +139,7 @@ print(json.dumps([option_tables.text(), read]))
 
 
 @pytest.mark.packages
+@pytest.mark.xdist_group("with vllm")
 def test_the_installed_packages_have_these_options_and_read_them_so() -> None:
     asked = [words for words in SPELLINGS if not words.startswith("--config ")]
     refused = [

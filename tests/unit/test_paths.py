@@ -266,6 +266,7 @@ print(json.dumps({name: action.help or "" for action in actions for name in acti
 
 
 @pytest.mark.packages
+@pytest.mark.xdist_group("with vllm")
 def test_every_option_of_the_installed_engine_that_is_named_like_a_path_is_one_or_not_on_purpose() -> None:
     options: dict[str, str] = json.loads(last_line_with_vllm(_OPTIONS))
     like = {

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .conftest import Cli
+
 
 @dataclass
 class Answer:
@@ -43,6 +45,10 @@ class Answer:
             self.chunks += choice.get("finish_reason") is None
         if body.get("usage"):
             self.tokens = body["usage"]["completion_tokens"]
+
+    def is_whole(self, tokens: int) -> bool:
+        found = (self.status, self.finish_reason, self.tokens, self.error)
+        return found == (200, "length", tokens, "")
 
 
 class InFlight:
@@ -105,3 +111,11 @@ def _ask(url: str, body: dict[str, Any], into: Answer) -> None:
         into.error = repr(error)
     finally:
         into.ended_at = time.monotonic()
+
+
+def moved(cli: Cli, name: str) -> int:
+    """How many requests were moved, as the status says it in JSON and in words."""
+    count = cli.status(name)["load"]["moved_requests_total"]
+    assert isinstance(count, int)
+    assert (f", {count} moved" in cli("status", "-n", name).out) == (count > 0)
+    return count

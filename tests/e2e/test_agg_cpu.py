@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dynamoctl.host.processes import all_pids, identify, is_running
+from dynamoctl.host.processes import identify, is_running
 from dynamoctl.patches.lmcache_instance import process_of
 from dynamoctl.state import DeploymentDir
 
@@ -27,12 +27,13 @@ from .conftest import (
     first_on_path,
     free_port,
     freeze,
-    full_command_line,
     is_open,
+    outside,
     post,
     shared_memory,
     wait_for,
 )
+from .killing import kill_at_once
 from .stores import BROKEN_LOADS
 
 pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("vllm-1"), pytest.mark.timeout(600)]
@@ -58,7 +59,7 @@ class Up:
         cli.environ |= {
             "TMPDIR": str(temporary), "BREAK_LOADS": str(temporary / "broken"), "PYTHONPATH": path,
         }  # fmt: skip
-        self.memory_before = shared_memory()
+        self.memory_before, self.outside_before = shared_memory(), outside()
         self.out = self.err = ""
 
     def bring_up(self) -> None:
@@ -323,25 +324,6 @@ def test_bench_fails_with_the_requests_that_fail(up: Up) -> None:
     assert "--max-model-len" in body["error"]["hint"]
 
 
-def test_ctrl_c_ends_the_load_generator_of_bench_and_not_the_deployment(up: Up) -> None:
-    running = up.cli.start(
-        "bench", "random", "--requests", "400", "--input-tokens", "32", "--output-tokens", "4"
-    )
-    assert running.stderr is not None
-    try:
-        for line in running.stderr:
-            if re.search(r"\b[1-9]\d* of 400\b", line):
-                break
-        running.send_signal(signal.SIGINT)
-        _, err = running.communicate(timeout=30)
-    finally:
-        running.kill()
-    assert running.returncode == 130
-    assert "the load generator was ended" in err
-    assert not [pid for pid in all_pids() if "dynamoctl.bench.vllm_serve" in full_command_line(pid)]
-    assert up.cli.status()["state"] == "ready"
-
-
 def test_cache_clear_takes_what_lmcache_had(up: Up) -> None:
     def hits() -> int:
         """Of a long chat, asked once more. An engine publishes what it counts a step later."""
@@ -463,6 +445,23 @@ def test_a_process_of_the_engine_that_is_killed_comes_back_with_its_worker(up: U
     assert registered <= up.cli.ours().keys()
 
 
+@pytest.mark.fault(
+    "vLLM, LMCache, trackers and supervisor are killed at once, then `up`",
+    "`up` removes what they have left, and starts over",
+)
+def test_up_removes_what_those_that_were_killed_at_once_have_left(up: Up) -> None:
+    assert kill_at_once(up.cli, "default")
+    left = outside() - up.outside_before
+    assert {path.rpartition("/")[2].partition("_")[0] for path in left} >= {"lmcache", "psm"}
+    assert any("/sem." in path for path in left)
+    again = up.cli(*plan(up.port)[: -len(ENGINE)], "--json", *ENGINE)
+    assert again.code == 0, again.err
+    assert again.json["warnings"] == []
+    assert left & outside() == set()
+    assert len([name for name in shared_memory() if name.startswith("lmcache_l1_pool_")]) == 1
+    assert "Paris" in chat(up.endpoint, MODEL, "What is the capital of France?")
+
+
 def test_down_from_another_process_leaves_nothing(up: Up) -> None:
     state = DeploymentDir("default")
     state.path = up.cli.home / "deployments" / "default"
@@ -505,9 +504,11 @@ def test_a_model_whose_config_is_broken_fails_at_once_with_its_last_lines(cli: C
     assert {unit["name"]: unit["state"] for unit in body["units"]}["worker-0"] == "failed"
 
 
-# vLLM's compilation, which dynamoctl turns off on a CPU, and which takes a minute and more there.
+# vLLM's compilation, which dynamoctl turns off on a CPU, and which takes a minute and more there. It begins
+# sooner with threads that are bound to no cores: the engine forks its worker, which imports nothing again.
 COMPILING = """
 [env]
+VLLM_CPU_OMP_THREADS_BIND = "nobind"
 TORCHDYNAMO_DISABLE = "0"
 VLLM_CACHE_ROOT = "{folder}/vllm"
 TORCHINDUCTOR_CACHE_DIR = "{folder}/inductor"

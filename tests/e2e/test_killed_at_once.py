@@ -1,7 +1,8 @@
 """All processes of a deployment are killed at the same moment: nobody is left to remove anything.
 
 As the OOM killer does it to a cgroup, or a user to a whole session. Python's resource trackers are killed
-too: they would remove semaphores and shared memory once the others are gone.
+too: they would remove semaphores and shared memory once the others are gone. Whole deployments of vLLM are
+killed in the modules that have one up.
 """
 
 from __future__ import annotations
@@ -9,52 +10,20 @@ from __future__ import annotations
 import json
 import mmap
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from dynamoctl.host.files import identify_file
-from dynamoctl.host.processes import is_resource_tracker
 
-from .conftest import Cli, chat, free_port, outside, shared_memory, wait_for
+from .conftest import Cli, free_port, outside, wait_for
+from .killing import kill_at_once
 from .stand_ins import reap, stand_in, supervise
 
-pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("vllm-1"), pytest.mark.timeout(600)]
-
-MODEL = "smollm2-135m-instruct"
-
-
-def words(name: str) -> list[str]:
-    return ["up", "agg", "--device", "cpu", "-n", name, "--port", str(free_port())]
-
-
-def kill_at_once(cli: Cli, name: str) -> list[int]:
-    """Stop all of them first, so that none sees another go. Returns the resource trackers among them."""
-    stopped: set[int] = set()
-    while new := cli.ours(name).keys() - stopped:  # one may be about to start another
-        for pid in new:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGSTOP)
-        stopped |= new
-    trackers = [pid for pid in stopped if is_resource_tracker(pid)]
-    for pid in stopped:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: all(has_ended(pid) for pid in stopped), 60)
-    return trackers
-
-
-def has_ended(pid: int) -> bool:
-    """Whether it has no memory and no open files any more; its parent may not have looked yet."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-    except OSError:
-        return True
+pytestmark = [pytest.mark.timeout(600)]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -69,46 +38,15 @@ def before() -> set[str]:
     return outside()
 
 
-def pools() -> set[str]:
-    return {name for name in shared_memory() if name.startswith("lmcache_l1_pool_")}
-
-
-@pytest.mark.fault(
-    "vLLM, LMCache, trackers and supervisor are killed at once, then `up`",
-    "`up` removes what they have left, and starts over",
-)
-@pytest.mark.fault(
-    "vLLM, LMCache, trackers and supervisor are killed at once, then `down`",
-    "`down` removes what they have left",
-)
-def test_up_removes_what_is_left_and_so_does_down(cli: Cli, before: set[str]) -> None:
-    name = "at-once"
-    first = cli(*words(name))
-    assert first.code == 0, first.err
-    assert kill_at_once(cli, name)
-    left = outside() - before
-    assert {path.rpartition("/")[2].partition("_")[0] for path in left} >= {"lmcache", "psm"}
-    assert any("/sem." in path for path in left)
-    again = cli(*words(name), "--json")
-    assert again.code == 0, again.err
-    assert again.json["warnings"] == []
-    assert left & outside() == set()
-    assert len(pools()) == 1
-    assert "Paris" in chat(again.json["endpoint"], MODEL, "What is the capital of France?")
-    assert kill_at_once(cli, name)
-    assert outside() != before
-    down = cli("down", "-n", name)
-    assert down.code == 0, down.err
-    assert outside() == before
-
-
+@pytest.mark.engine
+@pytest.mark.xdist_group("vllm-1")
 @pytest.mark.fault(
     "vLLM, LMCache, trackers and supervisor are killed at once while vLLM loads",
     "`down` removes what they have left",
 )
 def test_down_removes_what_a_start_has_left(cli: Cli, before: set[str]) -> None:
     name = "at-once-loading"
-    up = cli.start(*words(name))
+    up = cli.start("up", "agg", "--device", "cpu", "-n", name, "--port", str(free_port()))
     state = cli.home / "deployments" / name / "state.json"
     # The engine's processes make them before they load; `status` is too slow to see a phase of two seconds.
     wait_for(lambda: state.exists() and any("/psm_" in path for path in shared_in(state)))
@@ -133,6 +71,7 @@ time.sleep(600)
 """
 
 
+@pytest.mark.mocker
 @pytest.mark.fault(
     "a worker is killed at once with its tracker and the supervisor while it loads",
     "`down` removes what they have left",
@@ -154,6 +93,7 @@ def shared_in(state: Path) -> list[str]:
     return [path for path in json.loads(state.read_text())["files"] if path.startswith("/dev/shm/")]
 
 
+@pytest.mark.mocker
 @pytest.mark.fault(
     "everything is killed at once, and another program takes the name of what is left",
     "`down` leaves it alone",
@@ -188,6 +128,7 @@ time.sleep(600)
 """
 
 
+@pytest.mark.mocker
 @pytest.mark.fault(
     "what is left by those that were killed at once is in use by another program",
     "`up` warns and starts; `down` removes it when it is free",

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
 
 import pytest
 
 from .conftest import Cli, free_port, wait_for
-from .streams import Answer, InFlight
+from .streams import InFlight, moved
 
-pytestmark = [pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.mocker, pytest.mark.timeout(600)]
 
 MODEL = "smollm2-135m-instruct"
 CLIENTS = 20
@@ -45,25 +44,12 @@ def kill(cli: Cli, name: str, unit: str) -> None:
     os.kill(pids(cli, name)[unit], signal.SIGKILL)
 
 
-def is_whole(answer: Answer, tokens: int) -> bool:
-    return (answer.status, answer.finish_reason, answer.tokens, answer.error) == (200, "length", tokens, "")
-
-
-def moved(cli: Cli, name: str) -> int:
-    """How many requests were moved, as the status says it in JSON and in words."""
-    count = cli.status(name)["load"]["moved_requests_total"]
-    assert isinstance(count, int)
-    assert (f", {count} moved" in cli("status", "-n", name).out) == (count > 0)
-    return count
-
-
 def is_back(cli: Cli, name: str, unit: str) -> bool:
     body = cli.status(name)
     restarts = {one["name"]: one["restarts"] for one in body["units"]}
     return bool(body["state"] == "ready" and restarts[unit] == 1)
 
 
-@pytest.mark.mocker
 @pytest.mark.parametrize(
     ("unit", "words"),
     [
@@ -87,7 +73,7 @@ def test_answers_go_on_at_the_other_worker(cli: Cli, unit: str, words: tuple[str
     streams.wait_until(lambda one: one.chunks >= 50, CLIENTS)
     kill(cli, "two", unit)
     answers = streams.end(120)
-    assert all(is_whole(one, TOKENS) for one in answers + whole.end(120)), answers + whole.answers
+    assert all(one.is_whole(TOKENS) for one in answers + whole.end(120)), answers + whole.answers
     # The mocker sends each token by itself.
     assert {one.chunks for one in answers} == {TOKENS}
     assert moved(cli, "two") >= CLIENTS // 4
@@ -95,7 +81,6 @@ def test_answers_go_on_at_the_other_worker(cli: Cli, unit: str, words: tuple[str
     assert cli("down", "-n", "two").code == 0
 
 
-@pytest.mark.mocker
 @pytest.mark.fault(
     "SIGKILL to one of two workers in the middle of answers, with `--router-mode kv`",
     "restarts it; those of its requests that Dynamo 1.4 fails to move get an error at once",
@@ -107,7 +92,7 @@ def test_the_kv_router_moves_a_request_or_says_that_it_cannot(cli: Cli) -> None:
     streams.wait_until(lambda one: one.chunks >= 50, CLIENTS)
     kill(cli, "kv", "worker-0")
     answers = streams.end(120)
-    whole = [one for one in answers if is_whole(one, TOKENS)]
+    whole = [one for one in answers if one.is_whole(TOKENS)]
     assert all("error" in one.error for one in answers if one not in whole), answers
     print(f"{len(whole)} of {CLIENTS} are whole")
     assert len(whole) >= CLIENTS // 4  # those of the other worker
@@ -115,7 +100,6 @@ def test_the_kv_router_moves_a_request_or_says_that_it_cannot(cli: Cli) -> None:
     assert cli("down", "-n", "kv").code == 0
 
 
-@pytest.mark.mocker
 @pytest.mark.fault("SIGKILL to one of two prefill workers in the middle of prompts", MOVED)
 def test_prompts_are_computed_anew_at_the_other_prefill_worker(cli: Cli) -> None:
     endpoint = mockers(cli, "prompts", 100, "disagg", "--prefill", "2")
@@ -124,14 +108,13 @@ def test_prompts_are_computed_anew_at_the_other_prefill_worker(cli: Cli) -> None
     streams.wait_until(lambda one: one.chunks > 0, 1)
     kill(cli, "prompts", "prefill-0")
     answers = streams.end(120)
-    assert all(is_whole(one, 2) for one in answers), answers
+    assert all(one.is_whole(2) for one in answers), answers
     assert {one.chunks for one in answers} == {2}
     assert moved(cli, "prompts") > 0
     wait_for(lambda: is_back(cli, "prompts", "prefill-0"))
     assert cli("down", "-n", "prompts").code == 0
 
 
-@pytest.mark.mocker
 @pytest.mark.fault(
     "SIGKILL to the only worker of its role in the middle of answers",
     "restarts it; what was in flight gets an error at once",
@@ -162,70 +145,3 @@ def test_without_a_second_worker_there_is_an_error_and_no_hang(
     assert cli.status("one")["load"]["failed_requests_total"] == CLIENTS
     wait_for(lambda: is_back(cli, "one", unit))
     assert cli("down", "-n", "one").code == 0
-
-
-REAL_TOKENS = 64
-ENGINE_CORE = pytest.mark.fault("SIGKILL to vLLM's EngineCore", "restarts the worker; ready again")
-
-
-@pytest.fixture(scope="module")
-def real(cli: Cli) -> Iterator[tuple[str, list[str]]]:
-    """Two vLLM workers: the endpoint, and what they answer undisturbed."""
-    # On a CPU the built-in model is served in float32, in which the greedy text does not depend on what else
-    # is computed with it, nor on how the tokens before came to be there.
-    endpoint = up(cli, "real", "agg", "--workers", "2", "--device", "cpu")
-    answers = InFlight(endpoint, MODEL, PROMPTS, REAL_TOKENS).end(240)
-    assert all(is_whole(one, REAL_TOKENS) for one in answers), answers
-    yield endpoint, [one.text for one in answers]
-    assert cli("down", "-n", "real").code == 0
-
-
-def engine_of(cli: Cli, name: str, worker: int) -> int:
-    """The first process of a worker's engine; a worker's processes are one group."""
-    (engine,) = [
-        pid for pid, line in cli.ours(name).items() if "EngineCore" in line and os.getpgid(pid) == worker
-    ]
-    return engine
-
-
-@pytest.mark.engine
-@pytest.mark.xdist_group("vllm-1")
-@pytest.mark.parametrize(
-    ("unit", "engine"),
-    [
-        pytest.param(
-            unit,
-            engine,
-            marks=[
-                pytest.mark.fault(
-                    f"SIGKILL to {what} in the middle of answers",
-                    "its requests go on at the other one, with the text of an undisturbed run; restarts it",
-                ),
-                *rows,
-            ],
-        )
-        for unit, engine, what, rows in (
-            ("worker-0", False, "one of two vLLM workers", ()),
-            ("worker-1", True, "the EngineCore of one of two vLLM workers", (ENGINE_CORE,)),
-        )
-    ],
-    ids=["worker", "engine"],
-)
-def test_answers_of_vllm_go_on_and_say_the_same(
-    cli: Cli, real: tuple[str, list[str]], unit: str, engine: bool
-) -> None:
-    endpoint, undisturbed = real
-    moved_before = moved(cli, "real")
-    before = pids(cli, "real")
-    victim = engine_of(cli, "real", before[unit]) if engine else before[unit]
-    streams = InFlight(endpoint, MODEL, PROMPTS, REAL_TOKENS)
-    # Not for all: on a busy host the first are through before the last have begun.
-    streams.wait_until(lambda one: one.chunks >= 5, CLIENTS // 2)
-    os.kill(victim, signal.SIGKILL)
-    answers = streams.end(240)
-    assert all(is_whole(one, REAL_TOKENS) for one in answers), answers
-    assert [one.text for one in answers] == undisturbed
-    assert moved(cli, "real") >= moved_before + CLIENTS // 4
-    wait_for(lambda: is_back(cli, "real", unit), 240)
-    after = pids(cli, "real")
-    assert {name for name in before if after[name] != before[name]} == {unit}

@@ -1,13 +1,16 @@
-"""Deployments measured in turn, with Dynamo's mocker."""
+"""`bench` with Dynamo's mocker: deployments measured in turn, and a measurement that is broken off."""
 
 from __future__ import annotations
 
 import json
+import re
+import signal
 from pathlib import Path
 
 import pytest
+from dynamoctl.host.processes import all_pids
 
-from .conftest import Cli, free_port
+from .conftest import Cli, free_port, full_command_line
 
 pytestmark = [pytest.mark.mocker, pytest.mark.timeout(300)]
 
@@ -34,3 +37,28 @@ def test_compare_names_the_variant_that_fails_and_reports_the_others(cli: Cli, t
     assert two["ratios"]["total_tokens_per_s"] > 0
     assert cli.ours() == {}
     assert {cli.status(f"bench-{number}")["state"] for number in (1, 3)} == {"stopped"}
+
+
+def test_ctrl_c_ends_the_load_generator_of_bench_and_not_the_deployment(cli: Cli) -> None:
+    # A second of the mocker's takes two of ours: the measurement does not end before it is broken off.
+    words = ("up", "agg", "--engine", "mocker", "-n", "measured", "--port", str(free_port()), "--drain", "0")
+    done = cli(*words, "--", "--speedup-ratio", "0.5")
+    assert done.code == 0, done.err
+    running = cli.start(
+        "bench", "random", "-n", "measured", "--requests", "400", "--input-tokens", "32",
+        "--output-tokens", "100",
+    )  # fmt: skip
+    assert running.stderr is not None
+    try:
+        for line in running.stderr:
+            if re.search(r"\b[1-9]\d* of 400\b", line):
+                break
+        running.send_signal(signal.SIGINT)
+        _, err = running.communicate(timeout=30)
+    finally:
+        running.kill()
+    assert running.returncode == 130
+    assert "the load generator was ended" in err
+    assert not [pid for pid in all_pids() if "dynamoctl.bench.vllm_serve" in full_command_line(pid)]
+    assert cli.status("measured")["state"] == "ready"
+    assert cli("down", "-n", "measured").code == 0

@@ -14,7 +14,7 @@ from . import prometheus
 from .collector import Collector, running
 from .conftest import Cli, Result, chat, free_port, shared_memory, wait_for
 
-pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("vllm-2"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("vllm-1"), pytest.mark.timeout(900)]
 
 MODEL = "smollm2-135m-instruct"
 LONG = "The sea is wide and the sky is blue, said the sailor to his cat. " * 40

@@ -170,6 +170,7 @@ class Deployment:
             "DYN_EVENT_PLANE": "zmq",
             "DYN_EVENT_PLANE_HOST": "127.0.0.1",
             "DYN_TCP_RPC_HOST": "127.0.0.1",
+            "DYN_TCP_RESPONSE_STREAM_HOST": "127.0.0.1",
             "DYN_SYSTEM_HOST": "127.0.0.1",
             # The frontend gets the tokenizer from the worker instead of a hub.
             "DYN_SYSTEM_PORT": "-1" if name == "frontend" else "0",

@@ -8,7 +8,8 @@
 # Input     A task of multiple choice, ten questions with four choices, from a local file; in one run the first choice
 #           is the right one, in the other the second. lm-eval asks /v1/completions for echo and logprobs.
 # Expected  An error: the frontend accepts echo, and answers with the generated token alone, also if the worker has
-#           vLLM 0.31.0. From vLLM's own server lm-eval gets the log probabilities of the prompt, in which the choices are.
+#           vLLM 0.31.0. From vLLM's own server lm-eval gets the log probabilities of the prompt, in which the choices
+#           are.
 # Seen      lm-eval cuts the choice's tokens out of a list that does not have them, and adds up nothing: every choice
 #           has the log likelihood 0, so the first one wins. The accuracy is 1.0 in one run and 0.0 in the other, exit
 #           code 0, no warning. Any model gets the score of a guess that is always "A".

@@ -85,6 +85,7 @@ def start(name, *arguments, **more):
     environment |= {
         "DYN_DISCOVERY_BACKEND": "file", "DYN_FILE_KV": str(work / "discovery"), "DYN_REQUEST_PLANE": "tcp",
         "DYN_EVENT_PLANE": "zmq", "DYN_TCP_RPC_HOST": "127.0.0.1", "DYN_SYSTEM_HOST": "127.0.0.1",
+        "DYN_TCP_RESPONSE_STREAM_HOST": "127.0.0.1",
         "DYN_EVENT_PLANE_HOST": "127.0.0.1", "DYN_SELF_HOST_METADATA": "1", "HF_HUB_OFFLINE": "1",
         "TMPDIR": str(work), **more,
     }

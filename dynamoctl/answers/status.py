@@ -97,7 +97,8 @@ class LoadStatus:
         requests_total: requests that the frontend has finished since its last start, including the one by
             which `up` verifies the deployment; None if the frontend did not answer.
         failed_requests_total: how many of them ended with an error.
-        prompt_tokens_total: tokens of their prompts.
+        prompt_tokens_total: tokens of their prompts. Of a request with a list of prompts, the frontend counts
+            one prompt.
         generation_tokens_total: tokens that were generated.
         moved_requests_total: how often the frontend moved a request to another worker because its own worker
             had died, including moves that no other worker could take (that request is also among the

@@ -72,11 +72,20 @@ def _for_frontend(plan: DeploymentPlan, folder: Path) -> list[Finding]:
             )
         )
     why = "the frontend would never list the model"
-    return [
+    findings = [
         Finding(Level.ERROR, f"the model folder {folder} {what}", fix, why)
         for there, what, fix in wanted
         if not there
     ]
+    # `up` verifies a completion, which needs no template.
+    methods = model_files.unknown_methods(folder)
+    if methods and not _is_given(plan, "--custom-jinja-template"):
+        names = ", ".join(f".{name}()" for name in methods)
+        what = f"the chat template in {folder} calls {names}, which Dynamo's frontend does not have"
+        fix = "write it with slices, split() and replace(), in a copy for `-- --custom-jinja-template`"
+        why = "a chat that comes to it gets HTTP 400, while completions work"
+        findings.append(Finding(Level.WARNING, what, fix, why))
+    return findings
 
 
 def _is_given(plan: DeploymentPlan, *options: str) -> bool:

@@ -154,7 +154,8 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
             ),
             Panel(
                 "Tokens per second",
-                "Tokens of prompts that came in, and of answers that went out.",
+                "Tokens of prompts that came in, and of answers that went out. Of a request with a list of "
+                "prompts, the frontend counts one prompt and all answers.",
                 "none",
                 (
                     Query(

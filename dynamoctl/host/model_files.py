@@ -6,7 +6,9 @@ line of its log says so.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,9 @@ from typing import Any
 # ai-dynamo-runtime==1.6.1:dynamo/_core.abi3.so:missing eos_token_id in
 _END_OF_TEXT = ("generation_config.json", "config.json", "tokenizer_config.json", "special_tokens_map.json")
 _END_KEYS = ("eos_token_id", "eos_token")
+# Methods of Python that templates have in transformers and not in Dynamo: a chat that comes to one gets HTTP
+# 400, "Invalid request". Each was tried with ai-dynamo==1.6.1 (docs/guesses.md); there may be more.
+_UNKNOWN_METHODS = re.compile(r"\.(index|partition|removeprefix|rsplit)\s*\(")
 
 
 def read_json(file: Path) -> dict[str, Any] | None:
@@ -44,6 +49,20 @@ def has_chat_template(folder: Path) -> bool:
         if (read_json(folder / name) or {}).get("chat_template"):
             return True
     return False
+
+
+def unknown_methods(folder: Path) -> list[str]:
+    """The methods in its chat templates that Dynamo's frontend cannot call, sorted; a comment's too."""
+    texts = []
+    with contextlib.suppress(OSError, ValueError):
+        texts.append((folder / "chat_template.jinja").read_text(encoding="utf-8"))
+    for name in ("chat_template.json", "tokenizer_config.json"):
+        template = (read_json(folder / name) or {}).get("chat_template")
+        named = template if isinstance(template, list) else [{"template": template}]
+        texts += [
+            one["template"] for one in named if isinstance(one, dict) and isinstance(one.get("template"), str)
+        ]
+    return sorted({method for text in texts for method in _UNKNOWN_METHODS.findall(text)})
 
 
 def says_where_texts_end(folder: Path) -> bool:

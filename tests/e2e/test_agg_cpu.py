@@ -105,7 +105,7 @@ class Up:
 
     def registered_with_lmcache(self) -> set[int]:
         """The pids of the worker processes that LMCache's server knows."""
-        server = self.units()["lmcache"]["ports"]["http"]
+        server = self.cli.units()["lmcache"]["ports"]["http"]
         with urllib.request.urlopen(f"http://127.0.0.1:{server}/status", timeout=60) as answer:
             instances = json.load(answer)["registered_non_cuda_instance_ids"]
         return {process_of(one)[0] for one in instances}

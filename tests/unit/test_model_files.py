@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from dynamoctl.checks import model as model_check
+from dynamoctl.checks.base import Level
 from dynamoctl.errors import PreflightError, SpecError
 from dynamoctl.facts import ModelFacts
 from dynamoctl.host import hub, model_files, models
@@ -111,6 +112,41 @@ def test_the_mocker_needs_a_template(tmp_path: Path) -> None:
     model = models.locate(str(tmp_path))
     (found,) = model_check.CHECK.run(plan(model_facts=model, engine="mocker"), host(), model)
     assert "has no chat template" in found.what
+
+
+RSPLIT = "{{ messages[-1].content.rsplit('</think>', 1) | last }}{{ loop.index }}"
+
+
+@pytest.mark.parametrize(
+    ("files", "methods"),
+    [
+        ({"chat_template_jinja": RSPLIT}, ["rsplit"]),
+        (
+            {"chat_template_json": {"chat_template": "{{ x.partition (':') }}{{ x.index('a') }}"}},
+            ["index", "partition"],
+        ),
+        ({"tokenizer_config_json": {"chat_template": [{"name": "default", "template": RSPLIT}]}}, ["rsplit"]),
+        ({"chat_template_jinja": "{{ x.split(':')[-1].strip() }}{{ loop.index }}"}, []),
+        ({"tokenizer_config_json": {"chat_template": [1, {"template": None}]}}, []),
+        ({}, []),
+    ],
+)
+def test_methods_that_dynamos_templates_lack_are_found(
+    tmp_path: Path, files: dict[str, Any], methods: list[str]
+) -> None:
+    assert model_files.unknown_methods(write(tmp_path, **files)) == methods
+
+
+def test_a_template_that_dynamo_cannot_render_is_a_warning(tmp_path: Path) -> None:
+    write(tmp_path, config_json={"eos_token_id": 2}, tokenizer_json={}, model_safetensors="")
+    write(tmp_path, chat_template_jinja=RSPLIT)
+    model = models.locate(str(tmp_path))
+    (found,) = model_check.CHECK.run(plan(model_facts=model), host(), model)
+    assert found.level is Level.WARNING
+    assert ".rsplit()" in found.what
+    assert "--custom-jinja-template" in found.fix
+    own = plan(model_facts=model, engine_args=("--custom-jinja-template", "/t.jinja"))
+    assert all(one.level is Level.OK for one in model_check.CHECK.run(own, host(), model))
 
 
 # ---- what is not a model --------------------------------------------------------------------

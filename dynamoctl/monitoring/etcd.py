@@ -106,6 +106,16 @@ class Etcd:
         instances = filter(None, map(_instance, values))
         return sorted(instances, key=lambda instance: (instance.component, instance.address))
 
+    def registrations(self, kind: str, namespace: str) -> list[bytes] | None:
+        """The registrations of a kind (`instances`, or `mdc` for model cards) in a Dynamo namespace.
+
+        None if etcd does not answer.
+        """
+        try:
+            return [value for _, value, _ in self._range(f"v1/{kind}/{namespace}/".encode())]
+        except _NoAnswerError:
+            return None
+
     def leases(self, namespace: str) -> dict[str, str]:
         """Lease -> address of the instance registered under it; empty if etcd does not answer."""
         try:

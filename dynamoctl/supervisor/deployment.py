@@ -156,8 +156,8 @@ class Deployment:
         """Set a deployment that is up to `ready` if all of it works, otherwise to `degraded`."""
         if self.state.state in ("ready", "degraded"):
             all_ready = all(member.state.state == "ready" for member in self.members)
-            whole = all_ready and self.listed and not (self.state.lost_stores or self.state.lost_etcd)
-            self.state.state = "ready" if whole else "degraded"
+            is_whole = all_ready and self.listed and not self.state.problems
+            self.state.state = "ready" if is_whole else "degraded"
 
     def warn(self, what: str) -> None:
         """Add a warning that `status` shows, and log it. A repeated warning is ignored."""
@@ -198,7 +198,7 @@ class Deployment:
     def _log_state(self) -> None:
         if self._logged_state != self.state.state:
             self._logged_state = self.state.state
-            why = "; ".join([*self.state.lost_stores, *filter(None, (self.state.lost_etcd,))])
+            why = "; ".join(self.state.problems)
             is_well = self._logged_state not in ("degraded", "failed")
             say(
                 f"the deployment is {self._logged_state}{f': {why}' if why else ''}",

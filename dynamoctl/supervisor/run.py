@@ -16,6 +16,7 @@ from collections.abc import Awaitable
 from dynamoctl.errors import DynamoctlError, InternalError, LeftoverError
 from dynamoctl.processes import process_control
 from dynamoctl.supervisor import (
+    card_watch,
     control,
     etcd_watch,
     failures,
@@ -38,6 +39,7 @@ _WATCHES = (
     watching.watch_lists,
     store_watch.watch_stores,
     etcd_watch.watch_etcd,
+    card_watch.watch_cards,
 )
 
 

@@ -55,9 +55,9 @@ class Pair:
         )
         return status, json.loads(text)["choices"][0]["message"]["content"] if status == 200 else text
 
-    def words(self, host: hosts.Host, roles: str, *more: str) -> tuple[str, ...]:
+    def words(self, host: hosts.Host, roles: str, *more: str, mode: str = "disagg") -> tuple[str, ...]:
         found = ("--discovery", "etcd", "--etcd-endpoints", self.etcd, "--advertise", host.address)
-        return ("up", "disagg", "--roles", roles, *found, *more)
+        return ("up", mode, "--roles", roles, *found, *more)
 
 
 @pytest.fixture(scope="module")
@@ -283,6 +283,38 @@ def test_a_start_that_stands_still_for_longer_than_its_lease(pair: Pair) -> None
     assert "its lease in etcd had run out" in err
     assert "set ETCD_LEASE_TTL" in err
     assert pair.here.ours() == {}
+
+
+@pytest.mark.mocker
+@pytest.mark.xdist_group("hosts-mockers")
+def test_a_host_with_another_copy_of_the_model(pair: Pair, copied_model: Path) -> None:
+    """It does not join; while it is there all the same, the host with the frontend says who differs."""
+    more = ("--engine", "mocker", "--model", str(copied_model), "--timeout", "100")
+    up = pair.here(
+        *pair.words(pair.first, "frontend,agg", *more, mode="agg"), cwd=None, patience_s=100, **PATIENT
+    )
+    assert up.code == 0, up.err
+    settings = json.loads((copied_model / "tokenizer_config.json").read_text())
+    (copied_model / "tokenizer_config.json").write_text(json.dumps({**settings, "another": True}))
+    words = pair.words(pair.second, "agg", *more, mode="agg")
+    other = pair.there(*words, cwd=None, patience_s=100, **PATIENT)
+    assert other.code == 4, other.err
+    assert "workers registered different copies of copied: tokenizer_config.json is" in other.err
+    assert f"(backend at {pair.first.address}:" in other.err
+    assert "(worker-0)" in other.err
+    assert "give every host the same model" in other.err
+    wait_for(lambda: pair.here.status()["state"] == "ready", 60)
+    # Kept up, it stays registered.
+    other = pair.there(*words, "--keep", cwd=None, patience_s=100, **PATIENT)
+    assert other.code == 4, other.err
+    body = wait_for(lambda: (b := pair.here.status())["warnings"] and b, 30)
+    assert body["state"] == "degraded"
+    (warning,) = body["warnings"]
+    assert f"(backend at {pair.second.address}:" in warning
+    assert pair.there("down").code == 0
+    wait_for(lambda: pair.here.status()["state"] == "ready", 60)
+    assert pair.here.status()["warnings"] == []
+    assert pair.here("down").code == 0
 
 
 @pytest.mark.mocker

@@ -267,3 +267,16 @@ def test_other_hosts_cannot_reach_the_loopback(gateway: Gateway) -> None:
     (finding,) = findings(gateway.url, roles="prefill", advertise="lo")
     assert finding.level is Level.WARNING
     assert finding.what == "other hosts cannot reach this one at 127.0.0.1"
+
+
+def test_registrations_of_a_kind(gateway: Gateway) -> None:
+    asked = []
+
+    def answer(_path: str, body: dict[str, Any], _token: str) -> tuple[int, Any]:
+        asked.append(base64.b64decode(body["key"]))
+        return 200, {"kvs": [{"value": base64.b64encode(b"card").decode()}]}
+
+    gateway.answer = answer
+    assert Etcd([gateway.url], {}).registrations("mdc", "n") == [b"card"]
+    assert asked == [b"v1/mdc/n/"]
+    assert Etcd([closed_port()], {}).registrations("mdc", "n") is None

@@ -91,6 +91,7 @@ class Deployment:
         listed: whether the frontend lists the model, once all units are up.
         registrations: Dynamo's file discovery; None if discovery uses etcd.
         leases: the workers' leases in etcd; None if discovery uses files.
+        record_lease: lease of the record of this host in etcd; empty if there is none.
 
     Raises:
         DynamoctlError: the folder has no plan.
@@ -130,6 +131,7 @@ class Deployment:
         self.registrations = Registrations(self.folder.store) if self.plan.discovery == "file" else None
         # In etcd, a registration has a lease that the registering process renews.
         self.leases: Leases | None = None
+        self.record_lease = ""
         if self.plan.discovery == "etcd":
             self.leases = Leases(self.etcd, self.namespace, self.plan.address)
         self._sockets = ""

@@ -98,3 +98,8 @@ BUSY_SILENT_SHARE = 1 / 3
 UNLISTED_S = 20.0
 # How long a worker that is ready may be missing in discovery. It registers as its gate opens.
 UNREGISTERED_S = 20.0
+# How long a start waits for the model cards of its own workers before it compares without them.
+REGISTERS_S = 5.0
+# How long a start with the frontend waits for another host to leave that registered another model: longer
+# than that host takes to find out and to stop.
+MISMATCHED_S = 30.0

@@ -78,8 +78,8 @@ class DeploymentState:
     """The state of a deployment.
 
     Attributes:
-        state: `starting`, `ready`, `degraded` (a unit is being restarted, or LMCache's remote store or etcd
-            does not answer), `stopping`, `stopped`, `failed`.
+        state: `starting`, `ready`, `degraded` (a unit is being restarted, LMCache's remote store or etcd does
+            not answer, or workers have different copies of the model), `stopping`, `stopped`, `failed`.
         start_id: id of this start; the mark of each of its processes begins with it.
         supervisor: the supervisor's process.
         created_at, ready_at: in seconds since the epoch; `ready_at` is 0 if it was never ready.
@@ -87,6 +87,7 @@ class DeploymentState:
         warnings: problems that do not stop the deployment.
         lost_etcd: why etcd cannot be used now; empty if it can be used, or is not needed.
         lost_stores: LMCache's remote stores that cannot be used now, with the reason.
+        mismatched_models: models of which workers have registered different copies now, with the differences.
         files: files that its processes made outside its folder: shared memory, sockets.
         file_identities: path -> identity of these files, because other programs may reuse their names. States
             of older dynamoctl versions have none.
@@ -106,6 +107,7 @@ class DeploymentState:
     warnings: list[str] = field(default_factory=list)
     lost_stores: list[str] = field(default_factory=list)
     lost_etcd: str = ""
+    mismatched_models: list[str] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
     file_identities: dict[str, FileIdentity] = field(default_factory=dict)
     version: int = VERSION
@@ -114,6 +116,11 @@ class DeploymentState:
     def supervisor_lives(self) -> bool:
         """Whether the supervisor that wrote this state still runs."""
         return self.supervisor is not None and is_running(self.supervisor)
+
+    @property
+    def problems(self) -> list[str]:
+        """Why a deployment whose units are all ready is `degraded`; each is a warning of `status`."""
+        return [*self.lost_stores, *filter(None, (self.lost_etcd,)), *self.mismatched_models]
 
     @property
     def recorded_files(self) -> Files:
@@ -353,13 +360,6 @@ def deployments() -> list[str]:
     """
     folder = home() / "deployments"
     return sorted(path.parent.name for path in folder.glob("*/state.json")) if _is_there(folder) else []
-
-
-def not_running(name: str) -> str:
-    """A message that a deployment is not running; for an unknown name it lists the known ones."""
-    known = deployments()
-    hint = f" (known here: {', '.join(known)})" if known and name not in known else ""
-    return f"'{name}' is not running{hint}"
 
 
 def _is_there(folder: Path) -> bool:

@@ -155,8 +155,9 @@ class StatusAnswer(Answer):
         name: the deployment.
         mode: `agg` or `disagg`; None if it was never started.
         state: `starting`, `ready`, `degraded` (a unit is down and will be restarted, another host's part is
-            missing, or etcd or an LMCache tier does not answer), `stopping`, `stopped`, `failed`, or
-            `unsupervised` (its supervisor is gone and some of its processes live).
+            missing, etcd or an LMCache tier does not answer, or workers have different copies of the model),
+            `stopping`, `stopped`, `failed`, or `unsupervised` (its supervisor is gone and some of its
+            processes live).
         model: the name that clients use; None if it was never started.
         endpoint: the frontend's base URL, without `/v1`; None if the frontend is on another host.
         units: its units, in the order of their start.

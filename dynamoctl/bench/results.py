@@ -95,12 +95,15 @@ def _of_aiperf(record: Mapping[str, Any]) -> RequestResult:
     ttft = value("time_to_first_token", 0.0) / 1000
     error = record.get("error") or {}
     why = " ".join(str(error[key]) for key in ("code", "type") if error.get(key)) or str(error or "")
+    # The frontend sends its counts with the end of an answer. AIPerf 0.13 also counts an answer as a success
+    # that ends with an error in its data, or merely ends (measured with aiperf==0.13.0).
+    broke_off = "" if "usage_completion_tokens" in metrics else "the answer broke off: no usage came"
     return RequestResult(
-        int(value("usage_prompt_tokens", value("input_sequence_length", 0))),
-        int(value("usage_completion_tokens", value("output_sequence_length", 0))),
+        int(value("usage_prompt_tokens", 0)),
+        int(value("usage_completion_tokens", 0)),
         ttft,
         tuple(gap / 1000 for gap in value("inter_chunk_latency", ())),
-        why or _empty(ttft),
+        why or _empty(ttft) or broke_off,
     )
 
 

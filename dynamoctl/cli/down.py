@@ -22,7 +22,8 @@ def command(
     from dynamoctl.errors import LeftoverError
     from dynamoctl.humanize import duration
     from dynamoctl.operations.down import down
-    from dynamoctl.state import deployments, not_running
+    from dynamoctl.operations.status import not_running
+    from dynamoctl.state import deployments
 
     results, failures = [], []
     for each in deployments() if everything else [name]:

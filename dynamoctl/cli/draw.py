@@ -163,7 +163,7 @@ def draw_status(answer: StatusAnswer) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from dynamoctl.state import not_running
+    from dynamoctl.operations.status import not_running
 
     on_terminal = sys.stdout.isatty()
     width = None if on_terminal else WIDE

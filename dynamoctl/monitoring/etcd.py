@@ -1,7 +1,7 @@
 """A client for a running etcd, over its HTTP gateway (etcd 3.4 and later).
 
-It reads registrations, revokes leases, and deletes and restores registrations of Dynamo processes. It writes
-nothing else.
+It reads registrations, revokes leases, and deletes and restores registrations of Dynamo processes. It also
+writes one record for each host of a deployment, below `v1/dynamoctl/`, which no Dynamo process reads.
 
 Each call makes one attempt, which blocks for some seconds at most. User name, password and certificates come
 from the variables that Dynamo reads: ETCD_AUTH_USERNAME and ETCD_AUTH_PASSWORD, or ETCD_AUTH_CA,
@@ -105,6 +105,48 @@ class Etcd:
             return None
         instances = filter(None, map(_instance, values))
         return sorted(instances, key=lambda instance: (instance.component, instance.address))
+
+    def registrations(self, kind: str, namespace: str) -> list[bytes] | None:
+        """The registrations of a kind in a Dynamo namespace; None if etcd does not answer.
+
+        Args:
+            kind: `instances`, `mdc` (model cards), or `dynamoctl` (records of hosts).
+        """
+        try:
+            return [value for _, value, _ in self._range(f"v1/{kind}/{namespace}/".encode())]
+        except _NoAnswerError:
+            return None
+
+    def publish(self, namespace: str, name: str, value: bytes, ttl_s: int) -> str:
+        """Write a record of this host, which etcd deletes `ttl_s` seconds after the last `renew`.
+
+        Returns:
+            Its lease.
+
+        Raises:
+            DynamoctlError: etcd does not answer.
+        """
+        try:
+            lease = str(self._first("POST", "/v3/lease/grant", {"TTL": ttl_s}, self._token()).get("ID", ""))
+            key = f"v1/dynamoctl/{namespace}/{name}".encode()
+            body = {"key": _text(key), "value": _text(value), "lease": lease}
+            self._first("POST", "/v3/kv/put", body, self._token())
+        except _NoAnswerError as error:
+            raise DynamoctlError(f"etcd: {error}") from None
+        return lease
+
+    def renew(self, lease: str) -> bool:
+        """Renew a lease; return whether it had not expired.
+
+        Raises:
+            DynamoctlError: etcd does not answer.
+        """
+        try:
+            answer = self._first("POST", "/v3/lease/keepalive", {"ID": lease}, self._token())
+        except _NoAnswerError as error:
+            raise DynamoctlError(f"etcd: {error}") from None
+        result = answer.get("result")
+        return isinstance(result, dict) and str(result.get("TTL", "0")) != "0"
 
     def leases(self, namespace: str) -> dict[str, str]:
         """Lease -> address of the instance registered under it; empty if etcd does not answer."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dynamoctl.errors import DynamoctlError, NotReadyError, SpecError
+from dynamoctl.operations.status import not_running
 from dynamoctl.planner.plan import DeploymentPlan
-from dynamoctl.state import DeploymentDir, DeploymentState, not_running
+from dynamoctl.state import DeploymentDir, DeploymentState
 
 
 def serving(name: str) -> DeploymentState:

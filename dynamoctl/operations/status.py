@@ -22,7 +22,7 @@ from dynamoctl.answers.status import (
     UnitStatus,
 )
 from dynamoctl.host.processes import is_running, members
-from dynamoctl.state import DeploymentDir, DeploymentState, UnitState
+from dynamoctl.state import DeploymentDir, DeploymentState, UnitState, deployments
 
 # The supervisor asks every unit in turn for its metrics.
 _PATIENCE_S = 15.0
@@ -69,10 +69,17 @@ def look(name: str) -> Look:
         seen = ask(folder)
         state = folder.read_state() or state  # what does not answer was waited for
         visible_state = state.state
-    warnings = [*state.warnings, *state.lost_stores, *filter(None, (state.lost_etcd,)), *warnings]
+    warnings = [*state.warnings, *state.problems, *warnings]
     if lives and seen is None and state.state in ("ready", "degraded"):
         warnings.append("its supervisor does not answer: what is shown is what it last wrote")
     return Look(_answer(state, visible_state, warnings, seen), state, seen)
+
+
+def not_running(name: str) -> str:
+    """A message that a deployment is not running; for an unknown name it lists the known ones."""
+    known = deployments()
+    hint = f" (known here: {', '.join(known)})" if known and name not in known else ""
+    return f"'{name}' is not running{hint}"
 
 
 def _nothing(name: str) -> StatusAnswer:

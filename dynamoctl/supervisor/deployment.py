@@ -91,6 +91,7 @@ class Deployment:
         listed: whether the frontend lists the model, once all units are up.
         registrations: Dynamo's file discovery; None if discovery uses etcd.
         leases: the workers' leases in etcd; None if discovery uses files.
+        record_lease: lease of the record of this host in etcd; empty if there is none.
 
     Raises:
         DynamoctlError: the folder has no plan.
@@ -130,6 +131,7 @@ class Deployment:
         self.registrations = Registrations(self.folder.store) if self.plan.discovery == "file" else None
         # In etcd, a registration has a lease that the registering process renews.
         self.leases: Leases | None = None
+        self.record_lease = ""
         if self.plan.discovery == "etcd":
             self.leases = Leases(self.etcd, self.namespace, self.plan.address)
         self._sockets = ""
@@ -156,8 +158,8 @@ class Deployment:
         """Set a deployment that is up to `ready` if all of it works, otherwise to `degraded`."""
         if self.state.state in ("ready", "degraded"):
             all_ready = all(member.state.state == "ready" for member in self.members)
-            whole = all_ready and self.listed and not (self.state.lost_stores or self.state.lost_etcd)
-            self.state.state = "ready" if whole else "degraded"
+            is_whole = all_ready and self.listed and not self.state.problems
+            self.state.state = "ready" if is_whole else "degraded"
 
     def warn(self, what: str) -> None:
         """Add a warning that `status` shows, and log it. A repeated warning is ignored."""
@@ -198,7 +200,7 @@ class Deployment:
     def _log_state(self) -> None:
         if self._logged_state != self.state.state:
             self._logged_state = self.state.state
-            why = "; ".join([*self.state.lost_stores, *filter(None, (self.state.lost_etcd,))])
+            why = "; ".join(self.state.problems)
             is_well = self._logged_state not in ("degraded", "failed")
             say(
                 f"the deployment is {self._logged_state}{f': {why}' if why else ''}",

@@ -6,7 +6,7 @@ import asyncio
 
 from dynamoctl.errors import NotReadyError
 from dynamoctl.monitoring import cache_probe, observe, probes
-from dynamoctl.supervisor import failures, lifecycle
+from dynamoctl.supervisor import card_watch, failures, lifecycle
 from dynamoctl.supervisor.deployment import Deployment
 
 # The engine publishes its counters one step after it counts.
@@ -20,12 +20,14 @@ async def verify(deployment: Deployment) -> None:
 
     In a disaggregated deployment, the completion must have moved its KV cache: a prefill worker without NIXL
     passes every health check and serves no request. A host without the frontend is ready when its gates have
-    passed.
+    passed and its workers have the model that the others have.
 
     Raises:
-        NotReadyError: a unit has ended, the frontend cannot list the model, or LMCache does not work.
+        NotReadyError: a unit has ended, the frontend cannot list the model, workers have different copies of
+            it, or LMCache does not work.
     """
     if deployment.frontend is None:
+        await card_watch.require_same(deployment)
         return
     failures.forget_listing(deployment)
     for probe in (is_listed, _answers):
@@ -37,6 +39,7 @@ async def verify(deployment: Deployment) -> None:
             failures.require_all(deployment)
             failures.check_listing(deployment)
             await asyncio.sleep(lifecycle.GATE_INTERVAL_S)
+        await card_watch.require_same(deployment)
     await _prove_cache(deployment)
     for member in deployment.members:
         failures.check_lmcache(deployment, member)

@@ -136,6 +136,10 @@ class Registrations:
         with self._lock:
             return self._all_read and not self._instances_of(owners)
 
+    def texts(self, kind: str) -> list[str]:
+        """The registrations of a kind: `instances`, or `mdc` (model cards)."""
+        return [_text(path) for path in sorted(self._store.glob(f"v1/{kind}/*"))]
+
     def _instances_of(self, owners: Iterable[Identity]) -> list[Path]:
         return [path for path in self._paths_of(owners) if path.parent.name == "instances"]
 

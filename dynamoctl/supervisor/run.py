@@ -16,9 +16,11 @@ from collections.abc import Awaitable
 from dynamoctl.errors import DynamoctlError, InternalError, LeftoverError
 from dynamoctl.processes import process_control
 from dynamoctl.supervisor import (
+    card_watch,
     control,
     etcd_watch,
     failures,
+    host_watch,
     lifecycle,
     restarting,
     starting,
@@ -30,7 +32,7 @@ from dynamoctl.supervisor.deployment import Deployment, within
 from dynamoctl.supervisor.journal import say
 
 # Tasks that run from the first start on.
-_KEEPS = (watching.keep_up, watching.watch_files)
+_KEEPS = (watching.keep_up, watching.watch_files, host_watch.keep_announced)
 # Tasks that run once all units are up.
 _WATCHES = (
     watching.watch_answers,
@@ -38,6 +40,7 @@ _WATCHES = (
     watching.watch_lists,
     store_watch.watch_stores,
     etcd_watch.watch_etcd,
+    card_watch.watch_cards,
 )
 
 
@@ -74,6 +77,7 @@ async def _live(deployment: Deployment) -> None:
     """Bring the deployment up, then watch it forever."""
     try:
         async with asyncio.timeout(deployment.plan.timeout_s):
+            await host_watch.announce(deployment)
             await starting.bring_up(deployment)
             # From here on, no registration can be lost. If descriptors run out, the next round reads them.
             with contextlib.suppress(OSError):
@@ -122,6 +126,7 @@ async def _end(deployment: Deployment, failure: DynamoctlError | None, stop: asy
     state.state = "stopping"
     deployment.save()
     left = await stopping.take_all_down(deployment)
+    await asyncio.to_thread(host_watch.withdraw, deployment)
     state.state = "failed" if failure is not None or left else "stopped"
     if left:
         leftover = LeftoverError("could not remove: " + "; ".join(left), "`dynamoctl down` tries again")

@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -266,6 +267,17 @@ def model(cli: Cli) -> None:
         up = cli("up", "agg", "--engine", "mocker", "-n", "convert", "--port", str(free_port()))
         assert up.code == 0, up.err
         assert cli("down", "-n", "convert").code == 0
+
+
+@pytest.fixture
+def copied_model(model: None, tmp_path: Path) -> Path:
+    """A folder of the built-in model, named `copied`, to be changed: all that a mocker needs."""
+    own = tmp_path / "copied"
+    own.mkdir()
+    for file in models.builtin_folder().iterdir():
+        if file.suffix != ".safetensors":
+            shutil.copy(file, own)
+    return own
 
 
 @contextlib.contextmanager

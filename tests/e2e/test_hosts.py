@@ -19,7 +19,7 @@ from dynamoctl import policies
 from dynamoctl.monitoring.etcd import CERTIFICATES
 
 from . import hosts
-from .conftest import PATIENCE_S, Cli, cleanly, freeze, wait_for
+from .conftest import PATIENCE_S, Cli, cleanly, first_on_path, freeze, wait_for
 
 pytestmark = [pytest.mark.timeout(900)]
 
@@ -55,9 +55,9 @@ class Pair:
         )
         return status, json.loads(text)["choices"][0]["message"]["content"] if status == 200 else text
 
-    def words(self, host: hosts.Host, roles: str, *more: str) -> tuple[str, ...]:
+    def words(self, host: hosts.Host, roles: str, *more: str, mode: str = "disagg") -> tuple[str, ...]:
         found = ("--discovery", "etcd", "--etcd-endpoints", self.etcd, "--advertise", host.address)
-        return ("up", "disagg", "--roles", roles, *found, *more)
+        return ("up", mode, "--roles", roles, *found, *more)
 
 
 @pytest.fixture(scope="module")
@@ -283,6 +283,76 @@ def test_a_start_that_stands_still_for_longer_than_its_lease(pair: Pair) -> None
     assert "its lease in etcd had run out" in err
     assert "set ETCD_LEASE_TTL" in err
     assert pair.here.ours() == {}
+
+
+@pytest.mark.mocker
+@pytest.mark.xdist_group("hosts-mockers")
+def test_a_host_with_another_copy_of_the_model(pair: Pair, copied_model: Path) -> None:
+    """It does not join; while it is there all the same, the host with the frontend says who differs."""
+    more = ("--engine", "mocker", "--model", str(copied_model), "--timeout", "100")
+    up = pair.here(
+        *pair.words(pair.first, "frontend,agg", *more, mode="agg"), cwd=None, patience_s=100, **PATIENT
+    )
+    assert up.code == 0, up.err
+    settings = json.loads((copied_model / "tokenizer_config.json").read_text())
+    (copied_model / "tokenizer_config.json").write_text(json.dumps({**settings, "another": True}))
+    words = pair.words(pair.second, "agg", *more, mode="agg")
+    other = pair.there(*words, cwd=None, patience_s=100, **PATIENT)
+    assert other.code == 4, other.err
+    assert "workers registered different copies of copied: tokenizer_config.json is" in other.err
+    assert f"(backend at {pair.first.address}:" in other.err
+    assert "(worker-0)" in other.err
+    assert "give every host the same model" in other.err
+    wait_for(lambda: pair.here.status()["state"] == "ready", 60)
+    # Kept up, it stays registered.
+    other = pair.there(*words, "--keep", cwd=None, patience_s=100, **PATIENT)
+    assert other.code == 4, other.err
+    body = wait_for(lambda: (b := pair.here.status())["warnings"] and b, 30)
+    assert body["state"] == "degraded"
+    (warning,) = body["warnings"]
+    assert f"(backend at {pair.second.address}:" in warning
+    assert pair.there("down").code == 0
+    wait_for(lambda: pair.here.status()["state"] == "ready", 60)
+    assert pair.here.status()["warnings"] == []
+    assert pair.here("down").code == 0
+
+
+def host_records(pair: Pair) -> list[str]:
+    """The keys of what the hosts say of themselves."""
+    ends = {"key": b"v1/dynamoctl/", "range_end": b"v1/dynamoctl0"}
+    body = {name: base64.b64encode(end).decode() for name, end in ends.items()}
+    status, text = pair.first.ask(f"{pair.etcd}/v3/kv/range", body, 30)
+    assert status == 200, text
+    return [base64.b64decode(entry["key"]).decode() for entry in json.loads(text).get("kvs", [])]
+
+
+@pytest.mark.mocker
+@pytest.mark.xdist_group("hosts-mockers")
+def test_a_host_with_other_versions(pair: Pair, tmp_path: Path) -> None:
+    """It is refused, before it starts anything, for as long as the first host is up."""
+    other = tmp_path / "ai_dynamo-9.9.dist-info"
+    other.mkdir()
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: ai-dynamo\nVersion: 9.9\n")
+    updated = first_on_path(tmp_path)
+    more = ("--engine", "mocker", "--timeout", "100")
+    words = pair.words(pair.first, "frontend,agg", *more, mode="agg")
+    up = pair.here(*words, cwd=None, patience_s=100, **PATIENT)
+    assert up.code == 0, up.err
+    words = pair.words(pair.second, "agg", *more, mode="agg")
+    refused = pair.there(*words, cwd=None, patience_s=100, PYTHONPATH=updated, **PATIENT)
+    assert refused.code == 3, refused.err
+    assert f"{pair.first.address}, a host of this deployment, has other versions" in refused.err
+    assert "ai-dynamo 9.9 here" in refused.err
+    assert pair.there.ours() == {}
+    joined = pair.there(*words, cwd=None, patience_s=100, **PATIENT)
+    assert joined.code == 0, joined.err
+    assert len(host_records(pair)) == 2
+    assert pair.here("down").code == 0
+    assert pair.there("down").code == 0
+    assert host_records(pair) == []
+    alone = pair.there(*words, cwd=None, patience_s=100, PYTHONPATH=updated, **PATIENT)
+    assert alone.code == 0, alone.err
+    assert pair.there("down").code == 0
 
 
 @pytest.mark.mocker

@@ -182,7 +182,7 @@ class Stream(threading.Thread):
             self.error = type(error).__name__
 
 
-@pytest.mark.fault("`down` while a request is in flight", "it gets `--drain` seconds, then an error")
+@pytest.mark.fault("`down` while a mocker answers a request", "it gets `--drain` seconds, then an error")
 @pytest.mark.parametrize(
     ("drain", "max_tokens", "ends"),
     [(60, 40, True), pytest.param(1, 2000, False)],
@@ -205,7 +205,8 @@ def test_a_request_in_flight_gets_its_time_and_then_an_error(
     if ends:
         assert (stream.reason, stream.error) == ("length", "")
     else:
-        assert stream.chunks < max_tokens
+        # In the 26 s after which the supervisor would kill the worker it would have got more.
+        assert stream.chunks < max_tokens / 10
         assert stream.error
 
 

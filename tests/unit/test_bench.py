@@ -701,6 +701,19 @@ def test_what_aiperf_writes_is_read_in_the_order_of_the_requests() -> None:
         results.read_aiperf([])
 
 
+def test_an_answer_that_broke_off_is_a_failure_though_aiperf_says_nothing() -> None:
+    """As aiperf 0.13.0 records an answer whose stream ends with an error in its data, or merely ends."""
+    metrics = {
+        "time_to_first_token": {"value": 6.6, "unit": "ms"},
+        "inter_chunk_latency": {"value": [18.1, 20.2, 20.5], "unit": "ms"},
+        "request_latency": {"value": 65.4, "unit": "ms"},
+    }
+    _, (answer,) = results.read_aiperf([record(0, 10, 11, metrics=metrics, error=None)])
+    assert answer.error == "the answer broke off: no usage came"
+    _, (answer,) = results.read_aiperf([record(0, 10, 11, metrics={}, error=None)])
+    assert answer.error == "no token came"
+
+
 def test_equal_blocks_are_equal_words_for_it() -> None:
     lines = workloads.text_trace([Request((5, 6), 3), Request((5, 7), 3)]).splitlines()
     one, other = (json.loads(line) for line in lines)

@@ -267,3 +267,38 @@ def test_other_hosts_cannot_reach_the_loopback(gateway: Gateway) -> None:
     (finding,) = findings(gateway.url, roles="prefill", advertise="lo")
     assert finding.level is Level.WARNING
     assert finding.what == "other hosts cannot reach this one at 127.0.0.1"
+
+
+def test_registrations_of_a_kind(gateway: Gateway) -> None:
+    asked = []
+
+    def answer(_path: str, body: dict[str, Any], _token: str) -> tuple[int, Any]:
+        asked.append(base64.b64decode(body["key"]))
+        return 200, {"kvs": [{"value": base64.b64encode(b"card").decode()}]}
+
+    gateway.answer = answer
+    assert Etcd([gateway.url], {}).registrations("mdc", "n") == [b"card"]
+    assert asked == [b"v1/mdc/n/"]
+    assert Etcd([closed_port()], {}).registrations("mdc", "n") is None
+
+
+def test_a_record_is_written_under_a_lease_and_renewed(gateway: Gateway) -> None:
+    bodies = {}
+
+    def answer(path: str, body: dict[str, Any], _token: str) -> tuple[int, Any]:
+        bodies[path] = body
+        ttl = {} if body.get("ID") == "8" else {"TTL": "30"}
+        return 200, {"/v3/lease/grant": {"ID": "7"}, "/v3/lease/keepalive": {"result": ttl}}.get(path, {})
+
+    gateway.answer = answer
+    client = Etcd([gateway.url], {})
+    assert client.publish("n", "start", b"record", 30) == "7"
+    put = bodies["/v3/kv/put"]
+    assert (base64.b64decode(put["key"]), put["lease"]) == (b"v1/dynamoctl/n/start", "7")
+    assert bodies["/v3/lease/grant"] == {"TTL": 30}
+    assert (client.renew("7"), client.renew("8")) == (True, False)
+    gone = Etcd([closed_port()], {})
+    with pytest.raises(DynamoctlError, match="refused"):
+        gone.publish("n", "start", b"record", 30)
+    with pytest.raises(DynamoctlError, match="refused"):
+        gone.renew("7")

@@ -35,6 +35,7 @@ from dynamoctl.planner.plan import DeploymentPlan, Gate, Role, Tier, Unit
 from dynamoctl.processes import process_control
 from dynamoctl.state import DeploymentState
 from dynamoctl.supervisor import (
+    card_watch,
     control,
     deployment,
     etcd_watch,
@@ -1067,6 +1068,10 @@ class _Registrations:
     def has_never_seen(self, owners: Iterable[Identity]) -> bool:
         return not self.has_any(owners)
 
+    def texts(self, kind: str) -> list[str]:
+        assert kind in ("mdc", "instances")
+        return []  # no model cards, so that none differ
+
 
 class _Over:
     """A module with some of its names replaced."""
@@ -1108,6 +1113,7 @@ def _folder(world: World) -> SimpleNamespace:
 
 # All that deal with the world.
 PARTS = (
+    card_watch,
     control,
     deployment,
     etcd_watch,

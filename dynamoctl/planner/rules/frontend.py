@@ -54,6 +54,17 @@ MOCKER = (
         in_pod=_NO_MOCKER,
     ),
     Rule(
+        name="mocker-drain-has-a-limit",
+        sets="DYN_RUNTIME_GRACEFUL_SHUTDOWN_TIMEOUT_SECS",
+        value=lambda unit: f"{unit.spec.drain_s:g}",
+        why="Requests in flight may finish for as long as --drain says, as with an engine.",
+        without="The mocker finishes its requests, until the supervisor kills it 25 s after --drain.",
+        source="ai-dynamo-runtime==1.6.1:dynamo/_core.abi3.so:DYN_RUNTIME_GRACEFUL_SHUTDOWN_TIMEOUT_SECS",
+        tested=("ai-dynamo",),
+        roles=WORKERS,
+        in_pod=_NO_MOCKER,
+    ),
+    Rule(
         name="mocker-context-length",
         sets="--max-model-len",
         value=lambda unit: str(model_length.own_context(unit.plan.model.config)),

@@ -156,6 +156,7 @@ frontend() {
 decode-0() {
   export DYN_SYSTEM_PORT=20000
   export DYN_SELF_HOST_METADATA=1
+  export DYN_RUNTIME_GRACEFUL_SHUTDOWN_TIMEOUT_SECS=5
   exec setsid "$python" -m dynamo.mocker \
     --model-path /home/user/.cache/dynamoctl/smollm2-135m-instruct \
     --model-name smollm2-135m-instruct \
@@ -166,6 +167,7 @@ decode-0() {
 decode-1() {
   export DYN_SYSTEM_PORT=20001
   export DYN_SELF_HOST_METADATA=1
+  export DYN_RUNTIME_GRACEFUL_SHUTDOWN_TIMEOUT_SECS=5
   exec setsid "$python" -m dynamo.mocker \
     --model-path /home/user/.cache/dynamoctl/smollm2-135m-instruct \
     --model-name smollm2-135m-instruct \
@@ -176,6 +178,7 @@ decode-1() {
 prefill-0() {
   export DYN_SYSTEM_PORT=20002
   export DYN_SELF_HOST_METADATA=1
+  export DYN_RUNTIME_GRACEFUL_SHUTDOWN_TIMEOUT_SECS=5
   exec setsid "$python" -m dynamo.mocker \
     --model-path /home/user/.cache/dynamoctl/smollm2-135m-instruct \
     --model-name smollm2-135m-instruct \

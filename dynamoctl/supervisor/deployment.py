@@ -286,7 +286,7 @@ class Deployment:
         if member.unit.is_worker:
             own = await asyncio.to_thread(self.processes, member)
             if member.state.state == "unresponsive":  # otherwise they may belong to its next start
-                await asyncio.to_thread(self._withhold, own)
+                await asyncio.to_thread(self.withhold, own)
 
     async def put_back_into_service(self, member: RunningUnit) -> None:
         """Undo `take_out_of_service` for a unit that answers again."""
@@ -303,7 +303,8 @@ class Deployment:
         self.save()
         say(f"{member.unit.name} answers again")
 
-    def _withhold(self, own: Sequence[Identity]) -> None:
+    def withhold(self, own: Sequence[Identity]) -> None:
+        """Take these processes out of discovery: no new requests are sent to them."""
         if self.registrations is not None:
             self.registrations.withhold(own)
         if self.leases is not None:

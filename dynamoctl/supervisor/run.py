@@ -18,6 +18,7 @@ from dynamoctl.processes import process_control
 from dynamoctl.supervisor import (
     card_watch,
     control,
+    draining,
     etcd_watch,
     failures,
     host_watch,
@@ -125,6 +126,7 @@ async def _end(deployment: Deployment, failure: DynamoctlError | None, stop: asy
                 deployment.put_back()
     state.state = "stopping"
     deployment.save()
+    await draining.drain(deployment)
     left = await stopping.take_all_down(deployment)
     await asyncio.to_thread(host_watch.withdraw, deployment)
     state.state = "failed" if failure is not None or left else "stopped"

@@ -35,6 +35,7 @@ from .conftest import (
 )
 from .killing import kill_at_once
 from .stores import BROKEN_LOADS
+from .streams import InFlight
 
 pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("vllm-1"), pytest.mark.timeout(600)]
 
@@ -46,6 +47,8 @@ LONG = "The sea is wide and the sky is blue, said the sailor to his cat. " * 40
 # As beside a second worker: one thread, since other tests run beside this one, and bound to no core. So the
 # engine forks its worker, and each start is 10 s shorter. The test of the tiers has the defaults.
 CONFIG = """
+drain_s = 60
+
 [env]
 VLLM_CPU_OMP_THREADS_BIND = "nobind"
 OMP_NUM_THREADS = "1"
@@ -472,7 +475,8 @@ def test_up_removes_what_those_that_were_killed_at_once_have_left(up: Up) -> Non
     assert "Paris" in chat(up.endpoint, MODEL, "What is the capital of France?")
 
 
-def test_down_from_another_process_leaves_nothing(up: Up) -> None:
+@pytest.mark.fault("`down` while vLLM answers requests", "they end whole, within `--drain`")
+def test_down_from_another_process_lets_requests_end_and_leaves_nothing(up: Up) -> None:
     state = DeploymentDir("default")
     state.path = up.cli.home / "deployments" / "default"
     recorded = state.read_state()
@@ -480,8 +484,12 @@ def test_down_from_another_process_leaves_nothing(up: Up) -> None:
     ports = [port for unit in recorded.units for port in unit.ports.values()]
     identities = [unit.identity for unit in recorded.units if unit.identity]
     assert len(identities) == 3
+    streams = InFlight(up.endpoint, MODEL, ["Once upon a time", "A long time ago"], 120)
+    streams.wait_until(lambda one: one.chunks >= 5, 2)
     down = up.cli("down")
     assert down.code == 0, down.err
+    answers = streams.end(10)
+    assert all(one.is_whole(120) for one in answers), answers
     assert up.cli.ours() == {}
     assert not any(is_running(one) for one in identities)
     assert not any(is_open(port) for port in ports)

@@ -89,8 +89,8 @@ WORKER = (
         name="no-shutdown-grace",
         sets="DYN_GRACEFUL_SHUTDOWN_GRACE_PERIOD_SECS",
         value="0",
-        why="`down` removes the registration at once. The grace period is for clients of a worker that leaves"
-        " while others stay.",
+        why="The supervisor takes workers out of discovery and waits for their requests before it stops them."
+        " The grace period is for a worker that leaves by itself.",
         without="Every `down` takes 5 s longer.",
         source="ai-dynamo==1.6.1:dynamo/common/utils/graceful_shutdown.py:get_grace_period_seconds",
         tested=("ai-dynamo",),
@@ -102,8 +102,8 @@ WORKER = (
         name="drain-has-a-limit",
         sets="DYN_RUNTIME_GRACEFUL_SHUTDOWN_TIMEOUT_SECS",
         value=lambda unit: f"{unit.spec.drain_s:g}",
-        why="Requests in flight may finish for as long as --drain says.",
-        without="Dynamo waits for requests in flight without a limit, until the supervisor kills the worker.",
+        why="Dynamo's runtime waits for requests in flight for no longer than --drain says.",
+        without="It waits without a limit, until the supervisor kills the worker.",
         source="ai-dynamo-runtime==1.6.1:dynamo/_core.abi3.so:DYN_RUNTIME_GRACEFUL_SHUTDOWN_TIMEOUT_SECS",
         tested=("ai-dynamo",),
         roles=WORKERS,

@@ -1,0 +1,57 @@
+"""Let the requests in flight finish before the workers get SIGTERM.
+
+With Dynamo 1.6, a vLLM worker ends its requests as soon as its grace period after SIGTERM is over, and an
+idle worker waits out that period as well (ai-dynamo==1.6.1:dynamo/common/utils/graceful_shutdown.py). So the
+grace period is 0, and the supervisor waits until the engines have no requests, for up to `drain_s`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+
+from dynamoctl.monitoring import observe
+from dynamoctl.supervisor.deployment import Deployment, RunningUnit
+from dynamoctl.supervisor.journal import say
+
+_INTERVAL_S = 0.2
+# A request that the frontend has just handed over is not yet in an engine's figures.
+_LOOKS = 2
+
+
+async def drain(deployment: Deployment) -> None:
+    """Take the ready workers out of discovery, and wait for their requests.
+
+    Workers that do not show their requests, such as mockers, are not waited for: they drain after SIGTERM.
+    """
+    workers = [member for member in deployment.members if _is_serving(member)]
+    if not workers or deployment.plan.drain_s <= 0:
+        return
+    until = time.monotonic() + deployment.plan.drain_s
+    with contextlib.suppress(OSError):  # no descriptors left: new requests may come
+        await asyncio.to_thread(_withhold, deployment, workers)
+    idle = 0
+    while (requests := await _requests(deployment, workers)) or idle < _LOOKS:
+        idle = 0 if requests else idle + 1
+        if time.monotonic() > until:
+            if requests:
+                say(f"requests still in flight after --drain: {requests:g}", "WARN")
+            return
+        await asyncio.sleep(_INTERVAL_S)
+
+
+def _withhold(deployment: Deployment, workers: list[RunningUnit]) -> None:
+    for processes in deployment.processes_of_each(workers):
+        deployment.withhold(processes)
+
+
+def _is_serving(member: RunningUnit) -> bool:
+    return member.unit.is_worker and member.state.state == "ready"
+
+
+async def _requests(deployment: Deployment, workers: list[RunningUnit]) -> float:
+    """The requests that the engines of these workers compute or hold back."""
+    gauges = (await observe.snapshot(deployment.plan)).gauges
+    own = [gauges.get(worker.unit.name, {}) for worker in workers]
+    return sum(one.get("requests_running", 0.0) + one.get("requests_waiting", 0.0) for one in own)

@@ -43,6 +43,8 @@ class CacheClients:
         """
         removed, registered = [], set()
         for module in modules:
+            if not hasattr(module, "unregister_kv_cache"):
+                continue
             status = module.report_status()
             for instance in (one for key in _REGISTERED for one in status.get(key, ())):
                 pid, start_ticks = process_of(instance)

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from dynamoctl.monitoring import observe
 from dynamoctl.supervisor import draining
 
 
@@ -48,7 +49,7 @@ def drain(monkeypatch: pytest.MonkeyPatch) -> Callable[[Deployment, Figures], in
             looks += 1
             return SimpleNamespace(gauges=figures(looks))
 
-        monkeypatch.setattr(draining.observe, "snapshot", snapshot)
+        monkeypatch.setattr(observe, "snapshot", snapshot)
         asyncio.run(draining.drain(deployment))
         return looks
 

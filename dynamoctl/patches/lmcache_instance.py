@@ -66,8 +66,9 @@ def register_as_process(adapter: Any) -> None:
 def _change(_value: str) -> None:
     from lmcache.integration.vllm import vllm_multi_process_adapter as adapters
 
+    adapter = adapters.LMCacheMPWorkerAdapter
     if _MARK in os.environ:
-        register_as_process(adapters.LMCacheMPWorkerAdapter)
+        register_as_process(adapter)
 
 
 PATCH = Patch(

@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from dynamoctl.host.processes import all_pids
+from dynamoctl.host.processes import all_pids, environment_of
 
 from .conftest import Cli, free_port, full_command_line
 
@@ -59,6 +59,8 @@ def test_ctrl_c_ends_the_load_generator_of_bench_and_not_the_deployment(cli: Cli
         running.kill()
     assert running.returncode == 130
     assert "the load generator was ended" in err
-    assert not [pid for pid in all_pids() if "dynamoctl.bench.vllm_serve" in full_command_line(pid)]
+    # Those of other tests may run.
+    own = [pid for pid in all_pids() if environment_of(pid, "DYNAMOCTL_HOME") == str(cli.home)]
+    assert not [pid for pid in own if "dynamoctl.bench.vllm_serve" in full_command_line(pid)]
     assert cli.status("measured")["state"] == "ready"
     assert cli("down", "-n", "measured").code == 0

@@ -20,7 +20,7 @@ def names(made: DeploymentPlan, unit: str) -> set[str]:
     return {patch.name for patch in patches.switched_on(made.unit(unit).env)}
 
 
-SERVER = {"lmcache-salt", "lmcache-store-timeout"}
+SERVER = {"lmcache-salt", "lmcache-instance", "lmcache-store-timeout"}
 ON_CPU = {"wake-up", "spin", "fork-workers"}
 NIXL_ON_CPU = {"compile-cache-name", "nixl-shared-memory", "nixl-progress-delay", "nixl-unbound"}
 
@@ -50,7 +50,7 @@ WORKERS: dict[str, tuple[int, dict[str, Any], dict[str, set[str]]]] = {
     "agg-gpu-server": (
         1,
         {"lmcache": {"mode": "mp"}},
-        {"worker-0": SERVER | {"lmcache-server"}},
+        {"worker-0": SERVER - {"lmcache-instance"} | {"lmcache-server"}},
     ),
     "agg-gpu-two-ranks": (2, {"tp": 2}, {"worker-0": {"wake-up", "packed-kv"}}),
     "disagg-gpu": (

@@ -49,8 +49,8 @@ KILL_PATIENCE_S = 15.0
 # What a unit's helpers (Python's resource trackers) need to remove the semaphores and shared memory of those
 # that have ended; they then end by themselves.
 TRACKER_PATIENCE_S = 3.0
-# How long `down` waits for a supervisor, besides `drain_s` of the prefill workers and that of the others: one
-# that stops its units group after group, each with its full grace, needs less.
+# How long `down` waits for a supervisor, besides its own `drain_s`, that of the prefill workers and that of
+# the others: one that stops its units group after group, each with its full grace, needs less.
 SUPERVISOR_PATIENCE_S = 180.0
 
 

@@ -62,7 +62,7 @@ def down(name: str, on_state: Callable[[DeploymentState], None]) -> Down:
     listeners = ports.listeners(_ports(state)) if was_running else set()
     if state.supervisor is not None and state.supervisor_lives:
         process_control.send(state.supervisor, signal.SIGTERM)
-        deadline = time.monotonic() + policies.SUPERVISOR_PATIENCE_S + 2 * _drain_s(folder)
+        deadline = time.monotonic() + policies.SUPERVISOR_PATIENCE_S + 3 * _drain_s(folder)
         while is_running(state.supervisor):
             on_state(_latest(folder, state))
             if time.monotonic() > deadline:

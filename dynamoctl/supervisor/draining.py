@@ -2,7 +2,8 @@
 
 With Dynamo 1.6, a vLLM worker ends its requests as soon as its grace period after SIGTERM is over, and an
 idle worker waits out that period as well (ai-dynamo==1.6.1:dynamo/common/utils/graceful_shutdown.py). So the
-grace period is 0, and the supervisor waits until the engines have no requests, for up to `drain_s`.
+grace period is 0, and the supervisor waits until the engines have no requests, for up to `drain_s`. A mocker
+drains after SIGTERM, for up to `drain_s` as well.
 """
 
 from __future__ import annotations
@@ -21,12 +22,9 @@ _LOOKS = 2
 
 
 async def drain(deployment: Deployment) -> None:
-    """Take the ready workers out of discovery, and wait for their requests.
-
-    Workers that do not show their requests, such as mockers, are not waited for: they drain after SIGTERM.
-    """
+    """Take the ready vLLM workers out of discovery, and wait for their requests."""
     workers = [member for member in deployment.members if _is_serving(member)]
-    if not workers or deployment.plan.drain_s <= 0:
+    if not workers or deployment.plan.engine != "vllm" or deployment.plan.drain_s <= 0:
         return
     until = time.monotonic() + deployment.plan.drain_s
     with contextlib.suppress(OSError):  # no descriptors left: new requests may come

@@ -15,8 +15,8 @@ from dynamoctl.supervisor import draining
 class Deployment:
     """Two workers and a frontend; `withheld` are the workers that were taken out of discovery."""
 
-    def __init__(self, drain_s: float, *states: str) -> None:
-        self.plan = SimpleNamespace(drain_s=drain_s)
+    def __init__(self, drain_s: float, *states: str, engine: str = "vllm") -> None:
+        self.plan = SimpleNamespace(drain_s=drain_s, engine=engine)
         names = ("frontend", "worker-0", "worker-1")
         self.members = [
             SimpleNamespace(
@@ -88,7 +88,11 @@ def test_nothing_is_asked_if_no_worker_serves(drain: Any, states: tuple[str, str
     assert deployment.withheld == []
 
 
-def test_without_a_grace_period_nothing_is_waited_for(drain: Any) -> None:
-    deployment = Deployment(0, "ready", "ready")
+@pytest.mark.parametrize(("drain_s", "engine"), [(0, "vllm"), (60, "mocker")])
+def test_without_a_grace_period_or_with_mockers_nothing_is_waited_for(
+    drain: Any, drain_s: float, engine: str
+) -> None:
+    """A mocker drains after SIGTERM: it would get the time twice."""
+    deployment = Deployment(drain_s, "ready", "ready", engine=engine)
     assert drain(deployment, lambda _: {}) == 0
     assert deployment.withheld == []

@@ -99,9 +99,8 @@ class Etcd:
 
     def instances(self, namespace: str) -> list[Instance] | None:
         """The instances registered in a Dynamo namespace; None if etcd does not answer."""
-        try:
-            values = [value for _, value, _ in self._range(_instances(namespace))]
-        except _NoAnswerError:
+        values = self.registrations("instances", namespace)
+        if values is None:
             return None
         instances = filter(None, map(_instance, values))
         return sorted(instances, key=lambda instance: (instance.component, instance.address))
@@ -113,7 +112,7 @@ class Etcd:
             kind: `instances`, `mdc` (model cards), or `dynamoctl` (records of hosts).
         """
         try:
-            return [value for _, value, _ in self._range(f"v1/{kind}/{namespace}/".encode())]
+            return [value for _, value, _ in self._range(_prefix(kind, namespace))]
         except _NoAnswerError:
             return None
 
@@ -128,11 +127,9 @@ class Etcd:
         """
         try:
             lease = str(self._first("POST", "/v3/lease/grant", {"TTL": ttl_s}, self._token()).get("ID", ""))
-            key = f"v1/dynamoctl/{namespace}/{name}".encode()
-            body = {"key": _text(key), "value": _text(value), "lease": lease}
-            self._first("POST", "/v3/kv/put", body, self._token())
         except _NoAnswerError as error:
             raise DynamoctlError(f"etcd: {error}") from None
+        self.put_back(lease, {_prefix("dynamoctl", namespace) + name.encode(): value})
         return lease
 
     def renew(self, lease: str) -> bool:
@@ -151,7 +148,7 @@ class Etcd:
     def leases(self, namespace: str) -> dict[str, str]:
         """Lease -> address of the instance registered under it; empty if etcd does not answer."""
         try:
-            entries = self._range(_instances(namespace))
+            entries = self._range(_prefix("instances", namespace))
         except _NoAnswerError:
             return {}
         instances = {lease: _instance(value) for _, value, lease in entries if lease not in ("", "0")}
@@ -183,7 +180,7 @@ class Etcd:
         return taken
 
     def put_back(self, lease: str, entries: Mapping[bytes, bytes]) -> None:
-        """Write keys back that `take_out` returned.
+        """Write keys under a lease, such as those that `take_out` returned.
 
         Raises:
             DynamoctlError: etcd does not answer, or the lease has expired.
@@ -285,8 +282,8 @@ def _text(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def _instances(namespace: str) -> bytes:
-    return f"v1/instances/{namespace}/".encode()
+def _prefix(kind: str, namespace: str) -> bytes:
+    return f"v1/{kind}/{namespace}/".encode()
 
 
 def _instance(value: bytes) -> Instance | None:

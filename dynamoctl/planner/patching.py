@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from dynamoctl.patches import (
     compile_cache_name,
     end_engine,
+    fork_engine,
     fork_workers,
     lmcache_instance,
     lmcache_salt,
@@ -103,13 +104,14 @@ def _helpful(worker: PatchedWorker, versions: Mapping[str, str]) -> Iterator[tup
     The versions decide only where a patch was tested with others on GPUs than on CPUs.
     """
     on_cpu = worker.device == "cpu"
+    yield fork_engine.PATCH, "1"
     # With one rank on a GPU, the engine is one process; on a CPU it never is.
     if on_cpu or worker.ranks > 1:
         yield wake_up.PATCH, "1"
     if on_cpu:
         yield spin.PATCH, _SPIN_MS
-    # vLLM binds threads by variables that OpenMP reads when it is loaded: a forked process has it already.
-    if on_cpu and worker.is_unbound:
+    # With the older versions, bound threads were not tried.
+    if on_cpu and (worker.is_unbound or versions.get("vllm") in fork_workers.BINDS):
         yield fork_workers.PATCH, "1"
     if worker.role == "prefill":
         yield end_engine.PATCH, "1"

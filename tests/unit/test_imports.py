@@ -13,6 +13,8 @@ from tests.unit.fresh import last_line
 ROOT = Path(dynamoctl.__file__).parent
 SOURCES = sorted(ROOT.rglob("*.py"))
 PROCESS = ROOT / "processes" / "process_control.py"
+# It runs in an engine's processes.
+FORK_SERVER = ROOT / "patches" / "fork_server.py"
 
 # What starts or signals a process, as it would be written after its module's name.
 SPAWNING = {
@@ -83,7 +85,7 @@ def test_only_the_cli_draws() -> None:
 
 
 def test_only_one_module_spawns_and_signals() -> None:
-    assert {file for file in SOURCES if spawns(file)} == {PROCESS}
+    assert {file for file in SOURCES if spawns(file)} == {PROCESS, FORK_SERVER}
 
 
 def test_the_supervisor_has_no_library_that_it_does_not_need() -> None:

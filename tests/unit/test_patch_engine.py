@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib.util
 import multiprocessing
 import os
+import sys
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -165,13 +166,48 @@ METHOD = "VLLM_WORKER_MULTIPROC_METHOD"
 
 
 def test_only_enginecore_forks(monkeypatch: pytest.MonkeyPatch) -> None:
+    workers = SimpleNamespace(worker_main=lambda: None)
     with mock.patch.dict(os.environ, {METHOD: "spawn"}):
-        fork_workers.fork(SimpleNamespace(environment_variables={METHOD: None}))
+        fork_workers.fork(SimpleNamespace(environment_variables={METHOD: None}), workers)
         assert os.environ[METHOD] == "fork"
         os.environ[METHOD] = "spawn"
         monkeypatch.setattr(multiprocessing.current_process(), "_name", "VllmWorker-0")
         fork_workers.PATCH.apply()
         assert os.environ[METHOD] == "spawn"
+
+
+@pytest.mark.parametrize(
+    ("environ", "cores", "threads"),
+    [
+        ({"OMP_PLACES": "{0}", "OMP_PROC_BIND": "true", "OMP_NUM_THREADS": "1"}, {0}, [1]),
+        ({"GOMP_CPU_AFFINITY": "0 1", "OMP_NUM_THREADS": "2"}, {0, 1}, [2]),
+        ({"OMP_NUM_THREADS": "2"}, None, []),
+    ],
+    ids=["one place", "GNU's", "not bound"],
+)
+def test_a_forked_worker_binds_itself_as_openmp_would(
+    environ: dict[str, str], cores: set[int] | None, threads: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bound: list[set[int]] = []
+    seen: list[int] = []
+    monkeypatch.setattr(os, "sched_setaffinity", lambda pid, to: bound.append(to))
+    fork_workers.bind(environ, SimpleNamespace(set_num_threads=seen.append))
+    assert bound == ([] if cores is None else [cores])
+    assert seen == threads
+
+
+def test_vllm_does_not_look_into_llvmlite_when_it_places_its_kernels() -> None:
+    """It reads `vars(value).get` of everything, and llvmlite has a value whose `vars` is a function."""
+    name = "llvmlite.binding.ffi"
+    looked: list[bool] = []
+    dispatcher = SimpleNamespace(_rebind_kernels=lambda overrides: looked.append(name in sys.modules))
+    module = ModuleType(name)
+    with mock.patch.dict(sys.modules, {name: module}):
+        fork_workers.hide_llvmlite(dispatcher)
+        dispatcher._rebind_kernels([])
+        assert sys.modules[name] is module
+    dispatcher._rebind_kernels([])
+    assert looked == [False, False]
 
 
 @pytest.mark.packages

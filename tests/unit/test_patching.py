@@ -21,11 +21,11 @@ def names(made: DeploymentPlan, unit: str) -> set[str]:
 
 
 SERVER = {"lmcache-salt", "lmcache-instance", "lmcache-store-timeout"}
-ON_CPU = {"wake-up", "spin", "fork-workers"}
+ON_CPU = {"wake-up", "spin", "fork-engine", "fork-workers"}
 NIXL_ON_CPU = {"compile-cache-name", "nixl-shared-memory", "nixl-progress-delay", "nixl-unbound"}
 
 WORKERS: dict[str, tuple[int, dict[str, Any], dict[str, set[str]]]] = {
-    "agg-cpu": (0, {}, {"worker-0": ON_CPU - {"fork-workers"} | SERVER}),
+    "agg-cpu": (0, {}, {"worker-0": ON_CPU | SERVER}),
     "agg-cpu-without-lmcache": (0, {"lmcache": {"enabled": False}}, {"worker-0": ON_CPU | NIXL_ON_CPU}),
     "disagg-cpu": (
         0,
@@ -176,11 +176,28 @@ def forks(**shape: Any) -> set[bool]:
     return {fork_workers.PATCH.is_on(unit.env) for unit in plan(**shape).workers}
 
 
-def test_only_workers_whose_threads_are_bound_to_no_cores_are_forked() -> None:
-    """A forked process has loaded OpenMP, and would not see the cores that vLLM gives it."""
+def test_workers_are_forked_also_if_their_threads_are_bound_but_not_with_an_older_vllm() -> None:
+    """A forked process has loaded OpenMP, and applies by itself what vLLM sets for a new one."""
     assert forks(mode="disagg") == {True}
     assert forks(workers=2) == {True}
-    assert forks() == {False}
-    bind = "VLLM_CPU_OMP_THREADS_BIND"
-    assert forks(mode="disagg", env={bind: "0-1"}) == {False}
-    assert forks(env={bind: "nobind"}) == {True}
+    assert forks() == {True}
+    bind = {"VLLM_CPU_OMP_THREADS_BIND": "0-1"}
+    assert forks(mode="disagg", env=bind) == {True}
+    older = {**VERSIONS, **dict(SETS[1].versions)}
+    assert older["vllm"] == "0.26.0"
+    assert wants_to_fork(older, is_unbound=True)
+    assert not wants_to_fork(older, is_unbound=False)
+
+
+def wants_to_fork(versions: Mapping[str, str], *, is_unbound: bool) -> bool:
+    worker = patching.PatchedWorker(
+        role="agg",
+        device="cpu",
+        ranks=1,
+        cache=None,
+        uses_nixl=False,
+        between_hosts=False,
+        is_unbound=is_unbound,
+        versions=versions,
+    )
+    return fork_workers.PATCH in [patch for patch, _ in patching.wanted(worker)]

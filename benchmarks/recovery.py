@@ -39,6 +39,7 @@ from command import run, split
 from dynamoctl.host import gpus
 
 SETTLE_S = 3.0
+STANDBY_S = 90.0
 PATIENCE_S = 300.0
 REQUEST_S = 60.0
 PROMPT = "The sea is wide and the sky is blue, said the sailor to his cat. " * 12
@@ -112,6 +113,17 @@ def victim(status: dict[str, Any], kill: str) -> int:
     return next(one.pid for one in children if "EngineCore" in " ".join([one.name(), *one.cmdline()]))
 
 
+def until_standbys_are_ready(environ: dict[str, str], name: str) -> None:
+    """Until each worker has a process that waits to replace it; at most so long, and not without any."""
+    until = time.monotonic() + STANDBY_S
+    while time.monotonic() < until:
+        units = run(environ, "status", "-n", name, "--json")["units"]
+        waiting = [unit["standby"] for unit in units if unit["role"] in ("decode", "prefill", "agg")]
+        if "--no-standby" in sys.argv or all(one == "ready" for one in waiting):
+            return
+        time.sleep(0.5)
+
+
 def restarts(status: dict[str, Any]) -> dict[str, int]:
     """Unit -> how often it was started again."""
     return {unit["name"]: unit["restarts"] for unit in status["units"]}
@@ -173,6 +185,7 @@ def main() -> None:
         try:
             for kill in kills:
                 time.sleep(SETTLE_S)
+                until_standbys_are_ready(environ, name)
                 seen = one_kill(environ, name, load, kill)
                 body["kills"].append(seen)
                 shown = {key: value for key, value in seen.items() if key not in ("memory_mib", "phases")}

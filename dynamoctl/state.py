@@ -4,7 +4,7 @@
         plan.json       the spec and the plan; written once per start
         state.json      the current state; only the supervisor writes it, atomically
         logs/UNIT.log   output of each unit; also supervisor.log
-        run/UNIT/       the unit's working folder, empty when it starts
+        run/UNIT/       the unit's working folder, empty when it starts; UNIT.standby/ of its standby
         store/          Dynamo's file discovery, new for every start
         control.sock    socket on which the supervisor answers `status`
         lock            held by a command that changes the deployment
@@ -12,7 +12,7 @@
     HOME/prometheus/
         NAME.json       the deployment's Prometheus targets; only while it is up
 
-HOME is $DYNAMOCTL_HOME or the user's state folder. `status` imports this module, so it imports nothing slow.
+HOME is $DYNAMOCTL_HOME or the user's state folder. `status` imports this, so it imports nothing slow.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ class UnitState:
         restarts: number of restarts.
         exit: how it ended (`exit 1`, `SIGKILL`), or empty.
         error: its last log lines if it failed, or empty.
+        standby: `importing` or `ready`, if a process waits to be its next one.
         patches: names of the patches that the plan switches on in it (`dynamoctl.patches`).
     """
 
@@ -71,6 +72,7 @@ class UnitState:
     exit: str = ""
     error: str = ""
     patches: list[str] = field(default_factory=list)
+    standby: str = ""
 
 
 @dataclass
@@ -163,10 +165,8 @@ class DeploymentDir:
 
     @property
     def targets_file(self) -> Path:
-        """The file with the deployment's Prometheus targets (`file_sd`).
-
-        The files of all deployments are in one folder, because only the last path component of an entry in
-        Prometheus's `files` may be a pattern.
+        """The file with the deployment's Prometheus targets (`file_sd`), in one folder with those of others:
+        only the last path component of an entry in Prometheus's `files` may be a pattern.
         """
         return self.path.parent.parent / TARGETS / f"{self.name}.json"
 

@@ -37,6 +37,7 @@ class UnitStatus:
         kv_cache_usage: the share of the engine's KV cache that is in use, 0 to 1; None as for
             `requests_running`.
         patches: names of the [patches](versions.md#patches) that the plan switches on in it.
+        standby: of the process that waits for its next start: `importing` or `ready`; None if there is none.
     """
 
     name: str
@@ -54,6 +55,7 @@ class UnitStatus:
     requests_waiting: int | None
     kv_cache_usage: float | None
     patches: tuple[str, ...]
+    standby: str | None = None
 
 
 @dataclass

@@ -214,6 +214,8 @@ def draw_status(answer: StatusAnswer) -> None:
         out.print(f"GPU {gpu.gpu}: {used:.1f} of {total:.1f} GiB in use{busy}", markup=False)
     if names := {name: None for unit in answer.units for name in unit.patches}:
         out.print(f"patches: {', '.join(names)}")
+    if waiting := [f"{unit.name} ({unit.standby})" for unit in answer.units if unit.standby]:
+        out.print(f"standbys: {', '.join(waiting)}")
     for one in answer.remote or ():
         out.print(f"on another host: {one.component} at {one.address}", markup=False)
     for line in troubles(answer):

@@ -315,6 +315,15 @@ def plan_flags(
             rich_help_panel=_ENGINE,
         ),
     ] = None,
+    standby: Annotated[
+        bool | None,
+        typer.Option(
+            "--standby/--no-standby",
+            help="Keep a process that has imported the engine ready for the next start of each vLLM worker.",
+            show_default="on GPUs",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = None,
     drain: Annotated[
         float | None,
         typer.Option(
@@ -359,6 +368,7 @@ def plan_flags(
         "port": port,
         "timeout_s": timeout,
         "hang_timeout_s": hang_timeout,
+        "standby": standby,
         "drain_s": drain,
         "otlp_endpoint": otlp_endpoint,
         "discovery": discovery,

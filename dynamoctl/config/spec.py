@@ -72,6 +72,8 @@ class DeploymentSpec(Model):
         timeout_s: deadline for the whole start, in seconds.
         hang_timeout_s: limit for one step of a vLLM engine, in seconds: a worker whose engine gives no sign
             of life for longer is restarted. After a third of it, the worker is out of discovery.
+        standby: whether each vLLM worker that is up has a process that has imported the engine and waits, so
+            that a restart takes less time. It holds about 0.7 GB of host memory. Unset: on GPUs.
         drain_s: grace period for requests in flight when a worker is stopped, in seconds; requests that still
             run after it fail.
         otlp_endpoint: URL of an OpenTelemetry collector (OTLP over gRPC) that gets traces of the frontend and
@@ -112,6 +114,7 @@ class DeploymentSpec(Model):
     start: StartOrder = "ordered"
     timeout_s: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)] = policies.START_TIMEOUT_S
     hang_timeout_s: Annotated[float, Field(strict=True, ge=60, le=86400)] = policies.HANG_TIMEOUT_S
+    standby: Annotated[bool | None, Field(strict=True, examples=[True])] = None
     drain_s: Annotated[float, Field(strict=True, ge=0, le=3600)] = policies.DRAIN_S
     otlp_endpoint: Annotated[
         Text | None, BeforeValidator(parse_otlp), Field(examples=["http://127.0.0.1:4317"])

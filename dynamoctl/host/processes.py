@@ -145,7 +145,8 @@ def resident_mib(pids: Iterable[int]) -> int:
     """Host memory of processes, in MiB: the private memory of each, and shared memory once.
 
     Shared memory counts as the largest share of one process. Mapped files (weights, libraries) belong to the
-    page cache and are not counted (proc(5): RssAnon, RssShmem).
+    page cache and are not counted (proc(5): RssAnon, RssShmem). Pages that forked processes share count for
+    each: to know them (smaps_rollup) takes the kernel 0.1 s for each process, under a lock that it needs.
     """
     private, shared = 0, 0
     for pid in pids:
@@ -224,7 +225,8 @@ def files_of(pids: Iterable[int]) -> dict[str, FileIdentity]:
     """The files that these processes leave behind if they are killed: shared memory, sockets, metrics.
 
     These are files under /dev/shm that they have mapped, the paths of Unix sockets that they have bound, and
-    the temporary folder that a Dynamo worker makes for its metrics and passes to its engine's processes.
+    the temporary folder that a Dynamo worker makes for its metrics and passes to its engine's processes
+    (if `processes.worker` runs it, that is in the unit's own folder).
 
     Returns:
         Path -> identity.

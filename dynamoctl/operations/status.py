@@ -147,6 +147,7 @@ def _unit(unit: UnitState, now: float, seen: dict[str, Any]) -> UnitStatus:
         requests_waiting=_whole(gauges.get("requests_waiting")),
         kv_cache_usage=_rounded(gauges.get("kv_cache_usage")),
         patches=tuple(unit.patches),
+        standby=unit.standby or None,
     )
 
 

@@ -80,6 +80,7 @@ def _plan(
         timeout_s=spec.timeout_s,
         drain_s=spec.drain_s,
         hang_timeout_s=spec.hang_timeout_s,
+        standby=(device == "cuda") if spec.standby is None else spec.standby,
         lmcache=cache,
         lmcache_cpu_gib=lmcache.total_cpu_gib(spec, gib, cache),
         lmcache_settings=lmcache.settings(spec.lmcache, gib, sources) if cache else (),

@@ -201,6 +201,7 @@ class DeploymentPlan:
         timeout_s: the deadline for the whole start, seconds.
         drain_s: what requests in flight get at the end, seconds.
         hang_timeout_s: how long a step of an engine may take before its worker is restarted, seconds.
+        standby: whether each vLLM worker that is up has a process that waits to replace it.
         lmcache: `inproc`, `mp`, or None where LMCache is off.
         lmcache_cpu_gib: the CPU memory that LMCache takes on this host, all ranks together, GiB.
         lmcache_tiers: where else LMCache keeps KV blocks, nearest first.
@@ -237,6 +238,7 @@ class DeploymentPlan:
     etcd_endpoints: tuple[str, ...] = ()
     address: str = "127.0.0.1"
     hang_timeout_s: float = policies.HANG_TIMEOUT_S
+    standby: bool = False
     elsewhere: tuple[Role, ...] = ()
     notes: tuple[Note, ...] = ()
 

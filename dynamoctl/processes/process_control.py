@@ -34,12 +34,19 @@ def raise_descriptor_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def spawn(argv: Sequence[str], environ: Mapping[str, str], cwd: Path, log: Path) -> Identity:
+def spawn(
+    argv: Sequence[str],
+    environ: Mapping[str, str],
+    cwd: Path,
+    log: Path,
+    stdin: int = subprocess.DEVNULL,
+) -> Identity:
     """Start a program in its own session (and so its own process group), with its output appended to a log.
 
     Args:
         environ: the whole environment.
         cwd: working directory; it is made if it does not exist.
+        stdin: the file descriptor that is its input; by default it has none.
 
     Raises:
         OSError: the program cannot be started.
@@ -51,7 +58,7 @@ def spawn(argv: Sequence[str], environ: Mapping[str, str], cwd: Path, log: Path)
             argv,
             env=dict(environ),
             cwd=cwd,
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,

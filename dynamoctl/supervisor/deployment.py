@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import getpass
 import os
 import signal
 import tempfile
@@ -18,59 +19,21 @@ from dynamoctl.errors import DynamoctlError, PreflightError
 from dynamoctl.export import prometheus
 from dynamoctl.host.files import FileIdentity, Files, files_from_json, identify_file, is_there
 from dynamoctl.host.processes import Identity, files_of, identify, is_running, members, members_of_each
-from dynamoctl.logs.phases import LogWatch
 from dynamoctl.monitoring.etcd import Etcd
-from dynamoctl.planner.plan import DeploymentPlan, Unit
+from dynamoctl.planner.plan import DeploymentPlan
 from dynamoctl.processes import cleanup, process_control
 from dynamoctl.state import DeploymentDir, DeploymentState, UnitState
 from dynamoctl.supervisor import lifecycle
 from dynamoctl.supervisor.journal import say
 from dynamoctl.supervisor.leases import Leases
 from dynamoctl.supervisor.registrations import Registrations
+from dynamoctl.supervisor.running_unit import RunningUnit
 
 # Longest path of the temporary directory that leaves room for vLLM's socket names, in characters.
 _LONGEST_TEMPORARY = 10
 _SHORT_TEMPORARY = "/tmp"  # noqa: S108  (`mkdtemp` makes a directory of our own in it)
 # SIGKILLs sent to a unit that is being renewed and does not exit by itself, and seconds between them.
 _KILLS, _KILL_INTERVAL_S = 60, 1.0
-
-
-class RunningUnit:
-    """A unit at run time.
-
-    Attributes:
-        mark: the value of `host.processes.MARK` in the environment of the unit's processes.
-        ready: set while the unit's gate is passed.
-        ended: set when the unit's first process has exited.
-        exit_code: exit code of the first process, or minus the signal number (as in `subprocess`); None
-            while it runs.
-        log: reader of the unit's log; None before the first start.
-        restarts: times of the restarts, in seconds of the monotonic clock.
-        ready_since: when the gate last passed, in seconds of the monotonic clock; 0 if it never did.
-        start_s: the longest time from a start to its gate, in seconds.
-        renewed: whether the supervisor ended the unit to start it again, which is not a failure.
-        is_deaf: while the unit is `unresponsive`, whether its own process is the one that does not answer.
-        stranger: whether a process that is not the unit's answered at its gate.
-    """
-
-    def __init__(self, unit: Unit, state: UnitState, mark: str) -> None:
-        self.unit = unit
-        self.state = state
-        self.mark = mark
-        self.ready = asyncio.Event()
-        self.ended = asyncio.Event()
-        self.exit_code: int | None = None
-        self.log: LogWatch | None = None
-        self.restarts: list[float] = []
-        self.ready_since = 0.0
-        self.start_s = 0.0
-        self.renewed = False
-        self.is_deaf = False
-        self.stranger = False
-
-    def lost_lease(self) -> bool:
-        """Whether the last lines of its log say that its lease in etcd has expired."""
-        return self.log is not None and self.log.lost_lease()
 
 
 class Deployment:
@@ -345,10 +308,10 @@ class Deployment:
         return is_new
 
     def sockets(self) -> dict[str, str]:
-        """Make a directory for vLLM's sockets, and return the variable that points vLLM to it.
+        """Make a directory for vLLM's sockets and temporary files, and return the variables that say so.
 
-        A killed vLLM leaves its sockets behind. In the shared temporary directory, it would be unknown to
-        which deployment they belong.
+        A killed vLLM leaves them behind. In the shared temporary directory, it would be unknown to which
+        deployment they belong.
 
         The directory is in /tmp if the path of the temporary directory is too long: a socket's path has at
         most 107 bytes (unix(7)), and in-process LMCache uses names of 80 bytes in it.
@@ -366,7 +329,14 @@ class Deployment:
             own: Files = {self._sockets: identify_file(self._sockets)}
             self.files |= own
             self.state.record_files(self.state.recorded_files | own)
-        return {"VLLM_RPC_BASE_PATH": self._sockets}
+        return {
+            "VLLM_RPC_BASE_PATH": self._sockets,
+            "TMPDIR": self._sockets,
+            # Where PyTorch has it without this TMPDIR: what is compiled once is for every later start.
+            "TORCHINDUCTOR_CACHE_DIR": os.environ.get(
+                "TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/torchinductor_{getpass.getuser()}"
+            ),
+        }
 
     # ---- etcd -----------------------------------------------------------------------------
 

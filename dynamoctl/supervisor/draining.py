@@ -13,8 +13,9 @@ import contextlib
 import time
 
 from dynamoctl.monitoring import observe
-from dynamoctl.supervisor.deployment import Deployment, RunningUnit
+from dynamoctl.supervisor.deployment import Deployment
 from dynamoctl.supervisor.journal import say
+from dynamoctl.supervisor.running_unit import RunningUnit
 
 _INTERVAL_S = 0.2
 # A request that the frontend has just handed over is not yet in an engine's figures.

@@ -6,7 +6,8 @@ import asyncio
 
 from dynamoctl.errors import DynamoctlError
 from dynamoctl.supervisor import lifecycle
-from dynamoctl.supervisor.deployment import Deployment, RunningUnit
+from dynamoctl.supervisor.deployment import Deployment
+from dynamoctl.supervisor.running_unit import RunningUnit
 
 _WAITING = "waiting for etcd"
 

@@ -10,8 +10,9 @@ from dynamoctl.humanize import duration
 from dynamoctl.logs.phases import last_lines, root_cause
 from dynamoctl.planner.secrets import redact
 from dynamoctl.processes import process_control
-from dynamoctl.supervisor.deployment import Deployment, RunningUnit
+from dynamoctl.supervisor.deployment import Deployment
 from dynamoctl.supervisor.journal import say
+from dynamoctl.supervisor.running_unit import RunningUnit
 
 # Dynamo's frontend tries again after 1, 2, 4 and 8 s.
 _MOST_LISTING_FAILURES = 4

@@ -32,11 +32,12 @@ from dynamoctl.monitoring import observe
 from dynamoctl.planner.arguments import DEFAULT_UTILIZATION, utilization
 from dynamoctl.planner.plan import Role
 from dynamoctl.supervisor import lifecycle
-from dynamoctl.supervisor.deployment import Deployment, RunningUnit
+from dynamoctl.supervisor.deployment import Deployment
 from dynamoctl.supervisor.journal import say
+from dynamoctl.supervisor.running_unit import RunningUnit
 
 # The driver frees unmapped memory within 4 s of the end of a process (measured on one H200).
-_DRIVER_S = 8.0
+_DRIVER_S = 5.0
 _INTERVAL_S = 1.0
 # The difference between CUDA's and NVML's figures.
 _SLACK_MIB = 1024

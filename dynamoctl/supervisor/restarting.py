@@ -12,8 +12,9 @@ from dynamoctl.errors import NotReadyError
 from dynamoctl.humanize import duration
 from dynamoctl.planner.connectors import SERVER_HEARTBEAT_S
 from dynamoctl.supervisor import etcd_watch, failures, gpu_memory, lifecycle, starting, store_watch
-from dynamoctl.supervisor.deployment import Deployment, RunningUnit
+from dynamoctl.supervisor.deployment import Deployment
 from dynamoctl.supervisor.journal import say
+from dynamoctl.supervisor.running_unit import RunningUnit
 
 
 async def keep_alive(deployment: Deployment, member: RunningUnit) -> None:

@@ -24,6 +24,7 @@ from dynamoctl.supervisor import (
     host_watch,
     lifecycle,
     restarting,
+    standby,
     starting,
     stopping,
     store_watch,
@@ -42,6 +43,7 @@ _WATCHES = (
     store_watch.watch_stores,
     etcd_watch.watch_etcd,
     card_watch.watch_cards,
+    standby.keep_ready,
 )
 
 

@@ -17,8 +17,9 @@ from dynamoctl.monitoring import probes
 from dynamoctl.patches import engine_heartbeat
 from dynamoctl.patches.engine_heartbeat import Heartbeat
 from dynamoctl.supervisor import lifecycle
-from dynamoctl.supervisor.deployment import Deployment, RunningUnit
+from dynamoctl.supervisor.deployment import Deployment
 from dynamoctl.supervisor.lifecycle import PROMPT, Patience
+from dynamoctl.supervisor.running_unit import RunningUnit
 
 # One look and the pause before it. Where more has passed, it was the supervisor that stood still.
 _LONGEST_LOOK_S = 20.0

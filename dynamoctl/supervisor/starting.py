@@ -14,13 +14,13 @@ from dynamoctl.host.facts import memory_gib
 from dynamoctl.host.processes import MARK, listens
 from dynamoctl.humanize import duration
 from dynamoctl.logs.phases import LogWatch
-from dynamoctl.monitoring import etcd, probes
-from dynamoctl.patches import engine_heartbeat
+from dynamoctl.monitoring import probes
 from dynamoctl.processes import cleanup, process_control
-from dynamoctl.supervisor import failures, lifecycle, readiness
-from dynamoctl.supervisor.deployment import Deployment, RunningUnit, within
+from dynamoctl.supervisor import failures, lifecycle, readiness, standby
+from dynamoctl.supervisor.deployment import Deployment, within
 from dynamoctl.supervisor.journal import say
 from dynamoctl.supervisor.read_ahead import read_ahead
+from dynamoctl.supervisor.running_unit import RunningUnit
 
 # Largest share of the free memory that weights may take as page cache: the engines need the rest.
 _WEIGHTS_SHARE = 0.5
@@ -36,6 +36,8 @@ async def bring_up(deployment: Deployment) -> None:
     enough = threading.Event()
     threading.Thread(target=_read_weights_ahead, args=(deployment, enough), daemon=True).start()
     try:
+        for member in deployment.members:
+            standby.prepare(deployment, member)
         async with asyncio.TaskGroup() as group:
             for member in deployment.members:
                 group.create_task(start_in_turn(deployment, member))
@@ -77,17 +79,13 @@ def start(deployment: Deployment, member: RunningUnit) -> None:
     member.exit_code, member.stranger = None, False
     log = deployment.folder.log(unit.name)
     member.log = LogWatch(log)
-    environ = unit.environ({**os.environ, **deployment.sockets()}) | {MARK: member.mark}
-    if deployment.plan.discovery == "etcd":
-        environ = etcd.with_certificates(environ)
+    environ = standby.environ_of(deployment, member)
     work = deployment.folder.work(unit.name)
-    if unit.is_worker:
-        if engine_heartbeat.VARIABLE not in unit.env:  # empty in [env] switches it off
-            environ[engine_heartbeat.VARIABLE] = str(work)
-        environ[engine_heartbeat.INTERVAL_VARIABLE] = f"{engine_heartbeat.INTERVAL_S:g}"
     cleanup.remove_folders(work)
     try:
-        state.identity = process_control.spawn(unit.argv, environ, work, log)
+        state.identity = standby.take(deployment, member, environ) or process_control.spawn(
+            standby.command_line(unit.argv), environ | {MARK: member.mark}, work, log
+        )
     except OSError as error:
         deployment.follow(member, "died")
         raise NotReadyError(f"{unit.name} cannot be started: {error}") from None

@@ -12,9 +12,10 @@ from dynamoctl import policies
 from dynamoctl.host.processes import Identity, children, files_of, identify, members
 from dynamoctl.humanize import duration
 from dynamoctl.processes import cache_server, cleanup, process_control
-from dynamoctl.supervisor import lifecycle
-from dynamoctl.supervisor.deployment import Deployment, RunningUnit, within
+from dynamoctl.supervisor import lifecycle, standby
+from dynamoctl.supervisor.deployment import Deployment, within
 from dynamoctl.supervisor.journal import say
+from dynamoctl.supervisor.running_unit import RunningUnit
 
 
 async def take_all_down(deployment: Deployment) -> list[str]:
@@ -32,6 +33,8 @@ async def take_down(deployment: Deployment) -> list[str]:
     """One try."""
     left: list[str] = []
     folder = deployment.folder
+    for member in deployment.members:
+        standby.end(member)
     folder.remove_targets()  # first: what goes now is not what an alert is for
     for roles in policies.STOP_ORDER:
         going = [m for m in deployment.members if m.unit.role in roles]

@@ -10,7 +10,8 @@ from dynamoctl.lmcache import remote_stores
 from dynamoctl.monitoring import probes
 from dynamoctl.planner.connectors import SERVER_HEARTBEAT_S
 from dynamoctl.supervisor import lifecycle
-from dynamoctl.supervisor.deployment import Deployment, RunningUnit, within
+from dynamoctl.supervisor.deployment import Deployment, within
+from dynamoctl.supervisor.running_unit import RunningUnit
 
 _WAITING = "waiting for LMCache's store"
 

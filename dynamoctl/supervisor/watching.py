@@ -11,9 +11,10 @@ from dynamoctl.host.processes import memory_changed_ns, traces_of_files
 from dynamoctl.logs import files
 from dynamoctl.monitoring import probes
 from dynamoctl.supervisor import lifecycle, readiness
-from dynamoctl.supervisor.deployment import Deployment, RunningUnit
+from dynamoctl.supervisor.deployment import Deployment
 from dynamoctl.supervisor.journal import say
 from dynamoctl.supervisor.registrations import Registrations
+from dynamoctl.supervisor.running_unit import RunningUnit
 from dynamoctl.supervisor.silences import Silences
 
 # Seconds between full scans for files, in case a change was missed.

@@ -16,8 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
-from dynamoctl.host.processes import identify, is_running
+from dynamoctl.host.processes import MARK, environment_of, identify, is_running
 from dynamoctl.patches.lmcache_instance import process_of
 from dynamoctl.state import DeploymentDir
 
@@ -467,12 +468,33 @@ def test_up_removes_what_those_that_were_killed_at_once_have_left(up: Up) -> Non
     assert kill_at_once(up.cli, "default")
     left = outside() - up.outside_before
     assert {path.rpartition("/")[2].partition("_")[0] for path in left} >= {"lmcache", "psm"}
-    again = up.cli(*up.plan("--json"))
+    again = up.cli(*up.plan("--json", "--standby"))  # for the next test
     assert again.code == 0, again.err
     assert again.json["warnings"] == []
     assert left & outside() == set()
     assert len([name for name in shared_memory() if name.startswith("lmcache_l1_pool_")]) == 1
     assert "Paris" in chat(up.endpoint, MODEL, "What is the capital of France?")
+
+
+@pytest.mark.fault("SIGKILL to a worker that has a standby", "the standby becomes the worker; ready again")
+def test_the_standby_of_a_killed_worker_takes_its_place(up: Up) -> None:
+    plan = json.loads((up.cli.home / "deployments" / "default" / "plan.json").read_text())["plan"]
+    if not plan["standby"]:  # the test before was not run
+        assert up.cli("down").code == 0
+        assert up.cli(*up.plan("--standby")).code == 0
+    wait_for(lambda: up.units()["worker-0"]["standby"] == "ready")
+    before, restarts = up.pids(), up.restarts("worker-0")
+    marks = {pid: environment_of(pid, MARK) or "" for pid in up.cli.ours()}
+    own = marks[before["worker-0"]]
+    (standby,) = [pid for pid, mark in marks.items() if "/worker-0~" in mark and mark != own]
+    os.kill(before["worker-0"], signal.SIGKILL)
+    wait_for(lambda: up.restarts("worker-0") == restarts + 1 and up.is_ready())
+    assert up.pids() == {**before, "worker-0": standby}
+    assert "Paris" in chat(up.endpoint, MODEL, "What is the capital of France?")
+    # Its processes are forked, by the server of the standby that it was.
+    (engine,) = [pid for pid, line in up.cli.ours().items() if "VLLM::EngineCore" in line]
+    assert up.cli.ours()[psutil.Process(engine).ppid()].startswith("fork server")
+    assert environment_of(engine, MARK) == environment_of(standby, MARK)
 
 
 @pytest.mark.fault("`down` while vLLM answers requests", "they end whole, within `--drain`")

@@ -73,7 +73,7 @@ class DeploymentSpec(Model):
         hang_timeout_s: limit for one step of a vLLM engine, in seconds: a worker whose engine gives no sign
             of life for longer is restarted. After a third of it, the worker is out of discovery.
         standby: whether each vLLM worker that is up has a process that has imported the engine and waits, so
-            that a restart takes less time. It holds about 0.7 GB of host memory. Unset: on GPUs.
+            that a restart takes less time. It takes about 0.6 GiB of host memory. Unset: on GPUs.
         drain_s: grace period for requests in flight when a worker is stopped, in seconds; requests that still
             run after it fail.
         otlp_endpoint: URL of an OpenTelemetry collector (OTLP over gRPC) that gets traces of the frontend and

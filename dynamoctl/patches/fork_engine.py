@@ -4,8 +4,7 @@ Dynamo has vLLM spawn its processes (ai-dynamo==1.6.1:dynamo/vllm/main.py:setup_
 threads run in the process that starts them. With the patch, they are forked by a server that was forked
 before these threads ran (`fork_server`).
 
-On a CPU, Worker processes are left as they are: vLLM binds their threads by variables that OpenMP reads when
-it is loaded (`fork_workers`).
+On a CPU, EngineCore forks its Worker processes itself (`fork_workers`).
 
 A worker that `processes.worker` has not started (an exported one, say) has no such server, and spawns.
 """

@@ -332,10 +332,7 @@ class Deployment:
         return {
             "VLLM_RPC_BASE_PATH": self._sockets,
             "TMPDIR": self._sockets,
-            # Where PyTorch has it without this TMPDIR: what is compiled once is for every later start.
-            "TORCHINDUCTOR_CACHE_DIR": os.environ.get(
-                "TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/torchinductor_{getpass.getuser()}"
-            ),
+            "TORCHINDUCTOR_CACHE_DIR": os.environ.get("TORCHINDUCTOR_CACHE_DIR") or _compiled(),
         }
 
     # ---- etcd -----------------------------------------------------------------------------
@@ -352,6 +349,15 @@ class Deployment:
             PreflightError: a certificate cannot be used.
         """
         return Etcd(self.plan.etcd_endpoints, self.plan.units[0].environ(os.environ))
+
+
+def _compiled() -> str:
+    """Where PyTorch keeps compiled code without a TMPDIR of ours, so that later starts find it."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # the user has no name, as in some containers
+        user = str(os.geteuid())
+    return f"{tempfile.gettempdir()}/torchinductor_{user}"
 
 
 async def within(seconds: float, event: asyncio.Event) -> bool:

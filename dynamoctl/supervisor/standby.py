@@ -192,9 +192,9 @@ async def keep_ready(deployment: Deployment) -> None:
             if member.state.state not in states or member.state.standby or now < not_before[name]:
                 continue
             if sum(other.state.standby == "importing" for other in workers) < at_once:
-                not_before[name] = now + _RETRY_S if member.standby else 0.0
+                ended_by_itself = member.standby is not None
                 prepare(deployment, member)
-                if member.standby is None:
+                if ended_by_itself or member.standby is None:
                     not_before[name] = now + _RETRY_S
                 _note(member)
         if before != [member.state.standby for member in workers]:

@@ -45,8 +45,8 @@ ENGINE = ["--", "--no-enable-prefix-caching"]
 LONG = "The sea is wide and the sky is blue, said the sailor to his cat. " * 40
 
 
-# As beside a second worker: one thread, since other tests run beside this one, and bound to no core. So the
-# engine forks its worker, and each start is 10 s shorter. The test of the tiers has the defaults.
+# As beside a second worker: one thread, since other tests run beside this one, and bound to no core. The test
+# of the tiers has the defaults.
 CONFIG = """
 drain_s = 60
 

@@ -17,6 +17,8 @@ from dynamoctl.host.processes import MARK, environment_of, members
 from dynamoctl.patches import fork_engine, fork_server
 from dynamoctl.processes import worker
 
+from tests.unit import stand_in_packages
+
 # A process that starts a server, a process by it, and one by that in turn. Each tells what it is.
 SCRIPT = """
 import atexit, json, os, sys, tempfile, time
@@ -149,17 +151,8 @@ print("as the worker", json.dumps([
 @pytest.fixture
 def packages(tmp_path: Path) -> dict[str, str]:
     """The environment of a worker whose packages are stand-ins that import at once."""
-    folder = tmp_path / "packages" / "dynamo" / "vllm"
-    folder.mkdir(parents=True)
-    (folder.parent / "__init__.py").touch()
-    (folder / "__init__.py").touch()
-    (folder / "main.py").write_text("print('imported', flush=True)\n")
-    (folder / "__main__.py").write_text(DYNAMO)
-    vllm = tmp_path / "packages" / "vllm"
-    vllm.mkdir()
-    (vllm / "__init__.py").touch()
-    root = Path(worker.__file__).parents[2]
-    return {**os.environ, "PYTHONPATH": f"{tmp_path / 'packages'}:{root}", "DYNAMOCTL_FORK_ENGINE": ""}
+    path = stand_in_packages.make(tmp_path, DYNAMO, "print('imported', flush=True)\n")
+    return {**os.environ, "PYTHONPATH": path, "DYNAMOCTL_FORK_ENGINE": ""}
 
 
 def start(environ: dict[str, str], cwd: Path) -> subprocess.Popen[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
 import os
 import sys
 import time
@@ -16,9 +17,10 @@ import pytest
 from dynamoctl.host.processes import MARK, environment_of, is_running
 from dynamoctl.processes import process_control
 from dynamoctl.state import UnitState
-from dynamoctl.supervisor import standby
+from dynamoctl.supervisor import deployment, standby
 from dynamoctl.supervisor.running_unit import RunningUnit
 
+from tests.unit import stand_in_packages
 from tests.unit.hosts import plan
 
 DYNAMO = "import os, time; print('it works in', os.getcwd(), flush=True); time.sleep(600)\n"
@@ -52,15 +54,9 @@ class Place:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Any]:
-    packages = tmp_path / "packages"
-    for name in ("dynamo", "dynamo/vllm", "vllm"):
-        (packages / name).mkdir(parents=True)
-        (packages / name / "__init__.py").touch()
-    (packages / "dynamo/vllm/main.py").touch()
-    (packages / "dynamo/vllm/__main__.py").write_text(DYNAMO)
     unit = plan().workers[0]
     assert unit.argv[1:3] == ("-m", "dynamo.vllm")
-    path = f"{packages}:{Path(standby.__file__).parents[2]}"
+    path = stand_in_packages.make(tmp_path, DYNAMO)
     unit = replace(
         unit, argv=(sys.executable, *unit.argv[1:]), env={"PYTHONPATH": path, "DYNAMOCTL_FORK_ENGINE": ""}
     )
@@ -181,3 +177,14 @@ def test_a_worker_that_is_up_has_one_if_the_plan_says_so(place: Any, wanted: boo
     asyncio.run(for_a_while())
     assert member.state.standby == state
     assert bool(place.saved) is bool(wanted)
+
+
+def test_what_is_compiled_is_kept_also_for_a_user_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(getpass, "getuser", lambda: "somebody")
+    assert deployment._compiled().endswith("/torchinductor_somebody")
+
+    def nameless() -> str:
+        raise KeyError("getpwuid(): uid not found")
+
+    monkeypatch.setattr(getpass, "getuser", nameless)
+    assert deployment._compiled().endswith(f"/torchinductor_{os.geteuid()}")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -52,6 +56,33 @@ def test_bootstrap_takes_the_newest_set_that_was_run_on_gpus() -> None:
     )
     newest = next(tested for tested in SETS if tested.versions == ON_GPUS)
     assert named == ("" if newest.versions == INSTALLED else newest.name)
+
+
+@pytest.mark.parametrize(
+    ("listed", "code", "said"),
+    [
+        (metadata.version("pytest"), 0, ""),
+        ("0.1", 1, "not installed: pytest 0.1\n"),
+    ],
+)
+def test_bootstrap_sees_a_version_that_is_not_that_of_the_list(
+    tmp_path: Path, listed: str, code: int, said: str
+) -> None:
+    """As when uv installed the versions that pyproject.toml overrides."""
+    bin_folder, the_list = tmp_path / "bin", tmp_path / "list.txt"
+    bin_folder.mkdir()
+    (bin_folder / "python").symlink_to(sys.executable)
+    the_list.write_text(f"# a comment\npytest=={listed}\nabsent==1 ; python_full_version < '3'\n")
+    text = (ROOT / "bootstrap").read_text(encoding="utf-8")
+    function = text[text.index("has_the_set() {") : text.index("\n}\n", text.index("has_the_set() {")) + 3]
+    done = subprocess.run(
+        ["sh", "-euc", f"list={the_list}; venv={tmp_path}\n{function}has_the_set"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path[1:])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (code, said)
 
 
 @pytest.mark.parametrize("full", ["3.11.0", "3.12.9"])

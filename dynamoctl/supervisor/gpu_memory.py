@@ -13,6 +13,10 @@ which does not count as a failure of theirs.
 
 LMCache's server maps the KV cache of each worker, too (`patches.lmcache_instance`). NVML shows that memory as
 the server's. If it is not free by then, the server is restarted first: its loss costs no request.
+
+Where there is room for the unit beside what its last process had, it is waited for until that is released: an
+engine ends if GPU memory becomes free while it measures (vllm==0.31.0:vllm/v1/worker/gpu_worker.py:
+determine_available_memory), and a standby measures some seconds after it has become the worker.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from dataclasses import dataclass
 from dynamoctl import policies
 from dynamoctl.errors import NotReadyError
 from dynamoctl.host import gpus, processes
+from dynamoctl.host.gpus import GpuMemory
 from dynamoctl.host.processes import Identity, is_running
 from dynamoctl.humanize import duration
 from dynamoctl.monitoring import observe
@@ -39,6 +44,7 @@ from dynamoctl.supervisor.running_unit import RunningUnit
 # The driver frees unmapped memory within 4 s of the end of a process (measured on one H200).
 _DRIVER_S = 5.0
 _INTERVAL_S = 1.0
+_RELEASE_INTERVAL_S = 0.2
 # The difference between CUDA's and NVML's figures.
 _SLACK_MIB = 1024
 
@@ -109,13 +115,32 @@ def shortages(
         wanted = int(share * now.gpu.memory_mib) - _SLACK_MIB
         if now.free >= wanted:
             continue
-        # In a container, NVML may report pids of the host's pid namespace, which mean nothing here.
-        known = {pid: mib for pid, mib in now.by_process.items() if processes.identify(pid) is not None}
+        known = _known(now)
         others = {pid: mib for pid, mib in known.items() if pid not in ours}
         own = {pid: mib for pid, mib in known.items() if pid in ours}
-        unaccounted = now.used - sum(known.values())
-        short.append(Shortage(name, wanted, now.free, others, own, unaccounted))
+        short.append(Shortage(name, wanted, now.free, others, own, now.used - sum(known.values())))
     return short
+
+
+def is_unreleased(gpus_of_unit: Sequence[int | str], servers: Collection[int]) -> bool:
+    """Whether memory of a dead process is still in use: NVML shows it as nobody's, or as a cache server's.
+
+    Args:
+        gpus_of_unit: the GPUs that the process had, as the plan names them.
+        servers: pids of cache servers, which have next to nothing of their own there.
+    """
+    for now in gpus.memory():
+        if any(now.gpu.is_named(name) for name in gpus_of_unit):
+            known = _known(now)
+            mapped = sum(mib for pid, mib in known.items() if pid in servers)
+            if max(mapped, now.used - sum(known.values())) > _SLACK_MIB:
+                return True
+    return False
+
+
+def _known(now: GpuMemory) -> dict[int, int]:
+    """What the processes of this host hold; a container's NVML may report pids that mean nothing here."""
+    return {pid: mib for pid, mib in now.by_process.items() if processes.identify(pid) is not None}
 
 
 async def until_free(deployment: Deployment, member: RunningUnit) -> None:
@@ -141,8 +166,26 @@ async def until_free(deployment: Deployment, member: RunningUnit) -> None:
         if now - since > policies.GPU_MEMORY_PATIENCE_S:
             raise _given_up(member, what)
         await asyncio.sleep(_INTERVAL_S)
+    await _until_released(deployment, member)
     if member.state.phase.startswith(_WAITING):
         say(f"{member.unit.name} has its GPU memory after {duration(time.monotonic() - began)}")
+
+
+async def _until_released(deployment: Deployment, member: RunningUnit) -> None:
+    """Wait until nothing of what the unit's last process had is in use, as long as the driver may take.
+
+    What a peer has mapped stays, and becomes free when that ends.
+    """
+    until = time.monotonic() + _DRIVER_S
+    caches = [other for other in deployment.members if other.unit.role == "cache"]
+    servers = {one.state.identity.pid for one in caches if one.state.identity is not None}
+    while time.monotonic() < until and member.unit.gpus:
+        try:
+            if not await asyncio.to_thread(is_unreleased, member.unit.gpus, servers):
+                return
+        except OSError:  # no descriptors left
+            pass
+        await asyncio.sleep(_RELEASE_INTERVAL_S)
 
 
 async def is_short(deployment: Deployment, member: RunningUnit) -> bool:

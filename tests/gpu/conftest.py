@@ -75,6 +75,12 @@ def on_gpus(cli: Cli) -> dict[str, set[int]]:
     return found
 
 
+def engine_of(worker: int) -> int:
+    """The process of a worker's that computes."""
+    children = psutil.Process(worker).children(recursive=True)
+    return next(one.pid for one in children if "EngineCore" in " ".join([one.name(), *one.cmdline()]))
+
+
 def nvlink_kib(gpu: int) -> int | None:
     """KiB that a GPU has sent over NVLink, all links together; None where the driver does not count."""
     with gpus.session() as nvml:

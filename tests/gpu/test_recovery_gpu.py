@@ -7,12 +7,11 @@ import signal
 from collections.abc import Iterator
 from typing import Any
 
-import psutil
 import pytest
 from dynamoctl.host import gpus
 
 from tests.e2e.conftest import Cli, chat, counter, free_port, post, wait_for
-from tests.gpu.conftest import two_places, visible
+from tests.gpu.conftest import engine_of, two_places, visible
 
 pytestmark = [pytest.mark.gpu, pytest.mark.xdist_group("gpu"), pytest.mark.timeout(900)]
 
@@ -35,12 +34,6 @@ def nothing_is_left(cli: Cli) -> Iterator[None]:
     assert down.code == 0, down.err
     assert cli.ours() == {}
     wait_for(lambda: all(mib <= before[gpu] + SLACK_MIB for gpu, mib in used().items()), 30)
-
-
-def engine_of(worker: int) -> int:
-    """The process of a worker's that computes."""
-    children = psutil.Process(worker).children(recursive=True)
-    return next(one.pid for one in children if "EngineCore" in " ".join([one.name(), *one.cmdline()]))
 
 
 def units(cli: Cli) -> dict[str, dict[str, Any]]:

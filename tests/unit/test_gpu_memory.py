@@ -10,7 +10,7 @@ import pytest
 from dynamoctl.facts import Gpu
 from dynamoctl.host import gpus
 from dynamoctl.host.gpus import GpuMemory
-from dynamoctl.supervisor.gpu_memory import Shortage, shortages
+from dynamoctl.supervisor.gpu_memory import Shortage, is_unreleased, shortages
 
 MIB_OF_H200 = 143771
 OURS, STRANGER, HIDDEN = 1, os.getpid(), 2**22 + 1
@@ -122,3 +122,22 @@ def test_a_gpu_that_is_named_by_its_uuid(nvml: Any) -> None:
 def test_a_gpu_that_cannot_be_read_any_more_is_not_waited_for(nvml: Any) -> None:
     nvml.free = {0: 0}
     assert shortages(["vllm"], [1], ()) == []
+
+
+@pytest.mark.parametrize(
+    ("in_use", "held", "is_dead_ones"),
+    [
+        (0, {}, False),
+        (636, {OURS: 636}, False),  # the cache server's own
+        (43200, {OURS: 43200}, True),  # it has not unmapped a dead worker's yet
+        (43200, {}, True),  # the driver has not freed it yet
+        (43200, {STRANGER: 43200}, False),
+        (43200, {HIDDEN: 43200}, True),  # a container: nobody can say whose it is
+    ],
+)
+def test_memory_that_becomes_free_soon_is_seen(
+    nvml: Any, monkeypatch: pytest.MonkeyPatch, in_use: int, held: dict[int, int], is_dead_ones: bool
+) -> None:
+    """A third of an H200, of a worker that was killed: there is room for the next, which must still wait."""
+    nvml.free, nvml.held = {0: MIB_OF_H200 - in_use, 1: 0}, {0: held}
+    assert is_unreleased([0], {OURS}) == is_dead_ones

@@ -18,7 +18,7 @@ from dynamoctl.supervisor.running_unit import RunningUnit
 _MOST_LISTING_FAILURES = 4
 _LEASE = (
     "the process could not renew its etcd lease in time (etcd slow, or host stalled);"
-    " to tolerate longer stalls, set ETCD_LEASE_TTL (seconds, default 10) in [env]"
+    " to tolerate longer stalls, set ETCD_LEASE_TTL (seconds, default 30) in [env]"
 )
 
 

@@ -1,7 +1,7 @@
 """Leases in etcd: revoke the lease of a dead process at once.
 
 Each Dynamo process has one lease, and all its registrations in etcd belong to it. A killed process cannot
-revoke its lease: it stays listed until the lease expires (10 s, Dynamo 1.4), and each request sent to it
+revoke its lease: it stays listed until the lease expires (rule `etcd-lease`), and each request sent to it
 fails. The port in a registration identifies the lease's owner: the process listens on it while it lives. A
 lease whose process was never seen is left alone, because it may belong to another host.
 

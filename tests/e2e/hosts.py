@@ -70,12 +70,16 @@ class Host:
 
 
 @contextmanager
-def two_hosts() -> Iterator[tuple[Host, Host]]:
-    """Two hosts that reach each other, and nobody else; the test is skipped where none can be made."""
+def two_hosts(tag: str = "") -> Iterator[tuple[Host, Host]]:
+    """Two hosts that reach each other, and nobody else; the test is skipped where none can be made.
+
+    Args:
+        tag: a letter that tells pairs apart which a test has at the same time.
+    """
     if os.geteuid() != 0 or not shutil.which("ip"):
         pytest.skip("network namespaces need root, and ip (Debian: iproute2)")
-    tag = f"dctl{os.getpid()}"
-    hosts = tuple(Host(f"{tag}{end}", f"{tag}{end}", f"10.77.0.{n}") for n, end in enumerate("ab", 1))
+    name = f"dctl{os.getpid()}{tag}"
+    hosts = tuple(Host(f"{name}{end}", f"{name}{end}", f"10.77.0.{n}") for n, end in enumerate("ab", 1))
     with ExitStack() as stack:
         for host in hosts:
             added = subprocess.run(
@@ -125,31 +129,50 @@ def _download(cache: Path) -> None:
         Path(work, "root").rename(cache)
 
 
+class Etcd:
+    """A new, empty etcd on a host, reachable from the other; what it knows it keeps while it is stopped."""
+
+    def __init__(
+        self, host: Host, at: Path, *words: str, scheme: str = "http", port: int = ETCD_PORT
+    ) -> None:
+        self.url, peer = f"{scheme}://{host.address}:{port}", f"http://127.0.0.1:{port + 1}"
+        self._command: Sequence[str] = (
+            *host.prefix, etcd_program(),
+            "--data-dir", str(at / "etcd"),
+            "--listen-client-urls", self.url,
+            "--advertise-client-urls", self.url,
+            "--listen-peer-urls", peer,
+            "--initial-advertise-peer-urls", peer,
+            "--initial-cluster", f"default={peer}",
+            *words,
+        )  # fmt: skip
+        self._log = at / "etcd.log"
+
+    def start(self) -> None:
+        """It serves when this returns."""
+        said = self._times_ready()
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        wait_for(lambda: self.process.poll() is not None or self._times_ready() > said, 60)
+        assert self.process.poll() is None, self._log.read_text()
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(60)
+
+    def _times_ready(self) -> int:
+        return self._log.read_text().count("ready to serve") if self._log.exists() else 0
+
+
 @contextmanager
-def etcd(host: Host, at: Path, *words: str, scheme: str = "http", port: int = ETCD_PORT) -> Iterator[str]:
-    """A new, empty etcd on a host, reachable from the other; gives its URL."""
-    url, peer = f"{scheme}://{host.address}:{port}", f"http://127.0.0.1:{port + 1}"
-    arguments: Sequence[str] = (
-        "--data-dir", str(at / "etcd"),
-        "--listen-client-urls", url,
-        "--advertise-client-urls", url,
-        "--listen-peer-urls", peer,
-        "--initial-advertise-peer-urls", peer,
-        "--initial-cluster", f"default={peer}",
-        *words,
-    )  # fmt: skip
-    with (at / "etcd.log").open("ab") as log:
-        process = subprocess.Popen(
-            [*host.prefix, etcd_program(), *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log
-        )
+def etcd(host: Host, at: Path, *words: str, scheme: str = "http", port: int = ETCD_PORT) -> Iterator[Etcd]:
+    """One that serves until the end."""
+    one = Etcd(host, at, *words, scheme=scheme, port=port)
+    one.start()
     try:
-        log_file = at / "etcd.log"
-        wait_for(lambda: process.poll() is not None or "ready to serve" in log_file.read_text(), 60)
-        assert process.poll() is None, log_file.read_text()
-        yield url
+        yield one
     finally:
-        process.terminate()
-        process.wait(60)
+        one.stop()
 
 
 def certificates(at: Path, address: str) -> dict[str, Path]:

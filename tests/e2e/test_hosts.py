@@ -26,9 +26,6 @@ pytestmark = [pytest.mark.timeout(900)]
 MODEL = "smollm2-135m-instruct"
 LONG = "The sea is wide and the sky is blue, said the sailor to his cat. " * 20
 API = "http://127.0.0.1:8000"
-# Dynamo's leases are of 10 s. A machine that runs both hosts and everything else stands still for as long at
-# times, and what has lost its lease ends.
-PATIENT = {"ETCD_LEASE_TTL": "30"}
 
 
 @dataclass
@@ -65,20 +62,20 @@ def pair(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
     at = tmp_path_factory.mktemp("hosts")
     with ExitStack() as stack:
         first, second = stack.enter_context(hosts.two_hosts())
-        url = stack.enter_context(hosts.etcd(first, at))
+        etcd = stack.enter_context(hosts.etcd(first, at))
         here, there = (
             stack.enter_context(
                 cleanly(Cli(tmp_path_factory.mktemp("home"), prefix=host.prefix), request.node.nodeid)
             )
             for host in (first, second)
         )
-        yield Pair(first, second, here, there, url)
+        yield Pair(first, second, here, there, etcd.url)
 
 
 @pytest.fixture(scope="class")
 def mocked(pair: Pair) -> Iterator[Pair]:
     """A deployment of mockers."""
-    bring_up(pair, "--engine", "mocker", patience_s=60, **PATIENT)
+    bring_up(pair, "--engine", "mocker", patience_s=60)
     yield pair
     take_down(pair)
 
@@ -87,7 +84,7 @@ def mocked(pair: Pair) -> Iterator[Pair]:
 def served(pair: Pair) -> Iterator[Pair]:
     """The real stack. Both hosts are this machine, and each plans with all of its cores."""
     threads = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
-    bring_up(pair, "--device", "cpu", patience_s=400, **threads, **PATIENT)
+    bring_up(pair, "--device", "cpu", patience_s=400, **threads)
     yield pair
     take_down(pair)
 
@@ -271,10 +268,12 @@ class TestEngines:
 
 
 @pytest.mark.mocker
-def test_a_start_that_stands_still_for_longer_than_its_lease(pair: Pair) -> None:
+def test_a_start_that_stands_still_for_longer_than_its_lease(pair: Pair, tmp_path: Path) -> None:
     """What is lost then is said, and everything is taken down."""
-    words = pair.words(pair.first, "frontend,decode", "--engine", "mocker", "--timeout", "100")
-    with pair.here.start(*words, ETCD_LEASE_TTL="4") as waiting:
+    config = tmp_path / "d.toml"
+    config.write_text('[env]\nETCD_LEASE_TTL = "4"\n')
+    more = ("--engine", "mocker", "--timeout", "100", "--config", str(config))
+    with pair.here.start(*pair.words(pair.first, "frontend,decode", *more)) as waiting:
         until_it_waits(pair, waiting)
         freeze([one["pid"] for one in pair.here.status()["units"] if one["name"] == "frontend"], 6)
         _, err = waiting.communicate(timeout=100)
@@ -290,14 +289,12 @@ def test_a_start_that_stands_still_for_longer_than_its_lease(pair: Pair) -> None
 def test_a_host_with_another_copy_of_the_model(pair: Pair, copied_model: Path) -> None:
     """It does not join; while it is there all the same, the host with the frontend says who differs."""
     more = ("--engine", "mocker", "--model", str(copied_model), "--timeout", "100")
-    up = pair.here(
-        *pair.words(pair.first, "frontend,agg", *more, mode="agg"), cwd=None, patience_s=100, **PATIENT
-    )
+    up = pair.here(*pair.words(pair.first, "frontend,agg", *more, mode="agg"), cwd=None, patience_s=100)
     assert up.code == 0, up.err
     settings = json.loads((copied_model / "tokenizer_config.json").read_text())
     (copied_model / "tokenizer_config.json").write_text(json.dumps({**settings, "another": True}))
     words = pair.words(pair.second, "agg", *more, mode="agg")
-    other = pair.there(*words, cwd=None, patience_s=100, **PATIENT)
+    other = pair.there(*words, cwd=None, patience_s=100)
     assert other.code == 4, other.err
     assert "workers registered different copies of copied: tokenizer_config.json is" in other.err
     assert f"(backend at {pair.first.address}:" in other.err
@@ -305,7 +302,7 @@ def test_a_host_with_another_copy_of_the_model(pair: Pair, copied_model: Path) -
     assert "give every host the same model" in other.err
     wait_for(lambda: pair.here.status()["state"] == "ready", 60)
     # Kept up, it stays registered.
-    other = pair.there(*words, "--keep", cwd=None, patience_s=100, **PATIENT)
+    other = pair.there(*words, "--keep", cwd=None, patience_s=100)
     assert other.code == 4, other.err
     body = wait_for(lambda: (b := pair.here.status())["warnings"] and b, 30)
     assert body["state"] == "degraded"
@@ -336,21 +333,21 @@ def test_a_host_with_other_versions(pair: Pair, tmp_path: Path) -> None:
     updated = first_on_path(tmp_path)
     more = ("--engine", "mocker", "--timeout", "100")
     words = pair.words(pair.first, "frontend,agg", *more, mode="agg")
-    up = pair.here(*words, cwd=None, patience_s=100, **PATIENT)
+    up = pair.here(*words, cwd=None, patience_s=100)
     assert up.code == 0, up.err
     words = pair.words(pair.second, "agg", *more, mode="agg")
-    refused = pair.there(*words, cwd=None, patience_s=100, PYTHONPATH=updated, **PATIENT)
+    refused = pair.there(*words, cwd=None, patience_s=100, PYTHONPATH=updated)
     assert refused.code == 3, refused.err
     assert f"{pair.first.address}, a host of this deployment, has other versions" in refused.err
     assert "ai-dynamo 9.9 here" in refused.err
     assert pair.there.ours() == {}
-    joined = pair.there(*words, cwd=None, patience_s=100, **PATIENT)
+    joined = pair.there(*words, cwd=None, patience_s=100)
     assert joined.code == 0, joined.err
     assert len(host_records(pair)) == 2
     assert pair.here("down").code == 0
     assert pair.there("down").code == 0
     assert host_records(pair) == []
-    alone = pair.there(*words, cwd=None, patience_s=100, PYTHONPATH=updated, **PATIENT)
+    alone = pair.there(*words, cwd=None, patience_s=100, PYTHONPATH=updated)
     assert alone.code == 0, alone.err
     assert pair.there("down").code == 0
 
@@ -373,23 +370,23 @@ class TestEtcd:
         trusts = ("--client-cert-auth", "--trusted-ca-file", str(files["ca.crt"]))
         mine = (files[name] for name in ("ca.crt", "client.crt", "client.key"))
         ours = dict(zip(CERTIFICATES, map(str, mine), strict=True))
-        with hosts.etcd(pair.first, tmp_path, *server, *trusts, scheme="https", port=23790) as url:
-            assert self.doctor(pair, url, **ours) == (0, [])
+        with hosts.etcd(pair.first, tmp_path, *server, *trusts, scheme="https", port=23790) as etcd:
+            assert self.doctor(pair, etcd.url, **ours) == (0, [])
             text = {name: Path(file).read_text() for name, file in ours.items()}
-            assert self.doctor(pair, url, **text) == (0, [])
-            code, (wrong,) = self.doctor(pair, url)
+            assert self.doctor(pair, etcd.url, **text) == (0, [])
+            code, (wrong,) = self.doctor(pair, etcd.url)
             assert (code, "not set: ETCD_AUTH_CA" in wrong) == (3, True)
             # Of another authority.
             (other := tmp_path / "other").mkdir()
             strange = hosts.certificates(other, pair.first.address)
-            code, (wrong,) = self.doctor(pair, url, **{**ours, "ETCD_AUTH_CA": str(strange["ca.crt"])})
+            code, (wrong,) = self.doctor(pair, etcd.url, **{**ours, "ETCD_AUTH_CA": str(strange["ca.crt"])})
             assert (code, "certificate" in wrong) == (3, True), wrong
 
     def test_a_name_and_a_password(self, pair: Pair, tmp_path: Path) -> None:
-        with hosts.etcd(pair.first, tmp_path, port=23790) as url:
+        with hosts.etcd(pair.first, tmp_path, port=23790) as etcd:
 
             def tell(path: str, **body: object) -> None:
-                status, text = pair.first.ask(f"{url}/v3/auth/{path}", body)
+                status, text = pair.first.ask(f"{etcd.url}/v3/auth/{path}", body)
                 assert status == 200, text
 
             for name in ("root", "dynamo"):
@@ -400,7 +397,7 @@ class TestEtcd:
             tell("role/grant", name="dynamo", perm=below)
             tell("enable")
             login = {"ETCD_AUTH_USERNAME": "dynamo", "ETCD_AUTH_PASSWORD": "pw-1f6a"}
-            assert self.doctor(pair, url, **login) == (0, [])
-            code, (wrong,) = self.doctor(pair, url, **{**login, "ETCD_AUTH_PASSWORD": "another-2b7d"})
+            assert self.doctor(pair, etcd.url, **login) == (0, [])
+            code, (wrong,) = self.doctor(pair, etcd.url, **{**login, "ETCD_AUTH_PASSWORD": "another-2b7d"})
             assert (code, "authentication failed" in wrong) == (3, True)
             assert "another-2b7d" not in wrong

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dynamoctl.answers import bench, cache, chat, doctor, down, export, init, logs, status, up, watch
+from dynamoctl.answers import bench, cache, chat, doctor, down, export, init, logs, restart, status, up, watch
 from dynamoctl.answers.envelope import Answer, Error
 from dynamoctl.humanize import attributes
 from dynamoctl.planner import plan
@@ -91,6 +91,7 @@ ENTRIES = (
     ),
     entry("chat --json", chat.ChatAnswer),
     entry("logs --json", logs.LogsAnswer),
+    entry("restart --json", restart.RestartAnswer),
     entry("down --json", down.DownAnswer, down.DownAllAnswer, words=ALL),
     entry("cache check --json", cache.CacheCheckAnswer),
     entry("cache clear --json", cache.CacheClearAnswer),

@@ -191,18 +191,25 @@ def _in_order(entry: tuple[str, Any]) -> tuple[int, str]:
     return (int(entry[0]) if entry[0].isdigit() else sys.maxsize, entry[0])
 
 
-def ask(folder: DeploymentDir) -> dict[str, Any] | None:
-    """A fresh snapshot from the supervisor; None where it does not answer."""
+def ask(
+    folder: DeploymentDir, question: str = "snapshot", patience_s: float | None = _PATIENCE_S
+) -> dict[str, Any] | None:
+    """What the supervisor answers, by default a fresh snapshot; None where it does not answer.
+
+    Args:
+        question: `snapshot`, or a request as JSON on one line (`supervisor.control`).
+        patience_s: for how long it may say nothing, seconds; None for as long as it lives.
+    """
     try:
         descriptor = os.open(folder.path, os.O_PATH | os.O_DIRECTORY)
     except OSError:
         return None
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
-            line.settimeout(_PATIENCE_S)
+            line.settimeout(patience_s)
             # By way of the open folder: a socket's path may have no more than 107 bytes.
             line.connect(f"/proc/self/fd/{descriptor}/{folder.socket.name}")
-            line.sendall(b"snapshot\n")
+            line.sendall(question.encode() + b"\n")
             with line.makefile("rb") as answer:
                 body = json.loads(answer.readline() or b"null")
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""The control socket: what `status` asks the supervisor."""
+"""The control socket: what `status` and `restart` ask the supervisor. Only the owner can connect to it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import os
 import socket
 from dataclasses import asdict
 from functools import partial
+from typing import Any
 
-from dynamoctl.errors import DynamoctlError
+from dynamoctl.errors import DynamoctlError, InternalError
 from dynamoctl.monitoring import observe
+from dynamoctl.supervisor import changing
 from dynamoctl.supervisor.deployment import Deployment
 from dynamoctl.supervisor.journal import say
 
@@ -34,20 +36,37 @@ async def listen(deployment: Deployment) -> asyncio.Server:
 
 
 async def _answer(deployment: Deployment, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Answer one question: a fresh snapshot."""
+    """Answer one question: a fresh snapshot, or what became of a request (a JSON object)."""
     with contextlib.suppress(ConnectionError):
-        await reader.readline()
-        units = deployment.state.units
-        silent = {unit.name: unit.phase for unit in units if unit.state == "unresponsive"}
-        seen, memory, remote = await asyncio.gather(
-            observe.snapshot(deployment.plan, silent),
-            asyncio.to_thread(_memory, deployment),
-            asyncio.to_thread(_remote, deployment),
-        )
-        seen.memory, seen.remote = memory, remote
-        writer.write(json.dumps(asdict(seen)).encode() + b"\n")
+        question = await reader.readline()
+        is_request = question.startswith(b"{")
+        answer = await (_do(deployment, question) if is_request else _snapshot(deployment))
+        writer.write(json.dumps(answer).encode() + b"\n")
         await writer.drain()
     writer.close()
+
+
+async def _do(deployment: Deployment, request: bytes) -> dict[str, Any]:
+    """Do what is asked for. It is done to its end, also if the one who asks has gone."""
+    try:
+        unit = str(json.loads(request)["restart"])
+        return {"seconds": await changing.restart(deployment, unit)}
+    except DynamoctlError as error:
+        return {"error": error.as_json()}
+    except (ValueError, KeyError, TypeError) as error:
+        return {"error": InternalError(f"unknown request: {error!r}").as_json()}
+
+
+async def _snapshot(deployment: Deployment) -> dict[str, Any]:
+    units = deployment.state.units
+    silent = {unit.name: unit.phase for unit in units if unit.state == "unresponsive"}
+    seen, memory, remote = await asyncio.gather(
+        observe.snapshot(deployment.plan, silent),
+        asyncio.to_thread(_memory, deployment),
+        asyncio.to_thread(_remote, deployment),
+    )
+    seen.memory, seen.remote = memory, remote
+    return asdict(seen)
 
 
 def _memory(deployment: Deployment) -> observe.Memory:

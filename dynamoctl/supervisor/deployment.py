@@ -50,6 +50,7 @@ class Deployment:
         files: files and socket directories that the processes would leave behind. Includes leftovers of an
             earlier start that could not be removed.
         turns: GPU -> lock that the unit that restarts on this GPU holds.
+        changing: held while a unit is restarted by request.
         unsaved: whether the last attempt to write the state failed.
         listed: whether the frontend lists the model, once all units are up.
         registrations: Dynamo's file discovery; None if discovery uses etcd.
@@ -89,6 +90,7 @@ class Deployment:
         self.files: Files = files_from_json(body.get("earlier_files", {}))
         self.state.record_files(self.files)
         self.turns: dict[int | str, asyncio.Lock] = {}
+        self.changing = asyncio.Lock()
         self.unsaved = False
         self.listed = True
         self.registrations = Registrations(self.folder.store) if self.plan.discovery == "file" else None

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Sequence
 
 from dynamoctl.monitoring import observe
 from dynamoctl.supervisor.deployment import Deployment
@@ -24,7 +25,12 @@ _LOOKS = 2
 
 async def drain(deployment: Deployment) -> None:
     """Take the ready vLLM workers out of discovery, and wait for their requests."""
-    workers = [member for member in deployment.members if _is_serving(member)]
+    workers = [one for one in deployment.members if one.unit.is_worker and one.state.state == "ready"]
+    await drain_workers(deployment, workers)
+
+
+async def drain_workers(deployment: Deployment, workers: Sequence[RunningUnit]) -> None:
+    """Take these vLLM workers out of discovery, and wait for their requests."""
     if not workers or deployment.plan.engine != "vllm" or deployment.plan.drain_s <= 0:
         return
     until = time.monotonic() + deployment.plan.drain_s
@@ -40,16 +46,12 @@ async def drain(deployment: Deployment) -> None:
         await asyncio.sleep(_INTERVAL_S)
 
 
-def _withhold(deployment: Deployment, workers: list[RunningUnit]) -> None:
+def _withhold(deployment: Deployment, workers: Sequence[RunningUnit]) -> None:
     for processes in deployment.processes_of_each(workers):
         deployment.withhold(processes)
 
 
-def _is_serving(member: RunningUnit) -> bool:
-    return member.unit.is_worker and member.state.state == "ready"
-
-
-async def _requests(deployment: Deployment, workers: list[RunningUnit]) -> float:
+async def _requests(deployment: Deployment, workers: Sequence[RunningUnit]) -> float:
     """The requests that the engines of these workers compute or hold back."""
     gauges = (await observe.snapshot(deployment.plan)).gauges
     own = [gauges.get(worker.unit.name, {}) for worker in workers]

@@ -23,6 +23,7 @@ COMMANDS = {
     "status": (("status",), "status.status"),
     "chat": (("chat", "Hello"), "chat.begin"),
     "logs": (("logs",), "logs.read"),
+    "restart": (("restart", "--all"), "restart.chosen"),
     "down": (("down",), "down.down"),
     "cache": (("cache", "check"), "cache.check"),
     "bench": (("bench", "random"), "bench.run"),

@@ -1,0 +1,69 @@
+"""Restart a unit by request, without losing its requests where another unit takes them.
+
+A worker is first taken out of discovery, and gets the time of `--drain` for its requests. What is left then
+is moved to another worker of its role (`--migration-limit`), or ends with an error. Its end is not a failure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from dynamoctl import policies
+from dynamoctl.errors import NotReadyError, SpecError
+from dynamoctl.humanize import duration
+from dynamoctl.supervisor import draining
+from dynamoctl.supervisor.deployment import Deployment
+from dynamoctl.supervisor.journal import say
+from dynamoctl.supervisor.running_unit import RunningUnit
+
+_INTERVAL_S = 0.2
+
+
+async def restart(deployment: Deployment, name: str) -> float:
+    """Restart one unit, and wait until it serves again.
+
+    One at a time: of two workers of a role, one always takes requests.
+
+    Returns:
+        How long it took, in seconds.
+
+    Raises:
+        SpecError: there is no such unit.
+        NotReadyError: it cannot be restarted now, or has not come back.
+    """
+    member = next((one for one in deployment.members if one.unit.name == name), None)
+    if member is None:
+        raise SpecError(f"'{deployment.folder.name}' has no unit '{name}'")
+    if deployment.changing.locked():
+        raise NotReadyError("another unit is being restarted by request", "try again when it is back")
+    async with deployment.changing:
+        if deployment.state.state not in ("ready", "degraded"):
+            raise NotReadyError(f"'{deployment.folder.name}' is {deployment.state.state}")
+        if member.state.state not in ("ready", "unresponsive"):
+            raise NotReadyError(f"{name} is {member.state.state}", "wait until it is ready")
+        began = time.monotonic()
+        say(f"{name} is restarted by request")
+        if member.unit.is_worker:
+            member.state.phase = "draining"
+            deployment.save()
+            await draining.drain_workers(deployment, [member])
+        try:
+            await deployment.renew(member, policies.stop_grace_s(deployment.plan.drain_s))
+        except OSError as error:
+            raise NotReadyError(f"{name} cannot be restarted: {error}", "try again") from None
+        await _until_it_serves(deployment, member)
+        return time.monotonic() - began
+
+
+async def _until_it_serves(deployment: Deployment, member: RunningUnit) -> None:
+    until = time.monotonic() + deployment.plan.timeout_s
+    while not (member.ready.is_set() and deployment.listed):
+        if deployment.state.state == "failed" or time.monotonic() > until:
+            waited = duration(deployment.plan.timeout_s)
+            why = (
+                "has ended too often" if deployment.state.state == "failed" else f"is not back after {waited}"
+            )
+            log = deployment.folder.log(member.unit.name)
+            raise NotReadyError(f"{member.unit.name} {why}", f"log: {log}")
+        await asyncio.sleep(_INTERVAL_S)

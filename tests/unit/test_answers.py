@@ -106,6 +106,7 @@ def test_each_command_has_a_schema_name_of_its_own() -> None:
         "dynamoctl/status/v1": {"StatusAnswer", "StatusAllAnswer", "WatchAnswer", "WatchAllAnswer"},
         "dynamoctl/chat/v1": {"ChatAnswer"},
         "dynamoctl/logs/v1": {"LogsAnswer"},
+        "dynamoctl/restart/v1": {"RestartAnswer"},
         "dynamoctl/down/v1": {"DownAnswer", "DownAllAnswer"},
         "dynamoctl/cache-check/v1": {"CacheCheckAnswer"},
         "dynamoctl/cache-clear/v1": {"CacheClearAnswer"},

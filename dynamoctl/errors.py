@@ -5,6 +5,9 @@ The exit codes are stable (docs/reference.md), because scripts depend on them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, Self
+
 
 class DynamoctlError(Exception):
     """An error that the user sees as a message and an optional hint.
@@ -25,6 +28,13 @@ class DynamoctlError(Exception):
     def as_json(self) -> dict[str, object]:
         """The `error` object of every `--json` answer."""
         return {"code": self.exit_code, "message": self.message, "hint": self.hint}
+
+    @classmethod
+    def from_json(cls, error: Mapping[str, Any]) -> Self:
+        """An error that another process of ours has written with `as_json`, with its exit code."""
+        same = cls(error["message"], error["hint"])
+        same.exit_code = error["code"]
+        return same
 
 
 class SpecError(DynamoctlError):

@@ -15,14 +15,6 @@ from dynamoctl.state import DeploymentDir, DeploymentState, UnitState
 _ORDER = ("prefill", "decode", "agg", "cache", "frontend")
 
 
-class _RefusedError(DynamoctlError):
-    """What the supervisor answered."""
-
-    def __init__(self, code: int, message: str, hint: str) -> None:
-        super().__init__(message, hint)
-        self.exit_code = code
-
-
 def chosen(name: str, units: Sequence[str], role: str | None, everything: bool) -> list[UnitState]:
     """The units to restart, in their order: those that are named, all of a role, or all.
 
@@ -72,6 +64,6 @@ def restart(name: str, unit: str) -> float:
         raise NotReadyError(
             f"the supervisor of '{name}' has ended or does not answer", f"see: dynamoctl status -n {name}"
         )
-    if error := answer.get("error"):
-        raise _RefusedError(error["code"], error["message"], error["hint"])
+    if "error" in answer:
+        raise DynamoctlError.from_json(answer["error"])
     return float(answer["seconds"])

@@ -233,9 +233,7 @@ def _wait(
         if state.state == "failed" and failure is not None:
             if not (folder.read_plan() or {}).get("keep"):
                 _until_gone(supervisor)
-            error = NotReadyError(failure["message"], failure["hint"])
-            error.exit_code = failure["code"]
-            raise error
+            raise NotReadyError.from_json(failure)
         if state.state == "stopped" or (state.state == "stopping" and failure is None):
             raise NotReadyError(f"'{folder.name}' was taken down while it started")
         if not lives:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -96,15 +97,21 @@ class LoadStatus:
         requests_running: requests that the workers' engines compute now; None if no worker answered. In a
             disaggregated deployment, a request is on a prefill worker first, then on a decode worker.
         requests_waiting: requests that wait in an engine now; None if no worker answered.
-        requests_total: requests that the frontend has finished since its last start, including the one by
-            which `up` verifies the deployment; None if the frontend did not answer.
-        failed_requests_total: how many of them ended with an error.
-        prompt_tokens_total: tokens of their prompts. Of a request with a list of prompts, the frontend counts
-            one prompt.
-        generation_tokens_total: tokens that were generated.
+        requests_total: requests that the frontend has finished since its last start, including those by
+            which `up` verifies the deployment; None if the frontend did not answer. The frontend does not
+            count a request that it cannot parse (400), one that comes while no model is listed (404), and one
+            whose client has disconnected before it began with it.
+        failed_requests_total: how many of them did not end well, for any reason, including requests that were
+            refused and clients that disconnected.
+        prompt_tokens_total: tokens of their prompts, counted at the first token of the answer: a request
+            without one is not in it. Of a request with a list of prompts, the frontend counts one prompt.
+        generation_tokens_total: tokens that were generated, including those of answers that failed later.
         moved_requests_total: how often the frontend moved a request to another worker because its own worker
             had died, including moves that no other worker could take (that request is also among the
             failed); None if requests are not moved (`migration_limit`) or the frontend did not answer.
+        failed_requests_by_type: the failed requests by the frontend's type of error. `cancelled`: the client
+            disconnected. `validation`: refused with 400. `not_found`: an unknown model. The other types are
+            not the client's doing, as `unavailable`: the worker died. None if the frontend did not answer.
     """
 
     requests_running: int | None
@@ -114,6 +121,7 @@ class LoadStatus:
     prompt_tokens_total: int | None
     generation_tokens_total: int | None
     moved_requests_total: int | None
+    failed_requests_by_type: Mapping[str, int] | None = None
 
 
 @dataclass

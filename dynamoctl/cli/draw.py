@@ -204,7 +204,8 @@ def draw_status(answer: StatusAnswer) -> None:
     if answer.cache:
         cache = answer.cache
         rate = f" ({cache.hit_rate:.0%})" if cache.hit_rate is not None else ""
-        out.print(f"cache: {cache.hit_tokens:,} of {cache.requested_tokens:,} tokens were hits{rate}")
+        asked = f"{cache.requested_tokens:,} tokens that the engine's own cache did not have"
+        out.print(f"LMCache: {cache.hit_tokens:,} of {asked}{rate}")
     if answer.transfers and answer.mode == "disagg":
         moved = answer.transfers
         out.print(f"KV transfers: {moved.count:,}, {moved.bytes / 1e6:,.1f} MB, {moved.failed} failed")
@@ -228,7 +229,7 @@ def _draw_load(out: Console, load: LoadStatus) -> None:
     finished = load.requests_total
     since = ""
     if finished is not None:
-        since = f"{finished:,} finished, {load.failed_requests_total or 0:,} of them failed"
+        since = f"{finished:,} finished, {load.failed_requests_total or 0:,} of them failed{by_type(load)}"
     if moved := load.moved_requests_total:
         since += f", {moved:,} moved"
     if now or since:
@@ -236,6 +237,12 @@ def _draw_load(out: Console, load: LoadStatus) -> None:
     prompt, generated = load.prompt_tokens_total, load.generation_tokens_total
     if prompt or generated:
         out.print(f"tokens: {prompt or 0:,} in prompts, {generated or 0:,} generated")
+
+
+def by_type(load: LoadStatus) -> str:
+    """The types of the failed requests, to be put after their number."""
+    types = ", ".join(f"{number:,} {name}" for name, number in (load.failed_requests_by_type or {}).items())
+    return f" ({types})" if types else ""
 
 
 def head(answer: StatusAnswer) -> Text:

@@ -12,7 +12,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from dynamoctl.cli.draw import STYLE, WIDE, gib, head, troubles
+from dynamoctl.cli.draw import STYLE, WIDE, by_type, gib, head, troubles
 from dynamoctl.humanize import duration
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ def _figures(seen: WatchedDeployment, width: int) -> Iterable[Text]:
         f"{_count(load.requests_waiting)} waiting",
         _per_second(last, "requests"),
         f"{_count(load.requests_total)} finished",
-        f"{_count(load.failed_requests_total)} failed",
+        f"{_count(load.failed_requests_total)} failed{by_type(load) if width >= _ROOM else ''}",
         *((f"{moved:,} moved",) if (moved := load.moved_requests_total) else ()),
     )
     yield _with_sparkline(

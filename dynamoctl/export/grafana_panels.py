@@ -85,20 +85,24 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
             Panel(
                 "Time to first token",
                 "From the request's arrival to its first token, of streamed and other requests. It rises with"
-                " long prompts, with a queue, and where the cache stops hitting.",
+                " long prompts, with a queue, and where the cache stops hitting. A request that ended without"
+                " a token is not in it: clients that give up in a queue make it look better.",
                 "s",
                 _quantiles("dynamo_frontend_time_to_first_token_seconds", ALL, "deployment"),
             ),
             Panel(
                 "Inter-token latency",
                 "Between one token of an answer and the next. It rises with the number of requests that run"
-                " together, and, aggregated, with prompts that come in between.",
+                " together, and, aggregated, with prompts that come in between. Of a request with several"
+                " answers (a list of prompts, or `n`), it is the time between tokens of any of them: too low.",
                 "s",
                 _quantiles("dynamo_frontend_inter_token_latency_seconds", ALL, "deployment"),
             ),
             Panel(
                 "Requests per second",
-                "Requests that ended, by how.",
+                "Requests that ended, by how. `error` includes refused requests and clients that"
+                " disconnected. Not counted: a request that cannot be parsed (400), one while no model is"
+                " listed (404), and one whose client has disconnected before the frontend began with it.",
                 "reqps",
                 (
                     Query(
@@ -109,7 +113,9 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
             ),
             Panel(
                 "Errors per second",
-                "Requests that ended with an error, by its type. Anything but none needs a look at the logs.",
+                "Requests that did not end well, by type. `cancelled`: the client disconnected. `validation`"
+                " and `not_found`: the client's request was refused. Any other type needs a look at the logs."
+                " While no model is listed, the frontend refuses every request and counts none.",
                 "reqps",
                 (
                     Query(
@@ -125,8 +131,9 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
                 "Requests moved",
                 "Requests that the frontend moved to another worker because their own had died, since the"
                 " frontend was started. `ongoing_request`: in the middle of the answer. `new_request`: before"
-                " the first token. A move that no other worker could take counts too, and is an error as"
-                " well. Nothing is shown before the first.",
+                " the first token. A move that no other worker could take, or that the migration limit"
+                " forbids (as with one worker), counts too, and is an error as well. Nothing is shown before"
+                " the first.",
                 "none",
                 (
                     Query(
@@ -154,8 +161,9 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
             ),
             Panel(
                 "Tokens per second",
-                "Tokens of prompts that came in, and of answers that went out. Of a request with a list of "
-                "prompts, the frontend counts one prompt and all answers.",
+                "Tokens of prompts whose answers have begun, counted at the first token, and of answers that"
+                " went out. Of a request with a list of prompts, the frontend counts one prompt and all"
+                " answers.",
                 "none",
                 (
                     Query(
@@ -186,7 +194,7 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
             Panel(
                 "Prompt tokens per second",
                 "Tokens of prompts that each engine took in, cached ones too. Disaggregated, prefill and"
-                " decode each count a prompt.",
+                " decode each count a prompt. Of a request with `n`, the prompt counts `n` times.",
                 "none",
                 (Query(_by(_EACH, _rate("vllm:prompt_tokens_total", _UNIT)), _EACH_LEGEND),),
             ),
@@ -218,8 +226,7 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
         (
             Panel(
                 "LMCache hit tokens per second",
-                "Tokens that LMCache gave back, and those that it was asked for: what the engine's own prefix"
-                " cache did not have.",
+                "Tokens that LMCache gave back, and those that the engine's own prefix cache did not have.",
                 "none",
                 (
                     Query(
@@ -255,7 +262,9 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
             ),
             Panel(
                 "LMCache server: hit rate",
-                "What the server itself counts: found tokens by looked up tokens, whole chunks only.",
+                "What the server itself counts: found tokens by looked up tokens, whole chunks only. It is"
+                " also asked for what the engine's own cache has: a high rate here beside a low one of"
+                " LMCache in Cache hit rate means that the engine needed little from it.",
                 "percentunit",
                 (
                     Query(

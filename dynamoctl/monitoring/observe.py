@@ -95,6 +95,8 @@ class Snapshot:
             so is a counter that the unit does not have.
         histograms: unit -> name -> upper bound, as Prometheus writes it -> number of values at or below it.
         gauges: unit -> name -> current value.
+        failed_by_type: error type, as the frontend names it -> number of requests, the most frequent first;
+            None if the frontend did not answer.
         remote: the deployment's workers on other hosts: component, endpoint, address; None if etcd does not
             answer.
     """
@@ -107,6 +109,7 @@ class Snapshot:
     counters: dict[str, dict[str, float]] = field(default_factory=dict)
     histograms: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     gauges: dict[str, dict[str, float]] = field(default_factory=dict)
+    failed_by_type: dict[str, int] | None = None
     remote: list[dict[str, str]] | None = field(default_factory=list)
 
     def total(self, counter: str) -> int:
@@ -155,6 +158,7 @@ def _add(text: str, plan: DeploymentPlan, unit: Unit, snapshot: Snapshot) -> Non
     counters = snapshot.counters.setdefault(unit.name, {})
     if unit.role == "frontend":
         histograms = snapshot.histograms.setdefault(unit.name, {})
+        failures: dict[str, float] = {}
         moves = migration.is_on(unit)
         if moves:
             counters["migrations"] = 0
@@ -170,6 +174,11 @@ def _add(text: str, plan: DeploymentPlan, unit: Unit, snapshot: Snapshot) -> Non
             if sample.name == "dynamo_frontend_requests_total":
                 is_failure = sample.labels.get("status") == "error"
                 _count(counters, "failed_requests", sample.value if is_failure else 0)
+                if is_failure:
+                    _count(failures, sample.labels.get("error_type") or "unknown", sample.value)
+        # The most frequent type first.
+        order = sorted(failures, key=lambda name: (-failures[name], name))
+        snapshot.failed_by_type = {name: int(failures[name]) for name in order}
         return
     computes = unit.role in ("agg", "prefill")
     cache = _CACHE_COUNTERS if plan.lmcache is not None else {}

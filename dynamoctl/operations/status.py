@@ -170,6 +170,7 @@ def _load(seen: dict[str, Any]) -> LoadStatus:
         prompt_tokens_total=_sum(counters, "prompt_tokens"),
         generation_tokens_total=_sum(counters, "generation_tokens"),
         moved_requests_total=_sum(counters, "migrations"),
+        failed_requests_by_type=seen.get("failed_by_type"),
     )
 
 

@@ -128,6 +128,40 @@ def test_the_frontend_is_asked_for_requests_tokens_and_latencies() -> None:
     assert seen.health["frontend"] == "ok"
 
 
+FAILED = """\
+dynamo_frontend_requests_total{error_type="validation",model="m",request_type="unary",status="error"} 3
+dynamo_frontend_requests_total{error_type="cancelled",model="m",request_type="unary",status="error"} 50
+dynamo_frontend_requests_total{error_type="cancelled",model="m",request_type="stream",status="error"} 50
+"""
+
+
+def test_failed_requests_are_told_apart_by_their_type(capsys: pytest.CaptureFixture[str]) -> None:
+    """A client that has gone away counts as an error, too."""
+    seen = snapshot(plan(), {"frontend": FRONTEND + FAILED})
+    assert seen.failed_by_type == {"cancelled": 100, "validation": 3, "not_found": 2}
+    shown = status_of(seen, [])
+    assert shown.load is not None
+    assert shown.load.failed_requests_by_type == seen.failed_by_type
+    assert shown.load.failed_requests_total == 105
+    draw_status(shown)
+    words = "105 of them failed (100 cancelled, 3 validation, 2 not_found)"
+    assert f"requests: 113 finished, {words}" in capsys.readouterr().out.splitlines()
+
+
+def test_without_a_frontend_nothing_is_said_of_failed_requests() -> None:
+    seen = snapshot(plan(), {"worker-0": WORKER})
+    load = status_of(seen, []).load
+    assert load is not None
+    assert (load.failed_requests_total, load.failed_requests_by_type) == (None, None)
+
+
+def test_lmcaches_hits_are_not_called_those_of_the_whole_cache(capsys: pytest.CaptureFixture[str]) -> None:
+    """LMCache is asked for what the engine's own cache did not have."""
+    draw_status(status_of(snapshot(plan(), {"worker-0": WORKER}), []))
+    shown = "LMCache: 256 of 1,024 tokens that the engine's own cache did not have (25%)"
+    assert shown in capsys.readouterr().out.splitlines()
+
+
 MOVED = """\
 dynamo_frontend_model_migration_limit{model="m"} 0
 dynamo_frontend_model_migration_total{migration_type="new_request",model="m"} 3

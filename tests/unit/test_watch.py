@@ -68,6 +68,7 @@ def look(
             "prefill-0": {"hit_tokens": hits, "requested_tokens": requests * 10},
         },
         histograms={"frontend": {"ttft": {**dict.fromkeys(BOUNDS, 0), "0.2": requests, "+Inf": requests}}},
+        failed_by_type={"cancelled": requests // 10} if requests >= 10 else {},
         gauges={
             "decode-0": {"requests_running": 3, "requests_waiting": 1, "kv_cache_usage": 0.45},
             "prefill-0": {"requests_running": 1, "requests_waiting": 0, "kv_cache_usage": 0.97},
@@ -254,6 +255,14 @@ def busy(looks: list[Look | BaseException]) -> WatchedDeployment:
     return watched(
         looks, *(look(100 + 1.9 * number, 10 * number**2, hits=25 * number**2) for number in range(70))
     )[-1]
+
+
+@pytest.mark.parametrize(("width", "types"), [(80, ""), (120, " (4,761 cancelled)")])
+def test_a_wide_terminal_tells_failed_requests_apart(
+    busy: WatchedDeployment, width: int, types: str
+) -> None:
+    (line,) = (line for line in drawn(DeploymentView(busy), width) if line.startswith("requests"))
+    assert line.endswith(f"47,610 finished   4,761 failed{types}")
 
 
 @pytest.mark.parametrize("width", [80, 120])

@@ -46,6 +46,23 @@ def _rate(metric: str, labels: str) -> str:
     return f"rate({metric}{{{labels}}}[$__rate_interval])"
 
 
+def _rate_from_zero(metric: str, further: str = "") -> str:
+    """The rate of a counter of the frontend whose series appear with their first event.
+
+    It has one series for each type of error, for example. `rate` takes the first value of a series as its
+    beginning, so a first burst of 200 errors would be a rate of 0. Here a series that was not there an
+    interval ago, though its unit was scraped, has counted from 0.
+    """
+    counter = f"{metric}{{{ALL}{further}}}"
+    before = "offset $__rate_interval"
+    known = f"{_rate(metric, ALL + further)} and {counter} {before}"
+    new = (
+        f"{counter} * 1000 / $__rate_interval_ms"
+        f" and on (deployment, unit) up{{{ALL}}} {before} unless {counter} {before}"
+    )
+    return f"({known} or {new})"
+
+
 def _by(labels: str, what: str) -> str:
     return f"sum by ({labels}) ({what})"
 
@@ -94,7 +111,7 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
                 "Inter-token latency",
                 "Between one token of an answer and the next. It rises with the number of requests that run"
                 " together, and, aggregated, with prompts that come in between. Of a request with several"
-                " answers (a list of prompts, or `n`), it is the time between tokens of any of them: too low.",
+                " answers (a list of prompts, or `n`), it is the time between tokens of any: too low.",
                 "s",
                 _quantiles("dynamo_frontend_inter_token_latency_seconds", ALL, "deployment"),
             ),
@@ -106,7 +123,7 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
                 "reqps",
                 (
                     Query(
-                        _by("deployment, status", _rate("dynamo_frontend_requests_total", ALL)),
+                        _by("deployment, status", _rate_from_zero("dynamo_frontend_requests_total")),
                         "{{deployment}} {{status}}",
                     ),
                 ),
@@ -121,7 +138,7 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
                     Query(
                         _by(
                             "deployment, error_type",
-                            _rate("dynamo_frontend_requests_total", f'{ALL},status="error"'),
+                            _rate_from_zero("dynamo_frontend_requests_total", ',status="error"'),
                         ),
                         "{{deployment}} {{error_type}}",
                     ),
@@ -291,13 +308,15 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
         (
             Panel(
                 "Transfers per second",
-                "Transfers that each worker finished: one for each request that was prefilled elsewhere.",
+                "Transfers that each worker finished: one for each request that was prefilled elsewhere, and"
+                " `n` for one with `n`.",
                 "ops",
                 (Query(_by(_EACH, _rate("vllm:nixl_xfer_time_seconds_count", _UNIT)), _EACH_LEGEND),),
             ),
             Panel(
                 "Bytes per second",
-                "What they moved.",
+                "What they moved: whole blocks, and only those that the decode worker's own cache does not"
+                " have.",
                 "Bps",
                 (Query(_by(_EACH, _rate("vllm:nixl_bytes_transferred_sum", _UNIT)), _EACH_LEGEND),),
             ),
@@ -310,7 +329,7 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
             Panel(
                 "Failed transfers per second",
                 "Transfers and notifications that failed, and requests whose blocks nobody fetched in time."
-                " None is right.",
+                " None is right, except that of a request with `n`, all but one expire on prefill.",
                 "ops",
                 (
                     Query(

@@ -140,7 +140,8 @@ def expressions(cli: Cli) -> dict[str, str]:
     found = {}
     for panel in board["panels"]:
         for target in panel.get("targets", ()):
-            expr = target["expr"].replace("$__rate_interval", WINDOW)
+            expr = target["expr"].replace("$__rate_interval_ms", WINDOW.replace("s", "000"))
+            expr = expr.replace("$__rate_interval", WINDOW)
             expr = re.sub(r"\$(deployment|unit)\b", lambda one: every[one[1]], expr)
             assert "$" not in expr
             found[f"{panel['title']} {target['refId']}"] = expr

@@ -85,3 +85,21 @@ def test_every_expression_of_the_dashboard_parses_and_the_frontends_have_values(
         for label, selector in prometheus.names(cli).items():
             found = {series["metric"][label] for series in one.vector(selector)}
             assert found == {"deployment": {"default"}, "unit": {"frontend", "worker-0"}}[label]
+
+
+def test_the_first_error_of_a_type_is_a_rate(cli: Cli, endpoint: str, tmp_path: Path) -> None:
+    """The frontend has no series of a type before. `rate` alone takes its first value for the start."""
+    expressions = prometheus.expressions(cli)
+    with prometheus.running(prometheus.exported(cli, tmp_path, "-n", "default"), tmp_path) as one:
+
+        def rates(panel: str, label: str) -> dict[str, float]:
+            series = one.vector(expressions[f"{panel} A"])
+            return {each["metric"][label]: float(each["value"][1]) for each in series}
+
+        wait_for(lambda: bool(one.vector(f"up offset {prometheus.WINDOW}")), 60)
+        assert "validation" not in rates("Errors per second", "error_type")
+        body = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}], "no_such_parameter": 1}
+        with pytest.raises(urllib.error.HTTPError):
+            post(f"{endpoint}/v1/chat/completions", body)
+        wait_for(lambda: rates("Errors per second", "error_type").get("validation", 0) > 0, 20)
+        assert rates("Requests per second", "status")["error"] > 0

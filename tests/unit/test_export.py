@@ -248,7 +248,12 @@ def test_every_expression_is_of_the_chosen_deployments(name: str) -> None:
     selectors = re.findall(r"[a-z_:0-9]+\{([^}]*)\}", expr)
     assert selectors
     assert all('deployment=~"$deployment"' in one for one in selectors)
-    assert set(re.findall(r"\$\w+", expr)) <= {"$deployment", "$unit", "$__rate_interval"}
+    assert set(re.findall(r"\$\w+", expr)) <= {
+        "$deployment",
+        "$unit",
+        "$__rate_interval",
+        "$__rate_interval_ms",
+    }
     for left, right in ("()", "{}", "[]"):
         assert expr.count(left) == expr.count(right)
 

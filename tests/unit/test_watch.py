@@ -258,9 +258,7 @@ def busy(looks: list[Look | BaseException]) -> WatchedDeployment:
 
 
 @pytest.mark.parametrize(("width", "types"), [(80, ""), (120, " (4,761 cancelled)")])
-def test_a_wide_terminal_tells_failed_requests_apart(
-    busy: WatchedDeployment, width: int, types: str
-) -> None:
+def test_a_wide_terminal_tells_failed_requests_apart(busy: WatchedDeployment, width: int, types: str) -> None:
     (line,) = (line for line in drawn(DeploymentView(busy), width) if line.startswith("requests"))
     assert line.endswith(f"47,610 finished   4,761 failed{types}")
 

@@ -36,7 +36,9 @@ def frontend(context: PlanContext) -> Unit:
         env={**environment((*paths, *reasons)), **spec.env},
         unset=unset(reasons, spec.env),
         ports={"http": spec.port},
-        gate=Gate("http", spec.port, "/health", reachable(spec.host)),
+        # Not /health: that lists the instances in etcd, and answers only after 20 s and more while etcd is
+        # frozen or cut off and requests are answered.
+        gate=Gate("http", spec.port, "/live", reachable(spec.host)),
         why=(*reasons, *paths, *from_user(spec.env)),
     )  # fmt: skip
 

@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.mocker, pytest.mark.timeout(120)]
 # Each of them alone ends a start of Dynamo 1.6.1 with its mocker, or lets it wait for its deadline.
 UNDOING = {
     "DYN_HTTP_SVC_CMP_PATH": "/cmp",
-    "DYN_HTTP_SVC_HEALTH_PATH": "/healthy",
+    "DYN_HTTP_SVC_LIVE_PATH": "/alive",
     "DYN_HTTP_SVC_MODELS_PATH": "/m",
     "DYN_INTERACTIVE": "1",
     "DYN_KSERVE_GRPC_SERVER": "1",

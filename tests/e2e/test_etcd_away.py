@@ -126,3 +126,12 @@ def test_an_etcd_that_is_away(cli: Cli, tmp_path: Path) -> None:
     with ThreadPoolExecutor() as pool:
         kinds = ("stopped", "frozen", "cut-off")
         list(pool.map(partial(go_away_and_come_back, cli=cli, at=tmp_path), kinds))
+
+
+def test_a_frontend_that_answers_is_not_taken_for_frozen(cli: Cli, tmp_path: Path) -> None:
+    """Its /health waits for etcd for 20 s and more."""
+    with serving("frozen", cli, tmp_path) as served:
+        with served.away():
+            assert served.unanswered(20) == []
+        log = cli.home / "deployments/frozen/logs/supervisor.log"
+        assert "frontend is out of service" not in log.read_text()

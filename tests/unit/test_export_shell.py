@@ -77,9 +77,9 @@ def test_shellcheck_has_nothing_to_say(shape: str) -> None:
 @pytest.mark.parametrize(
     ("host", "gate", "there"),
     [
-        ("192.0.2.5", "http://192.0.2.5:8000/health", '"/dev/tcp/192.0.2.5/$port"'),
-        ("::", "'http://[::1]:8000/health'", '"/dev/tcp/::1/$port"'),
-        ("0.0.0.0", "http://127.0.0.1:8000/health", '"/dev/tcp/127.0.0.1/$port"'),
+        ("192.0.2.5", "http://192.0.2.5:8000/live", '"/dev/tcp/192.0.2.5/$port"'),
+        ("::", "'http://[::1]:8000/live'", '"/dev/tcp/::1/$port"'),
+        ("0.0.0.0", "http://127.0.0.1:8000/live", '"/dev/tcp/127.0.0.1/$port"'),
     ],
 )
 def test_a_gate_is_asked_where_its_unit_listens(host: str, gate: str, there: str) -> None:

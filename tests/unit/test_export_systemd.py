@@ -161,10 +161,10 @@ def test_they_restart_and_stop_as_the_supervisor_does() -> None:
 @pytest.mark.parametrize(
     ("host", "origin", "direct"),
     [
-        ("192.0.2.5", "http://192.0.2.5:8000/health", "localhost,127.0.0.1,192.0.2.5"),
-        ("::", "'http://[::1]:8000/health'", "localhost,127.0.0.1,::1"),
-        ("2001:db8::5", "'http://[2001:db8::5]:8000/health'", "localhost,127.0.0.1,2001:db8::5"),
-        ("0.0.0.0", "http://127.0.0.1:8000/health", "localhost,127.0.0.1"),
+        ("192.0.2.5", "http://192.0.2.5:8000/live", "localhost,127.0.0.1,192.0.2.5"),
+        ("::", "'http://[::1]:8000/live'", "localhost,127.0.0.1,::1"),
+        ("2001:db8::5", "'http://[2001:db8::5]:8000/live'", "localhost,127.0.0.1,2001:db8::5"),
+        ("0.0.0.0", "http://127.0.0.1:8000/live", "localhost,127.0.0.1"),
     ],
 )
 def test_a_gate_is_asked_where_its_unit_listens(host: str, origin: str, direct: str) -> None:
@@ -178,7 +178,7 @@ def test_a_gate_is_asked_where_its_unit_listens(host: str, origin: str, direct: 
 
 def test_a_gate_runs_nothing_that_a_user_names() -> None:
     (asks,) = values(made(plan(host="$(false)%n"))["dynamoctl-default-frontend.service"], "ExecStartPost")
-    assert "'http://$$(false)%%n:8000/health'" in asks
+    assert "'http://$$(false)%%n:8000/live'" in asks
     assert "kill -0 $$MAINPID" in asks
 
 

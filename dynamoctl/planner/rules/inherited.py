@@ -173,7 +173,7 @@ _HTTP_FRONTEND = (
             instead="rewrite paths in a proxy in front of the frontend: docs/howto/reverse-proxy.md",
         )
         for name, without in (
-            ("HEALTH", "The gate of the frontend never opens."),
+            ("LIVE", "The gate of the frontend never opens."),
             ("MODELS", "`up` never sees that the model is listed."),
             ("CMP", "The completion that verifies a start fails."),
             ("CHAT", "`dynamoctl chat` and `bench` fail."),

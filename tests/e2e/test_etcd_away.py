@@ -23,6 +23,7 @@ pytestmark = [pytest.mark.mocker, pytest.mark.timeout(600)]
 MODEL = "smollm2-135m-instruct"
 # Seconds. The plan's leases are of 30, and a process renews its own after half of that: what is away for
 # less than 15 costs nothing, at whatever moment it goes.
+HARMLESS = 15
 SHORT, LONG, RENEWED = (2, 5, 12), 30, 17
 
 
@@ -79,15 +80,19 @@ class Served:
 
 
 @contextmanager
-def serving(name: str, cli: Cli, at: Path) -> Iterator[Served]:
+def serving(name: str, cli: Cli, at: Path, env: str = "") -> Iterator[Served]:
+    """A deployment, with these lines in `[env]`."""
     with ExitStack() as stack:
         first, second = stack.enter_context(hosts.two_hosts(name[0]))
         (at / name).mkdir()
+        config = at / f"{name}.toml"
+        config.write_text(f"[env]\n{env}\n")
         etcd = stack.enter_context(hosts.etcd(first, at / name))
         there, port = replace(cli, prefix=second.prefix), free_port()
         up = there(
             "up", "agg", "-n", name, "--port", str(port), "--engine", "mocker", "--discovery", "etcd",
-            "--etcd-endpoints", etcd.url, "--advertise", second.address, patience_s=PATIENCE_S,
+            "--etcd-endpoints", etcd.url, "--advertise", second.address, "--config", str(config),
+            patience_s=PATIENCE_S,
         )  # fmt: skip
         assert up.code == 0, up.err
         yield Served(name, there, port, etcd, second, first)
@@ -98,15 +103,21 @@ def serving(name: str, cli: Cli, at: Path) -> Iterator[Served]:
 def go_away_and_come_back(name: str, cli: Cli, at: Path) -> None:
     """Each time longer; the last time for longer than a lease lives."""
     with serving(name, cli, at) as served:
-        before = served.processes()
         for seconds in SHORT:
             time.sleep(RENEWED)
+            before, began = served.processes(), time.monotonic()
             with served.away():
                 failed = served.unanswered(seconds)
+            was_away = time.monotonic() - began  # its start, too, takes some time
             failed += served.unanswered(RENEWED / 2)  # some end only when etcd has been back for a while
-            assert failed == [], f"{name} for {seconds} s"
-        assert served.processes() == before
+            print(f"{name} for {was_away:.1f} s: {failed}")
+            if was_away < HARMLESS - 1:
+                assert (failed, served.processes()) == ([], before), f"{name} for {was_away:.1f} s"
+            else:  # a machine that is so busy
+                assert seconds == SHORT[-1], f"{name} for {was_away:.1f} s"
+                wait_for(served.is_ready, 60)
         time.sleep(RENEWED)
+        before = served.processes()
         with served.away():
             failed = served.unanswered(LONG)
         began = time.monotonic()
@@ -129,8 +140,8 @@ def test_an_etcd_that_is_away(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_a_frontend_that_answers_is_not_taken_for_frozen(cli: Cli, tmp_path: Path) -> None:
-    """Its /health waits for etcd for 20 s and more."""
-    with serving("frozen", cli, tmp_path) as served:
+    """Its /health waits for etcd for 20 s and more. The leases outlive this."""
+    with serving("frozen", cli, tmp_path, 'ETCD_LEASE_TTL = "120"') as served:
         with served.away():
             assert served.unanswered(20) == []
         log = cli.home / "deployments/frozen/logs/supervisor.log"

@@ -104,12 +104,11 @@ def _help(*words: str) -> str:
 def exit_codes() -> str:
     """The codes of dynamoctl.errors, and the three that are nobody's error."""
     rows: dict[int, list[str]] = {0: ["Done. `down` and `status` with nothing running are 0 too."]}
-    kinds = [kind for _, kind in inspect.getmembers(errors, inspect.isclass)]
+    classes = [one for _, one in inspect.getmembers(errors, inspect.isclass)]
+    kinds = [one for one in classes if issubclass(one, errors.DynamoctlError)]
     for kind in sorted(kinds, key=lambda kind: inspect.getsourcelines(kind)[1]):
-        if kind is errors.DynamoctlError:
-            rows.setdefault(kind.exit_code, []).append("It failed while it ran.")
-        elif issubclass(kind, errors.DynamoctlError):
-            rows.setdefault(kind.exit_code, []).append(_first_sentence(kind))
+        words = "It failed while it ran." if kind is errors.DynamoctlError else _first_sentence(kind)
+        rows.setdefault(kind.exit_code, []).append(words)
     rows[129] = ["Broken off by SIGHUP."]
     rows[130] = [
         "Broken off by SIGINT (Ctrl-C). What `up` had started is taken down. `status --watch` ends so with 0."

@@ -128,7 +128,8 @@ def test_a_killed_unit_comes_back_and_what_was_in_flight_ends(cli: Cli, split: s
     assert not asking.is_alive()  # an answer or an error, and no hang
     assert len(ended) == 1
     wait_for(lambda: is_back(cli, "split", unit, before[unit]))
-    assert chat(split, MODEL, "Hello", max_tokens=4)
+    # Dynamo 1.6.1 says that the model is ready some tenths of a second before its prefill router is.
+    wait_for(lambda: answers(split), 10)
     after = pids(cli, "split")
     assert {name for name in before if after[name] != before[name]} == {unit}
 

@@ -7,19 +7,11 @@ from typing import Annotated, Literal
 import typer
 
 from dynamoctl.cli import completers
-from dynamoctl.cli.options import Json, NameOption, one_name
+from dynamoctl.cli.options import Json, NameBeforeUnit, NameOption, one_name
 
 
 def command(
-    deployment: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="NAME",
-            help="The deployment; the same as --name. May be left out before UNIT.",
-            show_default=False,
-            autocompletion=completers.deployments_and_units,
-        ),
-    ] = None,
+    deployment: NameBeforeUnit = None,
     unit: Annotated[
         str | None,
         typer.Argument(

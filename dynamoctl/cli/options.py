@@ -26,6 +26,16 @@ NameArgument = Annotated[
         autocompletion=completers.deployments,
     ),
 ]
+# In a command that takes units after it.
+NameBeforeUnit = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="NAME",
+        help="The deployment; the same as --name. May be left out before UNIT.",
+        show_default=False,
+        autocompletion=completers.deployments_and_units,
+    ),
+]
 # In a command that takes both: None if it is not given.
 NameOption = Annotated[
     str | None,

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Sequence
 
+from dynamoctl import policies
 from dynamoctl.errors import DynamoctlError, NotReadyError, SpecError
 from dynamoctl.humanize import nearest
 from dynamoctl.operations.serving import serving
 from dynamoctl.operations.status import ask
 from dynamoctl.state import DeploymentDir, DeploymentState, UnitState
 
-# Workers before what they need; the frontend last.
-_ORDER = ("prefill", "decode", "agg", "cache", "frontend")
+# As they stop: workers before what they need, and the frontend last.
+_ORDER = [role for roles in policies.STOP_ORDER for role in roles]
 
 
 def chosen(name: str, units: Sequence[str], role: str | None, everything: bool) -> list[UnitState]:

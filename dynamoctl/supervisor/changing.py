@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 
 from dynamoctl import policies
 from dynamoctl.errors import NotReadyError, SpecError
+from dynamoctl.host.processes import Identity
 from dynamoctl.humanize import duration
 from dynamoctl.supervisor import draining
 from dynamoctl.supervisor.deployment import Deployment
@@ -42,7 +44,7 @@ async def restart(deployment: Deployment, name: str) -> float:
             raise NotReadyError(f"'{deployment.folder.name}' is {deployment.state.state}")
         if member.state.state not in ("ready", "unresponsive"):
             raise NotReadyError(f"{name} is {member.state.state}", "wait until it is ready")
-        began = time.monotonic()
+        began, before = time.monotonic(), member.state.identity
         say(f"{name} is restarted by request")
         if member.unit.is_worker:
             member.state.phase = "draining"
@@ -51,19 +53,23 @@ async def restart(deployment: Deployment, name: str) -> float:
         try:
             await deployment.renew(member, policies.stop_grace_s(deployment.plan.drain_s))
         except OSError as error:
+            member.state.phase = ""
+            with suppress(OSError):
+                await deployment.put_back_into_service(member)
             raise NotReadyError(f"{name} cannot be restarted: {error}", "try again") from None
-        await _until_it_serves(deployment, member)
+        await _until_it_serves(deployment, member, before)
         return time.monotonic() - began
 
 
-async def _until_it_serves(deployment: Deployment, member: RunningUnit) -> None:
+async def _until_it_serves(deployment: Deployment, member: RunningUnit, before: Identity | None) -> None:
+    """Wait for a process other than the one before: that may have ended by itself meanwhile."""
     until = time.monotonic() + deployment.plan.timeout_s
-    while not (member.ready.is_set() and deployment.listed):
-        if deployment.state.state == "failed" or time.monotonic() > until:
+    while member.state.identity == before or not (member.ready.is_set() and deployment.listed):
+        has_failed = deployment.state.state == "failed"
+        if has_failed or time.monotonic() > until:
             waited = duration(deployment.plan.timeout_s)
-            why = (
-                "has ended too often" if deployment.state.state == "failed" else f"is not back after {waited}"
+            why = "has ended too often" if has_failed else f"is not back after {waited}"
+            raise NotReadyError(
+                f"{member.unit.name} {why}", f"log: {deployment.folder.log(member.unit.name)}"
             )
-            log = deployment.folder.log(member.unit.name)
-            raise NotReadyError(f"{member.unit.name} {why}", f"log: {log}")
         await asyncio.sleep(_INTERVAL_S)

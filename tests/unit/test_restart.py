@@ -108,22 +108,28 @@ class Deployment:
         self.members = [
             SimpleNamespace(
                 unit=SimpleNamespace(name="worker-0", is_worker=True),
-                state=SimpleNamespace(state=unit, phase=""),
+                state=SimpleNamespace(state=unit, phase="", identity=1),
                 ready=asyncio.Event(),
             )
         ]
         self.changing = asyncio.Lock()
         self.listed = True
-        self.comes_back = True
+        self.comes_back = self.has_descriptors = True
         self.told: list[str] = []
 
     def save(self) -> None:
         self.told.append(self.members[0].state.phase)
 
     async def renew(self, member: Any, _patience_s: float) -> None:
+        if not self.has_descriptors:
+            raise OSError("too many open files")
         self.told.append("renewed")
         if self.comes_back:
+            member.state.identity = 2
             member.ready.set()
+
+    async def put_back_into_service(self, _member: Any) -> None:
+        self.told.append("put back")
 
 
 def refused(deployment: Any, unit: str = "worker-0") -> str:
@@ -149,6 +155,21 @@ def test_a_worker_that_does_not_come_back() -> None:
     deployment = Deployment()
     deployment.comes_back = False
     assert refused(deployment).startswith("worker-0 is not back after")
+
+
+def test_a_process_that_still_lives_is_not_the_one_that_is_waited_for() -> None:
+    deployment: Any = Deployment()
+    deployment.comes_back = False
+    deployment.members[0].ready.set()
+    assert refused(deployment).startswith("worker-0 is not back after")
+
+
+def test_a_worker_that_cannot_be_restarted_gets_requests_again() -> None:
+    deployment = Deployment()
+    deployment.has_descriptors = False
+    assert refused(deployment) == "worker-0 cannot be restarted: too many open files"
+    assert deployment.told == ["draining", "put back"]
+    assert deployment.members[0].state.phase == ""
 
 
 def test_one_at_a_time() -> None:

@@ -22,6 +22,7 @@ from dynamoctl.host.files import SHARED_MEMORY, FileIdentity, identify_file, in_
 MARK = "DYNAMOCTL_UNIT"
 _TCP_LISTEN = "0A"  # include/net/tcp_states.h
 _KERNEL_THREAD = 0x00200000  # PF_KTHREAD in the flags of /proc/PID/stat: such a task has no environment
+_READS_OF_ENVIRONMENT = 4  # a millisecond apart
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def all_pids() -> Iterator[int]:
 def environment_of(pid: int, name: str) -> str | None:
     """A variable in a process's environment; None if it is unset or this user may not read it."""
     try:
-        block = Path(f"/proc/{pid}/environ").read_bytes()
+        block = _environment(pid)
     except OSError:
         return None
     prefix = f"{name}=".encode()
@@ -94,6 +95,23 @@ def environment_of(pid: int, name: str) -> str | None:
         if entry.startswith(prefix):
             return entry[len(prefix) :].decode(errors="replace")
     return None
+
+
+def _environment(pid: int) -> bytes:
+    """What stands in /proc/PID/environ.
+
+    It is empty for a moment while a process starts another program: execve(2) closes files, by which a
+    parent learns of it, before it sets the new environment up. So an empty one is read again.
+
+    Raises:
+        OSError: there is no such process, or this user may not read it.
+    """
+    path = Path(f"/proc/{pid}/environ")
+    for _ in range(_READS_OF_ENVIRONMENT - 1):
+        if block := path.read_bytes():
+            return block
+        time.sleep(0.001)
+    return path.read_bytes()
 
 
 def members(mark: str, leader: Identity | None = None) -> list[Identity]:

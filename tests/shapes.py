@@ -79,7 +79,7 @@ def write(shape: str, like: Path, folder: Path) -> Path:
     settings = {**_COMMON, **SHAPES[shape]}
     torch.manual_seed(7)
     config = AutoConfig.for_model(settings.pop("model_type"), **settings)
-    model = AutoModelForCausalLM.from_config(config).to(torch.bfloat16)  # type: ignore[no-untyped-call]
+    model = AutoModelForCausalLM.from_config(config).to(torch.bfloat16)
     model.save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         if (like / name).exists():

@@ -52,7 +52,7 @@ def main() -> None:
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     fail_what_breaks_off(StreamedResponseHandler)
-    parser = FlexibleArgumentParser()  # type: ignore[no-untyped-call]
+    parser = FlexibleArgumentParser()
     add_cli_args(parser)
     serve(parser.parse_args())
 

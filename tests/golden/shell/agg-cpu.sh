@@ -182,6 +182,7 @@ worker-0() {
   export TORCHDYNAMO_DISABLE=1
   export VLLM_CPU_KVCACHE_SPACE=1
   export CUDA_VISIBLE_DEVICES=''
+  export OMP_WAIT_POLICY=PASSIVE
   exec setsid "$python" -m dynamo.vllm \
     --model /home/user/.cache/dynamoctl/smollm2-135m-instruct \
     --served-model-name smollm2-135m-instruct \

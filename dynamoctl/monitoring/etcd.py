@@ -17,6 +17,7 @@ import ssl
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from dynamoctl.errors import DynamoctlError, PreflightError
@@ -79,10 +80,10 @@ class Etcd:
     def __init__(self, endpoints: Sequence[str], environ: Mapping[str, str]) -> None:
         self._endpoints = endpoints
         self._login = (environ.get("ETCD_AUTH_USERNAME", ""), environ.get("ETCD_AUTH_PASSWORD", ""))
-        self._verify: ssl.SSLContext | bool = True
+        self._tls: ssl.SSLContext | None = None
         texts = with_certificates(environ)
         if all(texts.get(name) for name in CERTIFICATES):
-            self._verify = _context(*(texts[name] for name in CERTIFICATES))
+            self._tls = _context(*(texts[name] for name in CERTIFICATES))
 
     def answers(self) -> tuple[bool, str]:
         """Whether etcd can be used: (usable, why not)."""
@@ -229,7 +230,8 @@ class Etcd:
 
         why = "it has no endpoint"
         headers = {"Authorization": token} if token else {}
-        with httpx2.Client(verify=self._verify, trust_env=False, timeout=TIMEOUT_S) as http:
+        tls = self._tls or _default_context()
+        with httpx2.Client(verify=tls, trust_env=False, timeout=TIMEOUT_S) as http:
             for endpoint in self._endpoints:
                 try:
                     answer = http.request(method, endpoint + path, json=body, headers=headers)
@@ -248,6 +250,14 @@ class Etcd:
 
 class _NoAnswerError(Exception):
     """No member gave an answer; the text says why."""
+
+
+@cache
+def _default_context() -> ssl.SSLContext:
+    """Made once: a client without it reads all certificates of the host for each request."""
+    import httpx2
+
+    return httpx2.create_ssl_context(trust_env=False)
 
 
 def _context(ca: str, certificate: str, key: str) -> ssl.SSLContext:

@@ -6,6 +6,7 @@ its own version under the name vllm (0.26).
 
 from __future__ import annotations
 
+import gc
 import json
 from typing import Any
 
@@ -46,10 +47,13 @@ def _error(message: str) -> str:
 
 def main() -> None:
     """Parse the arguments of `vllm bench serve` and run it."""
+    gc.disable()  # a fifth of the imports' time
     from vllm.benchmarks.lib.endpoint_request_func import StreamedResponseHandler
     from vllm.benchmarks.serve import add_cli_args
     from vllm.benchmarks.serve import main as serve
     from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    gc.enable()
 
     fail_what_breaks_off(StreamedResponseHandler)
     parser = FlexibleArgumentParser()

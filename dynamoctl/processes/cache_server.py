@@ -20,8 +20,9 @@ from typing import Any
 
 from dynamoctl.host.files import SHARED_MEMORY, Files
 from dynamoctl.host.processes import MARK
-from dynamoctl.processes import cache_clients
+from dynamoctl.processes import cache_clients, quick_imports
 
+HELP = frozenset(("-h", "--help"))
 CLOSED = ("/env", "/run_script")
 # LMCache prepends the first part to any name that does not begin with it.
 _POOL = "lmcache_l1_pool_dynamoctl-"
@@ -55,9 +56,13 @@ def close(app: Any) -> None:
 
 def main() -> None:
     """Run LMCache's `lmcache server` with the process's arguments."""
-    from lmcache.cli.main import main as lmcache
-    from lmcache.v1.multiprocess import http_server
+    with quick_imports.without_collector():
+        from lmcache.cli.main import main as lmcache
+        from lmcache.v1.distributed.l2_adapters import factory
+        from lmcache.v1.multiprocess import http_server
 
+    if not HELP.intersection(sys.argv):
+        quick_imports.only_named_adapters(factory, sys.argv)
     close(http_server.app)
     sys.argv.insert(1, "server")
     mark = os.environ.get(MARK)

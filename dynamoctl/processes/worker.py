@@ -10,7 +10,6 @@ the input it exits.
 from __future__ import annotations
 
 import contextlib
-import gc
 import importlib
 import json
 import os
@@ -19,6 +18,7 @@ import sys
 from pathlib import Path
 
 from dynamoctl.patches import fork_engine
+from dynamoctl.processes.quick_imports import without_collector
 
 # Set to 1, it makes the process a standby.
 STANDBY = "DYNAMOCTL_STANDBY"
@@ -66,21 +66,18 @@ def preload(arguments: list[str]) -> None:
 
     What cannot be imported is left to the worker, which reports it.
     """
-    gc.disable()  # nothing is freed by it while modules are made, and it takes a fifth of the time
-    for module in _MAIN:
-        _import(module)
-    platform = sys.modules.get("vllm.platforms")
-    if platform is not None:
-        for module in _OF_DEVICE.get(platform.current_platform.device_type, ()):
+    with without_collector():
+        for module in _MAIN:
             _import(module)
-    text = " ".join(arguments)
-    for connector, modules in _OF_CONNECTOR.items():
-        if connector in text:
-            for module in modules:
+        platform = sys.modules.get("vllm.platforms")
+        if platform is not None:
+            for module in _OF_DEVICE.get(platform.current_platform.device_type, ()):
                 _import(module)
-    # The collector would write to the memory of every module, which forked processes share.
-    gc.freeze()
-    gc.enable()
+        text = " ".join(arguments)
+        for connector, modules in _OF_CONNECTOR.items():
+            if connector in text:
+                for module in modules:
+                    _import(module)
 
 
 def _import(module: str) -> None:

@@ -88,8 +88,8 @@ CPU = (
         sets="OMP_WAIT_POLICY",
         value="PASSIVE",
         why="A thread that waits for another one of its engine leaves its core to whoever computes.",
-        without="Threads wait in a loop: beside other programs on two cores, a token took 1.0 to 1.8 s instead"
-        " of 0.08 s.",
+        without="Threads wait in a loop: beside other programs on two cores, a token took 1.0 to 1.8 s"
+        " instead of 0.08 s.",
         source="torch==2.13.0:torch/lib/libgomp.so.1:OMP_WAIT_POLICY; measured with vllm==0.31.0 on two"
         " cores",
         tested=("vllm", "torch"),

@@ -1,0 +1,61 @@
+"""What is left out when large packages are imported."""
+
+from __future__ import annotations
+
+import gc
+from types import SimpleNamespace
+
+import pytest
+from dynamoctl.processes.quick_imports import only_named_adapters, without_collector
+
+from tests.unit.fresh import last_line
+
+REAL = """
+import sys
+from lmcache.v1.distributed.l2_adapters import config, factory
+from dynamoctl.processes.quick_imports import only_named_adapters
+only_named_adapters(factory, ["--l2-adapter", '{"type":"fs","base_path":"/somewhere"}'])
+shown = config.get_registered_l2_adapter_types()
+found = config.get_l2_adapter_config_class("fs").__name__
+print(shown, found, any("bigtable" in name for name in sys.modules), "transformers" in sys.modules)
+"""
+
+
+def test_the_server_imports_the_adapters_of_its_arguments_alone() -> None:
+    """With the real LMCache: it would import all of them to print their names."""
+    assert last_line(REAL) == "[] FSL2AdapterConfig False False"
+
+
+def test_the_adapters_that_are_named_come_first() -> None:
+    pending = ["of.bigtable_l2_adapter", "of.fs_l2_adapter", "of.fs_native_l2_adapter", "of.resp_l2_adapter"]
+    order = [pending[1], pending[3], pending[0], pending[2]]
+    factory = SimpleNamespace(_PENDING_MODULES=[*pending], load_all_adapters=pending.clear)
+    only_named_adapters(factory, ["server", "--l2-adapter", '{"type":"resp"}', '--l2-adapter={"type":"fs"}'])
+    assert order == factory._PENDING_MODULES
+    factory.load_all_adapters()
+    assert pending
+
+
+@pytest.mark.parametrize("arguments", [[], ["--l2-adapter"], ["--l2-adapter", "{"], ["--l2-adapter", "3"]])
+def test_what_is_no_adapter_is_left_to_lmcache(arguments: list[str]) -> None:
+    factory = SimpleNamespace(_PENDING_MODULES=["b", "a"], load_all_adapters=None)
+    only_named_adapters(factory, arguments)
+    assert factory._PENDING_MODULES == ["b", "a"]
+
+
+def test_another_version_is_left_as_it_is() -> None:
+    factory = SimpleNamespace(load_all_adapters=len)
+    only_named_adapters(factory, ["--l2-adapter", '{"type":"fs"}'])
+    assert factory.load_all_adapters is len
+
+
+def test_the_collector_is_on_again_after_an_error() -> None:
+    def fail() -> None:
+        with without_collector():
+            assert not gc.isenabled()
+            raise ImportError
+
+    with pytest.raises(ImportError):
+        fail()
+    assert gc.isenabled()
+    gc.unfreeze()

@@ -11,7 +11,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dynamoctl.answers import bench, cache, chat, doctor, down, export, init, logs, restart, status, up, watch
+from dynamoctl.answers import (
+    bench,
+    cache,
+    chat,
+    doctor,
+    down,
+    export,
+    history,
+    init,
+    logs,
+    restart,
+    scale,
+    status,
+    up,
+    watch,
+)
 from dynamoctl.answers.envelope import Answer, Error
 from dynamoctl.humanize import attributes
 from dynamoctl.planner import plan
@@ -91,7 +106,9 @@ ENTRIES = (
     ),
     entry("chat --json", chat.ChatAnswer),
     entry("logs --json", logs.LogsAnswer),
+    entry("scale --json", scale.ScaleAnswer),
     entry("restart --json", restart.RestartAnswer),
+    entry("history --json", history.HistoryAnswer),
     entry("down --json", down.DownAnswer, down.DownAllAnswer, words=ALL),
     entry("cache check --json", cache.CacheCheckAnswer),
     entry("cache clear --json", cache.CacheClearAnswer),

@@ -1,7 +1,8 @@
 """The folder of a deployment: its plan, its units' identities, its logs.
 
     HOME/deployments/NAME/
-        plan.json       the spec and the plan; written once per start
+        plan.json       the spec and the plan that runs
+        plans/N.json    the plans of earlier and later changes (`supervisor.revisions`)
         state.json      the current state; only the supervisor writes it, atomically
         logs/UNIT.log   output of each unit; also supervisor.log
         run/UNIT/       the unit's working folder, empty when it starts; UNIT.standby/ of its standby
@@ -17,10 +18,8 @@ HOME is $DYNAMOCTL_HOME or the user's state folder. `status` imports this, so it
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -29,6 +28,7 @@ from typing import Any, Literal
 
 from dynamoctl.errors import DynamoctlError, PreflightError
 from dynamoctl.host.files import FileIdentity, Files
+from dynamoctl.host.locks import cannot_write_in, locked
 from dynamoctl.host.processes import Identity, is_running
 from dynamoctl.humanize import path_of
 
@@ -57,6 +57,8 @@ class UnitState:
         error: its last log lines if it failed, or empty.
         standby: `importing` or `ready`, if a process waits to be its next one.
         patches: names of the patches that the plan switches on in it (`dynamoctl.patches`).
+        service: `joining`: it does not count yet; `leaving`: it is being removed; `drained`: the user keeps
+            requests away from it; empty: it serves as its state says.
     """
 
     name: str
@@ -73,6 +75,22 @@ class UnitState:
     error: str = ""
     patches: list[str] = field(default_factory=list)
     standby: str = ""
+    service: Literal["", "joining", "leaving", "drained"] = ""
+
+    @property
+    def counts(self) -> bool:
+        """Whether the deployment needs it to be ready."""
+        return self.service not in ("joining", "leaving")
+
+
+@dataclass
+class ChangeState:
+    """A change that is under way: its number, what was asked for, what is being done, since when (epoch)."""
+
+    revision: int
+    what: str
+    step: str
+    began_at: float
 
 
 @dataclass
@@ -93,6 +111,8 @@ class DeploymentState:
         files: files that its processes made outside its folder: shared memory, sockets.
         file_identities: path -> identity of these files, because other programs may reuse their names. States
             of older dynamoctl versions have none.
+        revision: number of the plan that runs.
+        change: the change that is under way; None if there is none.
     """
 
     name: str
@@ -112,6 +132,8 @@ class DeploymentState:
     mismatched_models: list[str] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
     file_identities: dict[str, FileIdentity] = field(default_factory=dict)
+    revision: int = 0
+    change: ChangeState | None = None
     version: int = VERSION
 
     @property
@@ -273,8 +295,8 @@ class DeploymentDir:
         try:
             self.make()
         except OSError as error:
-            raise _cannot_write_in(self.path, error) from None
-        with _locked(self.path / "lock", patience_s, busy):
+            raise cannot_write_in(self.path, error) from None
+        with locked(self.path / "lock", patience_s, busy):
             yield
 
 
@@ -285,36 +307,8 @@ def starts_in_turn(patience_s: float = 60.0) -> Iterator[None]:
     Raises:
         DynamoctlError: another command holds it for longer than `patience_s` seconds.
     """
-    with _locked(home() / "lock", patience_s, "another deployment is being started"):
+    with locked(home() / "lock", patience_s, "another deployment is being started"):
         yield
-
-
-@contextmanager
-def _locked(path: Path, patience_s: float, busy: str) -> Iterator[None]:
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise _cannot_write_in(path.parent, error) from None
-    try:
-        deadline = time.monotonic() + patience_s
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                if time.monotonic() > deadline:
-                    raise DynamoctlError(busy, "wait for it to end, then try again") from None
-                time.sleep(0.1)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _cannot_write_in(folder: Path, error: OSError) -> PreflightError:
-    return PreflightError(
-        f"cannot write in {folder}: {error.strerror}",
-        "fix its permissions, or set DYNAMOCTL_HOME to a writable folder",
-    )
 
 
 def write_whole(path: Path, text: str, mode: int = 0o666) -> None:
@@ -395,6 +389,6 @@ def _identity(body: dict[str, Any] | None) -> Identity | None:
 def _state(body: dict[str, Any]) -> DeploymentState:
     units = [UnitState(**{**unit, "identity": _identity(unit["identity"])}) for unit in body["units"]]
     files = {path: FileIdentity(**identity) for path, identity in body.get("file_identities", {}).items()}
-    return DeploymentState(
-        **{**body, "units": units, "supervisor": _identity(body["supervisor"]), "file_identities": files}
-    )
+    change = ChangeState(**body["change"]) if body.get("change") else None
+    own = {"units": units, "supervisor": _identity(body["supervisor"]), "change": change}
+    return DeploymentState(**{**body, **own, "file_identities": files})

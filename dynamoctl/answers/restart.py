@@ -17,10 +17,12 @@ class RestartedUnit:
     Attributes:
         name: the unit.
         seconds: from the request until it served again, seconds.
+        in_place: whether it ended before it started again.
     """
 
     name: str
     seconds: float
+    in_place: bool = False
 
 
 @dataclass(frozen=True)

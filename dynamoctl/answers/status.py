@@ -39,6 +39,8 @@ class UnitStatus:
             `requests_running`.
         patches: names of the [patches](versions.md#patches) that the plan switches on in it.
         standby: of the process that waits for its next start: `importing` or `ready`; None if there is none.
+        service: `joining`: it does not count yet; `leaving`: it gets no requests and is removed; `drained`:
+            `dynamoctl drain` keeps requests away from it; None: it serves as its state says.
     """
 
     name: str
@@ -57,6 +59,7 @@ class UnitStatus:
     kv_cache_usage: float | None
     patches: tuple[str, ...]
     standby: str | None = None
+    service: str | None = None
 
 
 @dataclass
@@ -158,6 +161,23 @@ class RemoteWorker:
 
 
 @dataclass
+class ChangeStatus:
+    """A change that is under way.
+
+    Attributes:
+        revision: the number of the plan that it leads to.
+        what: what was asked for, as `scale decode 2`.
+        step: what is being done now, as `adding decode-1`.
+        seconds: for how long it has been under way, seconds.
+    """
+
+    revision: int
+    what: str
+    step: str
+    seconds: float
+
+
+@dataclass
 class StatusAnswer(Answer):
     """One deployment.
 
@@ -178,6 +198,8 @@ class StatusAnswer(Answer):
         remote: its workers on other hosts; None if etcd or the supervisor does not report them.
         error: why it failed; None if it did not fail.
         warnings: what does not stop it but should be known.
+        revision: number of the plan that runs (`dynamoctl history`); None if it was never started.
+        change: the change that is under way; None if there is none.
     """
 
     schema: ClassVar[str] = SCHEMA
@@ -195,6 +217,8 @@ class StatusAnswer(Answer):
     remote: tuple[RemoteWorker, ...] | None
     error: Error | None
     warnings: tuple[str, ...]
+    revision: int | None = None
+    change: ChangeStatus | None = None
 
 
 @dataclass

@@ -56,7 +56,7 @@ class WatchAnswer(StatusAnswer):
             asked.
     """
 
-    rates: Rates | None
+    rates: Rates | None = None
 
 
 @dataclass

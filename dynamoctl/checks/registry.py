@@ -54,6 +54,8 @@ PREFLIGHT: tuple[Check, ...] = (
     tiers.CHECK,
     trials.SETTINGS,
 )
+# These are about a whole deployment.
+_OF_A_START = (http_port.CHECK, etcd.CHECK, host_versions.CHECK, nats.CHECK, ignored.CHECK, replaced.CHECK)
 # These take seconds, or are about other deployments.
 DOCTOR_ONLY: tuple[Check, ...] = (trials.KERNELS, trials.NIXL, trials.ARGUMENTS, leftovers.CHECK)
 
@@ -61,6 +63,16 @@ DOCTOR_ONLY: tuple[Check, ...] = (trials.KERNELS, trials.NIXL, trials.ARGUMENTS,
 def check(plan: DeploymentPlan, facts: HostFacts, model_facts: ModelFacts) -> list[Finding]:
     """Every error and warning about this plan on this host; errors first."""
     findings = [finding for one in PREFLIGHT for finding in one.run(plan, facts, model_facts)]
+    return sorted(findings, key=lambda finding: finding.level)
+
+
+def check_beside(plan: DeploymentPlan, facts: HostFacts, model_facts: ModelFacts) -> list[Finding]:
+    """As `check`, for units that start beside the others of a deployment that is up.
+
+    What the others use already, such as the port of the frontend, is not asked for.
+    """
+    asked = (one for one in PREFLIGHT if one not in _OF_A_START)
+    findings = [finding for one in asked for finding in one.run(plan, facts, model_facts)]
     return sorted(findings, key=lambda finding: finding.level)
 
 

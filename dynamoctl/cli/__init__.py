@@ -16,7 +16,10 @@ from dynamoctl.cli import output
 from dynamoctl.errors import DynamoctlError, SpecError
 
 # Each has a module here; the last ones are groups of commands.
-COMMANDS = ("up", "init", "doctor", "status", "chat", "logs", "restart", "down", "cache", "bench", "export")
+COMMANDS = (
+    *("up", "init", "doctor", "status", "chat", "logs", "scale", "restart", "history", "down"),
+    *("cache", "bench", "export"),
+)
 _LISTS = (["--help"], ["-h"])
 # How large a terminal says that it is; some say 0.
 _SIZES = ("COLUMNS", "LINES", "TERMINAL_WIDTH")

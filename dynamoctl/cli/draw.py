@@ -199,6 +199,8 @@ def draw_status(answer: StatusAnswer) -> None:
         }
         table.add_row(*(cells[column] for column in columns))
     out.print(table)
+    if (change := answer.change) is not None:
+        out.print(f"change: {change.what}, {change.step}, for {duration(change.seconds)}", markup=False)
     if answer.load:
         _draw_load(out, answer.load)
     if answer.cache:

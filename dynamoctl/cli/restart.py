@@ -29,28 +29,30 @@ def command(
         ),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="All units of the deployment.")] = False,
+    in_place: Annotated[
+        bool,
+        typer.Option("--in-place", help="End each unit before it starts again; takes less memory."),
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask where requests would fail.")] = False,
     json: Json = False,
 ) -> None:
     """Restart units of a deployment that is up, one after the other.
 
-    A worker gets no new requests from then on, and --drain seconds for those that it has. If another worker
-    has its role, no request fails; otherwise the command asks first.
+    A new worker serves before the old one goes, if memory and GPUs allow it. The old one gets no new requests
+    from then on, and --drain seconds for those that it has. The command asks first if requests would fail.
     """
     import sys
 
     from dynamoctl.answers.restart import RestartAnswer, RestartedUnit
     from dynamoctl.cli.output import emit, note
     from dynamoctl.errors import SpecError
-    from dynamoctl.humanize import duration
+    from dynamoctl.operations import changes, restart
     from dynamoctl.operations.logs import target
-    from dynamoctl.operations.restart import chosen, consequences, restart
-    from dynamoctl.operations.serving import serving
 
     found, first = target(deployment, one_name(None, name))
     named = [*([first] if first is not None else []), *(units or [])]
-    wanted = chosen(found, named, role, everything)
-    noticed = consequences(serving(found), wanted)
+    proposal = restart.plan(found, restart.chosen(found, named, role, everything), in_place)
+    noticed = restart.consequences(proposal.state, proposal.in_place)
     if noticed and not yes:
         if json or not sys.stdin.isatty():
             raise SpecError("; ".join(noticed), "to do it all the same: --yes")
@@ -58,13 +60,9 @@ def command(
             note(line)
         if not typer.confirm("Go on?", err=True):
             raise SpecError("nothing was restarted")
-    done = []
-    for unit in wanted:
-        if not json:
-            note(f"{unit.name}: restarting")
-        seconds = restart(found, unit.name)
-        if not json:
-            note(f"{unit.name}: ready again after {duration(seconds)}")
-        done.append(RestartedUnit(unit.name, round(seconds, 1)))
+    change = changes.carry_out(proposal, (lambda _: None) if json else note)
     if json:
+        done = (
+            RestartedUnit(step["unit"], step["seconds"], step["action"] == "renew") for step in change.steps
+        )
         emit(RestartAnswer(found, tuple(done)))

@@ -56,6 +56,13 @@ _GAUGES = {
     "vllm:num_requests_waiting": "requests_waiting",
     "vllm:kv_cache_usage_perc": "kv_cache_usage",
 }
+# What Dynamo counts in a worker's process: of each of its endpoints.
+_REQUESTS = (
+    "dynamo_component_inflight_requests",
+    "dynamo_component_request_duration_seconds_count",
+    "dynamo_component_errors_total",
+)
+_ENGINE_REQUESTS = ("vllm:num_requests_running", "vllm:num_requests_waiting")
 _CACHE_CONFIG = "vllm:cache_config_info"
 _CACHE_MEMORY = "lmcache_mp_l1_memory_usage_bytes"
 _FRONTEND = (*_FRONTEND_COUNTERS, *_FRONTEND_HISTOGRAMS, _MIGRATIONS)
@@ -214,6 +221,32 @@ def _samples(text: str, wanted: tuple[str, ...]) -> list[Sample]:
 
 def _count(counts: dict[str, float], name: str, value: float) -> None:
     counts[name] = counts.get(name, 0) + value
+
+
+@dataclass
+class Requests:
+    """The requests of one worker, as Dynamo counts them in its process.
+
+    Attributes:
+        running: those that it has now.
+        done: those that have ended well, since its start.
+    """
+
+    running: float = 0.0
+    done: float = 0.0
+
+
+async def requests_of(unit: Unit) -> Requests | None:
+    """The requests of a worker; None if it does not answer."""
+    text = await probes.get_text(f"{unit.gate.origin}/metrics")
+    if not text:
+        return None
+    sums = dict.fromkeys((*_REQUESTS, *_ENGINE_REQUESTS), 0.0)
+    for sample in _samples(text, tuple(sums)):
+        if sample.labels.get("dynamo_endpoint", "generate") == "generate":
+            sums[sample.name] += sample.value
+    in_flight, ended, errors = (sums[name] for name in _REQUESTS)
+    return Requests(max(in_flight, sum(sums[name] for name in _ENGINE_REQUESTS)), ended - errors)
 
 
 async def transfers(plan: DeploymentPlan) -> int:

@@ -74,13 +74,12 @@ async def lists_model(endpoint: str, model: str) -> tuple[bool, str]:
     return False, str(body.get("reason") or missing)
 
 
-async def complete(endpoint: str, model: str) -> tuple[bool, str]:
+async def complete(endpoint: str, model: str, prompt: str = "The capital of France is") -> tuple[bool, str]:
     """Request a completion of a few tokens: (whether tokens came, why not).
 
     A model that is served for chat alone (`--endpoint-types chat`, `--use-vllm-tokenizer`) gets it as a chat.
     """
     request = {"model": model, "max_tokens": 4, "temperature": 0}
-    prompt = "The capital of France is"
     try:
         answer = await _generate(f"{endpoint}/v1/completions", {**request, "prompt": prompt})
         if answer.status == HTTPStatus.NOT_FOUND:

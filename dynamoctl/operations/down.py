@@ -14,6 +14,7 @@ from dynamoctl.host import gpus, ports, processes
 from dynamoctl.host.processes import Identity, is_running, members, members_of_each
 from dynamoctl.processes import cleanup, process_control
 from dynamoctl.state import DeploymentDir, DeploymentState
+from dynamoctl.supervisor import revisions
 
 _POLL_S = 0.2
 # How long a supervisor may take to write its first state, in seconds. It rewrites a deleted one after 2 s.
@@ -183,6 +184,9 @@ def _sweep(
     if state.state not in ("stopped", "failed") or left:
         state.state = "failed" if left else "stopped"
         state.record_files(remaining_files)
+        if state.change is not None:
+            revisions.settle(folder, state.change.revision, revisions.INTERRUPTED)
+            state.change = None
         for unit in state.units:
             unit.state = "stopped" if not left else unit.state
         folder.write_state(state)

@@ -19,7 +19,8 @@ from dynamoctl.facts import HostFacts, ModelFacts
 from dynamoctl.host import facts, models
 from dynamoctl.planner import make_plan, topology
 from dynamoctl.planner.plan import DeploymentPlan, started_with
-from dynamoctl.state import DeploymentDir, deployments
+from dynamoctl.state import DeploymentDir, DeploymentState, deployments
+from dynamoctl.supervisor import revisions
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def plan_for_cluster(flags: Mapping[str, Any], config: Path | None, where: Clust
 
 def look(name: str) -> HostFacts:
     """The facts of the host, for a deployment of this name."""
-    return facts.gather(DeploymentDir(name).path, reserved_ports=_planned_ports(but=name))
+    return facts.gather(DeploymentDir(name).path, reserved_ports=planned_ports(but=name))
 
 
 def plan(
@@ -97,12 +98,18 @@ def plan(
         PreflightError: this host cannot run the plan.
     """
     device, notes = topology.device(spec, host_facts), topology.notes(spec, host_facts)
-    # Of the rules, none but the offline mode for a folder changes where the engine looks for models.
-    environ = started_with(os.environ, {**host_facts.caller_paths, **spec.env})
-    model = models.locate(spec.model or models.default_model(device), spec.served_model_name, environ)
+    model = locate(spec, host_facts)
     spec = spec.model_copy(update={"device": device, "model": model.path})
     plan = replace(make_plan(spec, host_facts, model, sources), notes=notes)
     return PlanningResult(spec, host_facts, model, plan, sources or {})
+
+
+def locate(spec: DeploymentSpec, host_facts: HostFacts) -> ModelFacts:
+    """The model of a spec, on this host."""
+    # Of the rules, none but the offline mode for a folder changes where the engine looks for models.
+    environ = started_with(os.environ, {**host_facts.caller_paths, **spec.env})
+    default = models.default_model(topology.device(spec, host_facts))
+    return models.locate(spec.model or default, spec.served_model_name, environ)
 
 
 def with_own_ports(planned: PlanningResult) -> PlanningResult:
@@ -112,7 +119,7 @@ def with_own_ports(planned: PlanningResult) -> PlanningResult:
         PreflightError: the HTTP port is taken, which only the user can change.
     """
     name = planned.spec.name
-    theirs = _planned_ports(but=name)
+    theirs = planned_ports(but=name)
     if theirs.isdisjoint(_ports(planned.plan)):
         return planned
     host_facts = look(name)
@@ -131,8 +138,8 @@ def _ports(plan: DeploymentPlan) -> set[int]:
     return {port for unit in plan.units for port in unit.ports.values()}
 
 
-def _planned_ports(but: str) -> set[int]:
-    """The ports of other deployments' plans, which may not be bound yet."""
+def planned_ports(but: str) -> set[int]:
+    """The ports of other deployments' plans, which may not be bound yet: of the changes under way, too."""
     taken: set[int] = set()
     for name in deployments():
         if name == but:
@@ -144,4 +151,16 @@ def _planned_ports(but: str) -> set[int]:
         if state is not None and state.supervisor_lives:
             for unit in state.units:
                 taken |= set(unit.ports.values())
+            taken |= _ports_of_a_change(name, state)
     return taken
+
+
+def _ports_of_a_change(name: str, state: DeploymentState) -> set[int]:
+    """The ports of units that a change under way will add."""
+    if state.change is None:
+        return set()
+    try:
+        plan = revisions.read(DeploymentDir(name), state.change.revision).plan
+        return {port for unit in plan["units"] for port in unit["ports"].values()}
+    except (DynamoctlError, KeyError, TypeError, AttributeError):
+        return set()

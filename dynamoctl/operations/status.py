@@ -14,6 +14,7 @@ from typing import Any
 from dynamoctl.answers.envelope import Error
 from dynamoctl.answers.status import (
     CacheStatus,
+    ChangeStatus,
     GpuStatus,
     LoadStatus,
     RemoteWorker,
@@ -22,7 +23,7 @@ from dynamoctl.answers.status import (
     UnitStatus,
 )
 from dynamoctl.host.processes import is_running, members
-from dynamoctl.state import DeploymentDir, DeploymentState, UnitState, deployments
+from dynamoctl.state import ChangeState, DeploymentDir, DeploymentState, UnitState, deployments
 
 # The supervisor asks every unit in turn for its metrics.
 _PATIENCE_S = 15.0
@@ -64,6 +65,8 @@ def look(name: str) -> Look:
             warnings.append(
                 f"its supervisor is gone, {len(alive)} of its processes live: dynamoctl down -n {name}"
             )
+        if state.change is not None:
+            warnings.append(f"its supervisor ended during {state.change.what}: {state.change.step}")
     seen = None
     if lives and state.state in ("ready", "degraded", "failed"):
         seen = ask(folder)
@@ -107,7 +110,8 @@ def _answer(
     seen = seen or {}
     units = tuple(_unit(unit, now, seen) for unit in state.units)
     # A unit may have died a moment ago, and its supervisor not have written it yet.
-    if visible_state == "ready" and any(unit.state != "ready" for unit in units):
+    needed = (unit for unit, known in zip(units, state.units, strict=True) if known.counts)
+    if visible_state == "ready" and any(unit.state != "ready" for unit in needed):
         visible_state = "degraded"
     cache, transfers, remote = seen.get("cache"), seen.get("transfers"), seen.get("remote")
     return StatusAnswer(
@@ -124,7 +128,16 @@ def _answer(
         remote=None if remote is None else tuple(RemoteWorker(**worker) for worker in remote),
         error=None if state.error is None else Error(**state.error),
         warnings=tuple(warnings),
+        revision=state.revision,
+        change=_change(state.change, now) if state.supervisor_lives else None,
     )
+
+
+def _change(change: ChangeState | None, now: float) -> ChangeStatus | None:
+    if change is None:
+        return None
+    seconds = round(max(0.0, now - change.began_at), 1)
+    return ChangeStatus(change.revision, change.what, change.step, seconds)
 
 
 def _unit(unit: UnitState, now: float, seen: dict[str, Any]) -> UnitStatus:
@@ -148,6 +161,7 @@ def _unit(unit: UnitState, now: float, seen: dict[str, Any]) -> UnitStatus:
         kv_cache_usage=_rounded(gauges.get("kv_cache_usage")),
         patches=tuple(unit.patches),
         standby=unit.standby or None,
+        service=unit.service or None,
     )
 
 

@@ -25,6 +25,8 @@ from dynamoctl.planner.plan import SCHEMA
 from dynamoctl.planner.secrets import redact
 from dynamoctl.processes import cleanup, process_control
 from dynamoctl.state import DeploymentDir, DeploymentState, starts_in_turn
+from dynamoctl.supervisor import revisions
+from dynamoctl.supervisor.revisions import Revision
 
 _POLL_S = 0.2
 # How long a supervisor may take to exit after it reported `failed`, in seconds.
@@ -177,14 +179,19 @@ def _begin(
 ) -> DeploymentState:
     """Write the plan, start its supervisor, and wait for its first state."""
     start_id = uuid.uuid4().hex
+    spec, plan = planned.spec.model_dump(mode="json"), planned.plan.as_json()
+    first = revisions.propose(
+        folder, Revision(0, f"up {planned.spec.mode}", 0, spec, plan, outcome=revisions.DONE)
+    )
     folder.write_plan(
         {
             "schema": SCHEMA,
             "start_id": start_id,
             "keep": keep,
             "warnings": warnings,
-            "spec": planned.spec.model_dump(mode="json"),
-            "plan": planned.plan.as_json(),
+            "revision": first.number,
+            "spec": spec,
+            "plan": plan,
             "earlier_files": files_as_json(earlier),
         }
     )

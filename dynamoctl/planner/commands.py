@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dynamoctl.planner import caller_paths, connectors, patching, tiers
 from dynamoctl.planner.context import PlanContext, UnitContext
+from dynamoctl.planner.difference import ENGINE_PORTS
 from dynamoctl.planner.lmcache import worker_environment
 from dynamoctl.planner.plan import Gate, Unit, reachable
 from dynamoctl.planner.rules import common, cpu, gpu, inherited, inherited_worker, lmcache, nixl, traces
@@ -12,8 +13,6 @@ from dynamoctl.planner.rules import worker as worker_rules
 from dynamoctl.planner.rules.rule import apply, arguments, environment, from_user, unset
 from dynamoctl.planner.topology import Placement
 
-# vLLM 0.26 takes one; the others are for a neighbour in the way.
-_ENGINE_PORTS = 4
 UNSET = (*inherited.INHERITED, *inherited_worker.INHERITED_BY_WORKERS, *lmcache.UNSET)
 
 
@@ -112,7 +111,7 @@ def _vllm_context(context: PlanContext, place: Placement) -> UnitContext:
     spec = context.spec
     cache_port = context.cache_ports[0] if context.cache_ports else None
     connector = connectors.kv_transfer_config(place.role, context.cache, context.device, cache_port)
-    ports = {"system": context.ports.take(), "engine": context.ports.take_row(_ENGINE_PORTS)}
+    ports = {"system": context.ports.take(), "engine": context.ports.take_row(ENGINE_PORTS)}
     if connectors.uses_nixl(connector):
         ports["nixl"] = context.ports.take_row(spec.tp)
     return UnitContext(context, place.role, place, ports, connector, spec.arguments_of(place.role))

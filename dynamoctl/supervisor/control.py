@@ -1,4 +1,7 @@
-"""The control socket: what `status` and `restart` ask the supervisor. Only the owner can connect to it."""
+"""The control socket: what `status` asks the supervisor, and what changes the deployment.
+
+Only the owner can connect to it.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from dynamoctl.monitoring import observe
 from dynamoctl.supervisor import changing
 from dynamoctl.supervisor.deployment import Deployment
 from dynamoctl.supervisor.journal import say
+from dynamoctl.supervisor.membership import Told
 
 # Clients that may wait to be heard.
 _BACKLOG = 100
@@ -36,24 +40,38 @@ async def listen(deployment: Deployment) -> asyncio.Server:
 
 
 async def _answer(deployment: Deployment, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Answer one question: a fresh snapshot, or what became of a request (a JSON object)."""
+    """Answer one question: a fresh snapshot, or what became of a request (a JSON object).
+
+    Before the answer to a request come lines that say what happens.
+    """
+
+    def told(what: str) -> None:
+        if not writer.is_closing():
+            writer.write(json.dumps({"told": what}).encode() + b"\n")
+
     with contextlib.suppress(ConnectionError):
         question = await reader.readline()
         is_request = question.startswith(b"{")
-        answer = await (_do(deployment, question) if is_request else _snapshot(deployment))
+        answer = await (_do(deployment, question, told) if is_request else _snapshot(deployment))
         writer.write(json.dumps(answer).encode() + b"\n")
         await writer.drain()
     writer.close()
 
 
-async def _do(deployment: Deployment, request: bytes) -> dict[str, Any]:
+async def _do(deployment: Deployment, request: bytes, told: Told) -> dict[str, Any]:
     """Do what is asked for. It is done to its end, also if the one who asks has gone."""
     try:
-        unit = str(json.loads(request)["restart"])
-        return {"seconds": await changing.restart(deployment, unit)}
+        (what, of), *_ = json.loads(request).items()
+        if what == "change":
+            return {"steps": [asdict(one) for one in await changing.change(deployment, int(of), told)]}
+        if what == "drain":
+            return {"seconds": await changing.drain(deployment, str(of), told)}
+        if what == "undrain":
+            return {"seconds": await changing.undrain(deployment, str(of))}
+        raise ValueError(what)
     except DynamoctlError as error:
         return {"error": error.as_json()}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         return {"error": InternalError(f"unknown request: {error!r}").as_json()}
 
 

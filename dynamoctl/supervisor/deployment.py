@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import getpass
 import os
 import signal
-import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
-from dynamoctl import patches
 from dynamoctl.errors import DynamoctlError, PreflightError
 from dynamoctl.export import prometheus
 from dynamoctl.host.files import FileIdentity, Files, files_from_json, identify_file, is_there
@@ -22,16 +20,13 @@ from dynamoctl.host.processes import Identity, files_of, identify, is_running, m
 from dynamoctl.monitoring.etcd import Etcd
 from dynamoctl.planner.plan import DeploymentPlan
 from dynamoctl.processes import cleanup, process_control
-from dynamoctl.state import DeploymentDir, DeploymentState, UnitState
-from dynamoctl.supervisor import lifecycle
+from dynamoctl.state import DeploymentDir, DeploymentState
+from dynamoctl.supervisor import lifecycle, temporary
 from dynamoctl.supervisor.journal import say
 from dynamoctl.supervisor.leases import Leases
 from dynamoctl.supervisor.registrations import Registrations
-from dynamoctl.supervisor.running_unit import RunningUnit
+from dynamoctl.supervisor.running_unit import RunningUnit, new_state
 
-# Longest path of the temporary directory that leaves room for vLLM's socket names, in characters.
-_LONGEST_TEMPORARY = 10
-_SHORT_TEMPORARY = "/tmp"  # noqa: S108  (`mkdtemp` makes a directory of our own in it)
 # SIGKILLs sent to a unit that is being renewed and does not exit by itself, and seconds between them.
 _KILLS, _KILL_INTERVAL_S = 60, 1.0
 
@@ -50,7 +45,8 @@ class Deployment:
         files: files and socket directories that the processes would leave behind. Includes leftovers of an
             earlier start that could not be removed.
         turns: GPU -> lock that the unit that restarts on this GPU holds.
-        changing: held while a unit is restarted by request.
+        changing: held while the deployment is changed by request.
+        group: the tasks that run while it is up; None before and after that.
         unsaved: whether the last attempt to write the state failed.
         listed: whether the frontend lists the model, once all units are up.
         registrations: Dynamo's file discovery; None if discovery uses etcd.
@@ -79,18 +75,18 @@ class Deployment:
             supervisor=identify(os.getpid()),
             created_at=time.time(),
             warnings=list(body.get("warnings", [])),
+            revision=int(body.get("revision", 0)),
         )
         self.members: list[RunningUnit] = []
         for unit in self.plan.units:
-            state = UnitState(unit.name, unit.role, gpus=list(unit.gpus), ports=dict(unit.ports))
-            state.patches = [patch.name for patch in patches.switched_on(unit.env)]
-            self.state.units.append(state)
-            self.members.append(RunningUnit(unit, state, f"{self.start_id}/{unit.name}"))
+            self.enlist(RunningUnit(unit, new_state(unit), f"{self.start_id}/{unit.name}"))
+        self._first = self.plan.units[0]  # it has the settings of discovery, as all units have
         self.frontend = next((member for member in self.members if member.unit.role == "frontend"), None)
         self.files: Files = files_from_json(body.get("earlier_files", {}))
         self.state.record_files(self.files)
         self.turns: dict[int | str, asyncio.Lock] = {}
         self.changing = asyncio.Lock()
+        self.group: asyncio.TaskGroup | None = None
         self.unsaved = False
         self.listed = True
         self.registrations = Registrations(self.folder.store) if self.plan.discovery == "file" else None
@@ -101,6 +97,7 @@ class Deployment:
             self.leases = Leases(self.etcd, self.namespace, self.plan.address)
         self._sockets = ""
         self._logged_state = ""  # the deployment's state that the log reported last
+        self._is_outdated = False  # whether `plan.json` could not be written
         self._is_published = False  # whether the Prometheus targets are written
         self._unpublished = ""  # the last reported reason why they are not
 
@@ -122,7 +119,7 @@ class Deployment:
     def degrade_or_recover(self) -> None:
         """Set a deployment that is up to `ready` if all of it works, otherwise to `degraded`."""
         if self.state.state in ("ready", "degraded"):
-            all_ready = all(member.state.state == "ready" for member in self.members)
+            all_ready = all(member.state.state == "ready" for member in self.members if member.state.counts)
             is_whole = all_ready and self.listed and not self.state.problems
             self.state.state = "ready" if is_whole else "degraded"
 
@@ -154,13 +151,36 @@ class Deployment:
 
     def put_back(self) -> None:
         """Write plan and state again if they were deleted or not written: without them no command works."""
-        if not self.folder.is_whole():
-            with contextlib.suppress(PreflightError):
-                self.folder.write_plan(self._body)
+        if self._is_outdated or not self.folder.is_whole():
+            self._write_plan()
             self._is_published = False
             self.save()
         elif self.unsaved:
             self.save()
+
+    def commit(self, plan: DeploymentPlan | None = None, **about: object) -> None:
+        """Make the units that run now the plan, in `plan.json` and for Prometheus too.
+
+        Args:
+            plan: where all but the units is from; by default the plan as it is.
+            about: keys of `plan.json` beside the plan that change with it.
+        """
+        units = tuple(member.unit for member in self.members if member.state.counts)
+        self.plan = replace(plan or self.plan, units=units)
+        self._body |= {"plan": self.plan.as_json(), **about}
+        self.state.revision = int(self._body.get("revision", 0))
+        self._write_plan()
+        self._is_published = False
+        self.degrade_or_recover()
+        self.save()
+
+    def _write_plan(self) -> None:
+        try:
+            self.folder.write_plan(self._body)
+            self._is_outdated = False
+        except PreflightError as error:
+            say(error.message, "WARN")
+            self._is_outdated = True
 
     def _log_state(self) -> None:
         if self._logged_state != self.state.state:
@@ -184,6 +204,24 @@ class Deployment:
             if why != self._unpublished:
                 say(why, "ERROR")
             self._unpublished = why
+
+    # ---- units ----------------------------------------------------------------------------
+
+    def enlist(self, member: RunningUnit, before: RunningUnit | None = None) -> None:
+        """Add a unit, by default as the last one. The lists are new: loops over the old ones go on."""
+        at = self.members.index(before) if before is not None else len(self.members)
+        self.members = [*self.members[:at], member, *self.members[at:]]
+        self.state.units = [one.state for one in self.members]
+
+    def dismiss(self, member: RunningUnit) -> None:
+        """Remove a unit of which nothing is left."""
+        self.members = [one for one in self.members if one is not member]
+        self.state.units = [one.state for one in self.members]
+
+    def reorder(self, names: Sequence[str]) -> None:
+        """Put the units in the order of these names, which are all of them."""
+        self.members = sorted(self.members, key=lambda member: names.index(member.unit.name))
+        self.state.units = [one.state for one in self.members]
 
     # ---- processes ------------------------------------------------------------------------
 
@@ -256,7 +294,7 @@ class Deployment:
     async def put_back_into_service(self, member: RunningUnit) -> None:
         """Undo `take_out_of_service` for a unit that answers again."""
         if member.unit.is_worker:
-            await asyncio.to_thread(self._hand_back, member)
+            await asyncio.to_thread(self.hand_back, member)
         if member.state.state != "unresponsive":
             return  # it has exited meanwhile
         self.follow(member, "answered")
@@ -275,7 +313,10 @@ class Deployment:
         if self.leases is not None:
             self.leases.withhold(own)
 
-    def _hand_back(self, member: RunningUnit) -> None:
+    def hand_back(self, member: RunningUnit) -> None:
+        """Put a worker's withheld registrations back, unless it is not to get requests."""
+        if member.state.service in ("leaving", "drained"):
+            return
         own = self.processes(member)
         if self.registrations is not None:
             self.registrations.hand_back(own)
@@ -314,19 +355,12 @@ class Deployment:
 
         A killed vLLM leaves them behind. In the shared temporary directory, it would be unknown to which
         deployment they belong.
-
-        The directory is in /tmp if the path of the temporary directory is too long: a socket's path has at
-        most 107 bytes (unix(7)), and in-process LMCache uses names of 80 bytes in it.
         """
         if self.plan.engine != "vllm":
             return {}
         if not self._sockets:
-            parent = tempfile.gettempdir()
-            if len(parent) > _LONGEST_TEMPORARY:
-                parent = _SHORT_TEMPORARY
-            try:
-                self._sockets = tempfile.mkdtemp(prefix="dctl-", dir=parent)
-            except OSError:
+            self._sockets = temporary.make()
+            if not self._sockets:
                 return {}
             own: Files = {self._sockets: identify_file(self._sockets)}
             self.files |= own
@@ -334,7 +368,7 @@ class Deployment:
         return {
             "VLLM_RPC_BASE_PATH": self._sockets,
             "TMPDIR": self._sockets,
-            "TORCHINDUCTOR_CACHE_DIR": os.environ.get("TORCHINDUCTOR_CACHE_DIR") or _compiled(),
+            "TORCHINDUCTOR_CACHE_DIR": os.environ.get("TORCHINDUCTOR_CACHE_DIR") or temporary.compiled(),
         }
 
     # ---- etcd -----------------------------------------------------------------------------
@@ -342,7 +376,7 @@ class Deployment:
     @property
     def namespace(self) -> str:
         """Dynamo's namespace, which all units share."""
-        return self.plan.units[0].env["DYN_NAMESPACE"]
+        return self._first.env["DYN_NAMESPACE"]
 
     def etcd(self) -> Etcd:
         """A client of the plan's etcd, with the user name, password and certificates that the units use.
@@ -350,16 +384,7 @@ class Deployment:
         Raises:
             PreflightError: a certificate cannot be used.
         """
-        return Etcd(self.plan.etcd_endpoints, self.plan.units[0].environ(os.environ))
-
-
-def _compiled() -> str:
-    """Where PyTorch keeps compiled code without a TMPDIR of ours, so that later starts find it."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # the user has no name, as in some containers
-        user = str(os.geteuid())
-    return f"{tempfile.gettempdir()}/torchinductor_{user}"
+        return Etcd(self.plan.etcd_endpoints, self._first.environ(os.environ))
 
 
 async def within(seconds: float, event: asyncio.Event) -> bool:

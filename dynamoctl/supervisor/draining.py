@@ -33,17 +33,27 @@ async def drain_workers(deployment: Deployment, workers: Sequence[RunningUnit]) 
     """Take these vLLM workers out of discovery, and wait for their requests."""
     if not workers or deployment.plan.engine != "vllm" or deployment.plan.drain_s <= 0:
         return
+    await empty(deployment, workers)
+
+
+async def empty(deployment: Deployment, workers: Sequence[RunningUnit]) -> float:
+    """Take these workers out of discovery, and wait for their requests, up to `drain_s`.
+
+    Returns:
+        How many requests are left.
+    """
     until = time.monotonic() + deployment.plan.drain_s
     with contextlib.suppress(OSError):  # no descriptors left: new requests may come
         await asyncio.to_thread(_withhold, deployment, workers)
     idle = 0
-    while (requests := await _requests(deployment, workers)) or idle < _LOOKS:
+    while (requests := await _requests(workers)) or idle < _LOOKS:
         idle = 0 if requests else idle + 1
         if time.monotonic() > until:
             if requests:
                 say(f"requests still in flight after --drain: {requests:g}", "WARN")
-            return
+            break
         await asyncio.sleep(_INTERVAL_S)
+    return requests
 
 
 def _withhold(deployment: Deployment, workers: Sequence[RunningUnit]) -> None:
@@ -51,8 +61,7 @@ def _withhold(deployment: Deployment, workers: Sequence[RunningUnit]) -> None:
         deployment.withhold(processes)
 
 
-async def _requests(deployment: Deployment, workers: Sequence[RunningUnit]) -> float:
-    """The requests that the engines of these workers compute or hold back."""
-    gauges = (await observe.snapshot(deployment.plan)).gauges
-    own = [gauges.get(worker.unit.name, {}) for worker in workers]
-    return sum(one.get("requests_running", 0.0) + one.get("requests_waiting", 0.0) for one in own)
+async def _requests(workers: Sequence[RunningUnit]) -> float:
+    """The requests that these workers compute or hold back; one that does not answer has none."""
+    found = await asyncio.gather(*(observe.requests_of(worker.unit) for worker in workers))
+    return sum(one.running for one in found if one is not None)

@@ -17,6 +17,12 @@ from dynamoctl.supervisor.journal import say
 from dynamoctl.supervisor.running_unit import RunningUnit
 
 
+def watch_over(deployment: Deployment, member: RunningUnit) -> None:
+    """Restart a unit that is up when it ends, from now on."""
+    assert deployment.group is not None
+    member.keeper = deployment.group.create_task(keep_alive(deployment, member))
+
+
 async def keep_alive(deployment: Deployment, member: RunningUnit) -> None:
     """Restart the unit each time it ends; returns when it has ended too often."""
     while True:

@@ -92,8 +92,9 @@ async def _live(deployment: Deployment) -> None:
     deployment.state.ready_at = time.time()
     deployment.save()
     async with asyncio.TaskGroup() as group:
+        deployment.group = group
         for member in deployment.members:
-            group.create_task(restarting.keep_alive(deployment, member))
+            restarting.watch_over(deployment, member)
         for watch in _WATCHES:
             group.create_task(watching.surely(watch, deployment))
 

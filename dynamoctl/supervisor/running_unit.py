@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from dynamoctl import patches
 from dynamoctl.logs.phases import LogWatch
 from dynamoctl.planner.plan import Unit
 from dynamoctl.state import UnitState
@@ -17,6 +19,8 @@ class RunningUnit:
     """A unit at run time.
 
     Attributes:
+        place: name of its working folder; that of a unit that has replaced another one differs from its name.
+        keeper: the task that restarts it when it ends; None until it counts.
         mark: the value of `host.processes.MARK` in the environment of the unit's processes.
         standby: the process that waits to be its next one (`supervisor.standby`); None if there is none.
         ready: set while the unit's gate is passed.
@@ -36,6 +40,8 @@ class RunningUnit:
         self.unit = unit
         self.state = state
         self.mark = mark
+        self.place = unit.name
+        self.keeper: asyncio.Task[None] | None = None
         self.standby: Standby | None = None
         self._marks = 0
         self._first_mark = mark
@@ -55,6 +61,34 @@ class RunningUnit:
         self._marks += 1
         return f"{self._first_mark}~{self._marks}"
 
+    def successor(self, unit: Unit) -> RunningUnit:
+        """A unit that is to replace this one, under another name until then."""
+        mark = self.next_mark()
+        name = f"{self.unit.name}~{self._marks}"
+        new = RunningUnit(replace(unit, name=name), new_state(unit, name), mark)
+        new._marks, new._first_mark = self._marks, self._first_mark
+        return new
+
+    def take_over(self, old: RunningUnit) -> None:
+        """Get the name of the unit that this one has replaced."""
+        name = old.unit.name
+        self.unit = replace(self.unit, name=name)
+        self.state.name = name
+        self.state.restarts = old.state.restarts + 1
+        self.restarts = old.restarts
+        self._marks = max(self._marks, old._marks)
+
     def lost_lease(self) -> bool:
         """Whether the last lines of its log say that its lease in etcd has expired."""
         return self.log is not None and self.log.lost_lease()
+
+
+def new_state(unit: Unit, name: str = "") -> UnitState:
+    """The state of a unit that has not been started yet.
+
+    Args:
+        name: another name than the plan's.
+    """
+    state = UnitState(name or unit.name, unit.role, gpus=list(unit.gpus), ports=dict(unit.ports))
+    state.patches = [patch.name for patch in patches.switched_on(unit.env)]
+    return state

@@ -58,14 +58,15 @@ class Silences:
 
     def __init__(self, deployment: Deployment) -> None:
         self._deployment = deployment
-        self._busy = lifecycle.busy(deployment.plan.hang_timeout_s)
-        # It answers, and says that it is not ready. Out of service, it may catch up.
-        self._refuses = Patience(PROMPT.silent_s, self._busy.hung_s)
         self._processes: dict[str, float] = {}
         self._refusals: dict[str, float] = {}
         self._engines: dict[str, float] = {}
         self._beats: dict[str, Heartbeat] = {}
         self._looked = time.monotonic()
+
+    @property
+    def _busy(self) -> Patience:
+        return lifecycle.busy(self._deployment.plan.hang_timeout_s)
 
     async def look(self) -> list[tuple[RunningUnit, Silence]]:
         """Each unit that is up, and the longest of its silences.
@@ -96,7 +97,7 @@ class Silences:
     def _beat(self, member: RunningUnit) -> Heartbeat | None:
         if not (member.unit.is_worker and self._deployment.plan.engine == "vllm"):
             return None
-        beat = engine_heartbeat.read(self._deployment.folder.work(member.unit.name))
+        beat = engine_heartbeat.read(self._deployment.folder.work(member.place))
         if beat is None and time.time() - member.state.ready_at > _FIRST_PING_S:
             self._deployment.warn(
                 f"{member.unit.name}: its engine is not pinged, so one that hangs would not be seen"
@@ -116,9 +117,11 @@ class Silences:
     def _worst(self, name: str, said: str) -> Silence:
         process, engine = self._processes[name], self._engines.get(name, 0.0)
         refusal = self._refusals[name]
+        # It answers, and says that it is not ready. Out of service, it may catch up.
+        refuses = Patience(PROMPT.silent_s, self._busy.hung_s)
         found = [
             Silence(process, PROMPT, f"not answering for {duration(process)}", is_deaf=True),
-            Silence(refusal, self._refuses, f"not ready for {duration(refusal)}: {said}"),
+            Silence(refusal, refuses, f"not ready for {duration(refusal)}: {said}"),
         ]
         if name in self._beats:
             patience = PROMPT if self._beats[name].was_idle else self._busy

@@ -123,7 +123,7 @@ def environ_of(deployment: Deployment, member: RunningUnit) -> dict[str, str]:
         environ = etcd.with_certificates(environ)
     if unit.is_worker:
         if engine_heartbeat.VARIABLE not in unit.env:  # empty in [env] switches it off
-            environ[engine_heartbeat.VARIABLE] = str(deployment.folder.work(unit.name))
+            environ[engine_heartbeat.VARIABLE] = str(deployment.folder.work(member.place))
         environ[engine_heartbeat.INTERVAL_VARIABLE] = f"{engine_heartbeat.INTERVAL_S:g}"
     return environ
 
@@ -167,7 +167,7 @@ def take(deployment: Deployment, member: RunningUnit, environ: Mapping[str, str]
     member.state.standby = ""
     if standby is None:
         return None
-    work = deployment.folder.work(member.unit.name)
+    work = deployment.folder.work(member.place)
     work.mkdir(parents=True, exist_ok=True)
     identity = standby.become_the_worker(environ, work, deployment.folder.log(member.unit.name))
     if identity is not None:
@@ -177,19 +177,21 @@ def take(deployment: Deployment, member: RunningUnit, environ: Mapping[str, str]
 
 async def keep_ready(deployment: Deployment) -> None:
     """Give each worker that is up a standby for its next start, forever."""
-    workers = [member for member in deployment.members if is_possible(member.unit)]
     at_once = max(1, (os.cpu_count() or 1) // _CORES)
     # On few cores, an import would slow down the start of the worker itself.
     states = ("ready", "starting") if at_once > 1 else ("ready",)
-    not_before = dict.fromkeys((member.unit.name for member in workers), 0.0)
-    while deployment.plan.standby and workers:
+    not_before: dict[str, float] = {}
+    while True:
         await asyncio.sleep(lifecycle.KEEP_INTERVAL_S)
+        if not deployment.plan.standby:
+            continue
+        workers = [one for one in deployment.members if is_possible(one.unit) and one.state.counts]
         before = [member.state.standby for member in workers]
         for member in workers:
             _note(member)
         for member in workers:
             name, now = member.unit.name, time.monotonic()
-            if member.state.state not in states or member.state.standby or now < not_before[name]:
+            if member.state.state not in states or member.state.standby or now < not_before.get(name, 0.0):
                 continue
             if sum(other.state.standby == "importing" for other in workers) < at_once:
                 ended_by_itself = member.standby is not None

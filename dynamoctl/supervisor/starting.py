@@ -80,7 +80,7 @@ def start(deployment: Deployment, member: RunningUnit) -> None:
     log = deployment.folder.log(unit.name)
     member.log = LogWatch(log)
     environ = standby.environ_of(deployment, member)
-    work = deployment.folder.work(unit.name)
+    work = deployment.folder.work(member.place)
     cleanup.remove_folders(work)
     try:
         state.identity = standby.take(deployment, member, environ) or process_control.spawn(

@@ -38,7 +38,7 @@ async def take_down(deployment: Deployment) -> list[str]:
     folder.remove_targets()  # first: what goes now is not what an alert is for
     for roles in policies.STOP_ORDER:
         going = [m for m in deployment.members if m.unit.role in roles]
-        for names in await asyncio.gather(*(_stop(deployment, m) for m in going)):
+        for names in await asyncio.gather(*(stop(deployment, m) for m in going)):
             left += names
     deployment.reap()
     stray = await asyncio.to_thread(_kill_strays, deployment)
@@ -53,7 +53,8 @@ async def take_down(deployment: Deployment) -> list[str]:
     return left
 
 
-async def _stop(deployment: Deployment, member: RunningUnit) -> list[str]:
+async def stop(deployment: Deployment, member: RunningUnit) -> list[str]:
+    """Stop one unit: SIGTERM, its grace period, SIGKILL. Returns what stays."""
     if member.state.state == "stopped":  # before something else failed, and all is tried again
         return []
     # An engine that does not answer may be in the middle of a step, with requests.

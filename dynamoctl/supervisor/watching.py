@@ -52,6 +52,14 @@ def _keep(deployment: Deployment) -> None:
     for name in ("supervisor", *(member.unit.name for member in deployment.members)):
         files.bound(deployment.folder.log(name))
     keep_registered(deployment)
+    _keep_drained(deployment)
+
+
+def _keep_drained(deployment: Deployment) -> None:
+    """Keep requests away from drained workers that were restarted since."""
+    drained = [member for member in deployment.members if member.state.service == "drained"]
+    for own in deployment.processes_of_each(drained) if drained else ():
+        deployment.withhold(own)
 
 
 def keep_registered(deployment: Deployment) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -42,16 +43,16 @@ def drain(monkeypatch: pytest.MonkeyPatch) -> Callable[[Deployment, Figures], in
     """Drain a deployment whose engines show these figures in turn; gives how often they were asked."""
 
     def run(deployment: Any, figures: Figures) -> int:
-        looks = 0
+        looks: dict[str, int] = defaultdict(int)
 
-        async def snapshot(_plan: Any) -> Any:
-            nonlocal looks
-            looks += 1
-            return SimpleNamespace(gauges=figures(looks))
+        async def requests_of(unit: Any) -> Any:
+            looks[unit.name] += 1
+            found = figures(looks[unit.name]).get(unit.name)
+            return None if found is None else observe.Requests(sum(found.values()))
 
-        monkeypatch.setattr(observe, "snapshot", snapshot)
+        monkeypatch.setattr(observe, "requests_of", requests_of)
         asyncio.run(draining.drain(deployment))
-        return looks
+        return max(looks.values(), default=0)
 
     monkeypatch.setattr(draining, "_INTERVAL_S", 0.001)
     return run

@@ -1,19 +1,28 @@
-"""`dynamoctl restart`: which units, what clients notice, and what the supervisor refuses."""
+"""`dynamoctl restart`: which units, in which way, what clients notice, and what the supervisor says."""
 
 from __future__ import annotations
 
-import asyncio
+import json
 import os
-from types import SimpleNamespace
+import socket
+import threading
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from dynamoctl.checks import registry
+from dynamoctl.checks.base import Finding, Level
 from dynamoctl.errors import DynamoctlError, NotReadyError, SpecError
 from dynamoctl.host.processes import identify
-from dynamoctl.operations import restart
+from dynamoctl.operations import changes, planning, restart
+from dynamoctl.operations.changes import Proposal
+from dynamoctl.planner import make_plan
 from dynamoctl.planner.plan import Role
+from dynamoctl.planner.rescaling import Running
 from dynamoctl.state import DeploymentDir, DeploymentState, UnitState, UnitStateName
-from dynamoctl.supervisor import changing
+
+from . import hosts
 
 UNITS: tuple[tuple[str, Role], ...] = (
     ("frontend", "frontend"), ("lmcache", "cache"), ("decode-0", "decode"), ("prefill-0", "prefill"),
@@ -74,111 +83,132 @@ def test_what_cannot_be_meant_is_refused(
 
 def test_what_clients_notice() -> None:
     there = state()
-    by_name = {unit.name: unit for unit in there.units}
-    assert restart.consequences(there, [by_name["prefill-0"], by_name["lmcache"]]) == []
-    (said,) = restart.consequences(there, [by_name["decode-0"]])
+    assert restart.consequences(there, ["prefill-0", "lmcache"]) == []
+    (said,) = restart.consequences(there, ["decode-0"])
     assert said.startswith("decode-0: requests fail until it is back")
-    (said,) = restart.consequences(there, [by_name["frontend"]])
+    (said,) = restart.consequences(there, ["frontend"])
     assert said.startswith("frontend: answers break off")
     alone = state(prefill_1="backoff")
-    (said,) = restart.consequences(alone, [by_name["prefill-0"]])
+    (said,) = restart.consequences(alone, ["prefill-0"])
+    assert said.startswith("prefill-0: requests fail")
+    drained = state()
+    drained.units[-1].service = "drained"
+    (said,) = restart.consequences(drained, ["prefill-0"])
     assert said.startswith("prefill-0: requests fail")
 
 
-def test_a_supervisor_that_does_not_answer() -> None:
-    with pytest.raises(NotReadyError, match="does not answer"):
-        restart.restart("default", "decode-0")
+# ---- new before old, or in place -----------------------------------------------------------------
 
 
-def test_what_the_supervisor_refuses_is_said_with_its_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    error = NotReadyError("decode-0 is starting", "wait").as_json()
-    monkeypatch.setattr(restart, "ask", lambda *_, **__: {"error": error})
+@pytest.fixture
+def planned(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Proposal]:
+    """Plan a restart on a host with so much memory, where each worker has 4 GiB."""
+
+    def plan(*units: str, mode: str = "disagg", available: float = 100.0, in_place: bool = False) -> Proposal:
+        fields = {"mode": mode, "engine": "mocker", "device": "cpu", "model": "/m"}
+        asked = hosts.spec(**fields, **({"prefill": 2} if mode == "disagg" else {}))
+        facts = replace(hosts.host(), memory_available_gib=available)
+        now = Running(asked, make_plan(asked, facts, hosts.FOLDER_MODEL))
+        monkeypatch.setattr(changes, "running", lambda _: (state(), now))
+        monkeypatch.setattr(planning, "look", lambda _: facts)
+        monkeypatch.setattr(planning, "locate", lambda *_: hosts.FOLDER_MODEL)
+        monkeypatch.setattr(registry, "check_beside", lambda *_: [])
+        memory = {unit.name: 4096 for unit in now.plan.workers}
+        monkeypatch.setattr(changes, "ask", lambda _: {"memory": {"units": memory}})
+        there = [one for one in state().units if one.name in units]
+        return restart.plan("default", there, in_place)
+
+    return plan
+
+
+def actions(proposal: Proposal) -> list[tuple[str, str]]:
+    return [(step.action, step.name) for step in proposal.steps]
+
+
+def test_a_new_worker_serves_before_the_old_one_goes(planned: Any) -> None:
+    found = planned("decode-0", "prefill-1", "frontend")
+    assert actions(found) == [("replace", "prefill-1"), ("replace", "decode-0"), ("renew", "frontend")]
+    assert (found.in_place, found.undo) == (("frontend",), False)
+
+
+@pytest.mark.parametrize("how", [{"available": 4.5}, {"in_place": True}])
+def test_without_room_for_a_second_one_it_is_restarted_in_its_place(
+    planned: Any, how: dict[str, Any]
+) -> None:
+    found = planned("decode-0", "prefill-1", **how)
+    assert actions(found) == [("renew", "prefill-1"), ("renew", "decode-0")]
+    assert found.wanted.plan == found.now.plan
+
+
+def test_a_worker_whose_gpu_has_no_room_is_restarted_in_its_place(
+    planned: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned()
+    full = [Finding(Level.ERROR, "GPU 0 has 3 of 80 GiB free", "choose another")]
+    monkeypatch.setattr(
+        registry, "check_beside", lambda plan, *_: full if plan.units[0].role == "decode" else []
+    )
+    there = [one for one in state().units if one.name in ("decode-0", "prefill-0")]
+    assert actions(restart.plan("default", there)) == [("replace", "prefill-0"), ("renew", "decode-0")]
+
+
+def test_a_unit_that_is_down_is_not_restarted() -> None:
+    folder = DeploymentDir("default")
+    folder.write_state(state(decode_0="backoff"))
+    folder.write_plan({"plan": hosts.plan(mode="disagg", engine="mocker").as_json(), "spec": {}})
+    (down,) = restart.chosen("default", ["decode-0"], None, False)
+    with pytest.raises(NotReadyError, match="decode-0 is backoff"):
+        restart.plan("default", [down])
+
+
+# ---- what the supervisor says --------------------------------------------------------------------
+
+
+@pytest.fixture
+def supervisor(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """A supervisor that says these lines to a request; the list has what was told."""
+
+    def answers(*lines: str) -> list[str]:
+        folder, told = DeploymentDir("default"), list[str]()
+        listener = socket.socket(socket.AF_UNIX)
+        monkeypatch.chdir(folder.path)
+        listener.bind(folder.socket.name)
+        listener.listen()
+
+        def serve() -> None:
+            line, _ = listener.accept()
+            with line, line.makefile("rb") as question:
+                question.readline()
+                line.sendall("".join(f"{one}\n" for one in lines).encode())
+            listener.close()
+
+        threading.Thread(target=serve, daemon=True).start()
+        with changes.Line(folder, {"drain": "decode-0"}) as asked:
+            asked.until_accepted()
+            told.append(str(asked.answer(told.append)))
+        return told
+
+    return answers
+
+
+def test_what_happens_is_told_until_the_answer(supervisor: Any) -> None:
+    said = supervisor('{"told": ""}', '{"told": "decode-0: draining"}', '{"seconds": 2.0}')
+    assert said == ["decode-0: draining", "{'seconds': 2.0}"]
+
+
+def test_what_the_supervisor_refuses_is_said_with_its_exit_code(supervisor: Any) -> None:
+    error = {"error": NotReadyError("decode-0 is starting", "wait").as_json()}
     with pytest.raises(DynamoctlError, match="decode-0 is starting") as refused:
-        restart.restart("default", "decode-0")
+        supervisor(json.dumps(error))
     assert (refused.value.exit_code, refused.value.hint) == (4, "wait")
 
 
-class Deployment:
-    """One worker; `told` is what was done with it."""
-
-    def __init__(self, unit: UnitStateName = "ready", whole: str = "ready") -> None:
-        self.folder = SimpleNamespace(name="default", log=lambda name: f"logs/{name}.log")
-        self.plan = SimpleNamespace(drain_s=5.0, engine="mocker", timeout_s=0.2)
-        self.state = SimpleNamespace(state=whole)
-        self.members = [
-            SimpleNamespace(
-                unit=SimpleNamespace(name="worker-0", is_worker=True),
-                state=SimpleNamespace(state=unit, phase="", identity=1),
-                ready=asyncio.Event(),
-            )
-        ]
-        self.changing = asyncio.Lock()
-        self.listed = True
-        self.comes_back = self.has_descriptors = True
-        self.told: list[str] = []
-
-    def save(self) -> None:
-        self.told.append(self.members[0].state.phase)
-
-    async def renew(self, member: Any, _patience_s: float) -> None:
-        if not self.has_descriptors:
-            raise OSError("too many open files")
-        self.told.append("renewed")
-        if self.comes_back:
-            member.state.identity = 2
-            member.ready.set()
-
-    async def put_back_into_service(self, _member: Any) -> None:
-        self.told.append("put back")
+@pytest.mark.parametrize("lines", [(), ('{"told": ""}',), ("[]",), ("no JSON",)])
+def test_a_supervisor_that_does_not_answer(supervisor: Any, lines: tuple[str, ...]) -> None:
+    with pytest.raises(NotReadyError, match="has ended or does not answer"):
+        supervisor(*lines)
 
 
-def refused(deployment: Any, unit: str = "worker-0") -> str:
-    with pytest.raises(DynamoctlError) as error:
-        asyncio.run(changing.restart(deployment, unit))
-    return error.value.message
-
-
-def test_a_worker_is_drained_and_then_started_again() -> None:
-    deployment: Any = Deployment()
-    assert asyncio.run(changing.restart(deployment, "worker-0")) >= 0
-    assert deployment.told == ["draining", "renewed"]
-
-
-def test_what_is_not_up_is_left_alone() -> None:
-    for deployment in (Deployment("starting"), Deployment(whole="starting"), Deployment(whole="failed")):
-        assert refused(deployment).endswith(("is starting", "is failed"))
-        assert deployment.told == []
-    assert refused(Deployment(), "worker-1") == "'default' has no unit 'worker-1'"
-
-
-def test_a_worker_that_does_not_come_back() -> None:
-    deployment = Deployment()
-    deployment.comes_back = False
-    assert refused(deployment).startswith("worker-0 is not back after")
-
-
-def test_a_process_that_still_lives_is_not_the_one_that_is_waited_for() -> None:
-    deployment: Any = Deployment()
-    deployment.comes_back = False
-    deployment.members[0].ready.set()
-    assert refused(deployment).startswith("worker-0 is not back after")
-
-
-def test_a_worker_that_cannot_be_restarted_gets_requests_again() -> None:
-    deployment = Deployment()
-    deployment.has_descriptors = False
-    assert refused(deployment) == "worker-0 cannot be restarted: too many open files"
-    assert deployment.told == ["draining", "put back"]
-    assert deployment.members[0].state.phase == ""
-
-
-def test_one_at_a_time() -> None:
-    deployment: Any = Deployment()
-
-    async def again() -> None:
-        async with deployment.changing:
-            await changing.restart(deployment, "worker-0")
-
-    with pytest.raises(NotReadyError, match="another unit is being restarted"):
-        asyncio.run(again())
-    assert deployment.told == []
+def test_a_supervisor_that_has_gone() -> None:
+    with pytest.raises(NotReadyError, match="has ended or does not answer"):
+        changes.Line(DeploymentDir("default"), {"drain": "decode-0"})

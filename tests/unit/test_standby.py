@@ -17,7 +17,7 @@ import pytest
 from dynamoctl.host.processes import MARK, environment_of, is_running
 from dynamoctl.processes import process_control
 from dynamoctl.state import UnitState
-from dynamoctl.supervisor import deployment, standby
+from dynamoctl.supervisor import standby, temporary
 from dynamoctl.supervisor.running_unit import RunningUnit
 
 from tests.unit import stand_in_packages
@@ -181,10 +181,10 @@ def test_a_worker_that_is_up_has_one_if_the_plan_says_so(place: Any, wanted: boo
 
 def test_what_is_compiled_is_kept_also_for_a_user_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(getpass, "getuser", lambda: "somebody")
-    assert deployment._compiled().endswith("/torchinductor_somebody")
+    assert temporary.compiled().endswith("/torchinductor_somebody")
 
     def nameless() -> str:
         raise KeyError("getpwuid(): uid not found")
 
     monkeypatch.setattr(getpass, "getuser", nameless)
-    assert deployment._compiled().endswith(f"/torchinductor_{os.geteuid()}")
+    assert temporary.compiled().endswith(f"/torchinductor_{os.geteuid()}")

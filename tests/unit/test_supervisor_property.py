@@ -49,6 +49,7 @@ from dynamoctl.supervisor import (
     starting,
     stopping,
     store_watch,
+    temporary,
     watching,
 )
 from dynamoctl.supervisor.deployment import Deployment
@@ -1126,6 +1127,7 @@ PARTS = (
     starting,
     stopping,
     store_watch,
+    temporary,
     watching,
 )
 

@@ -143,6 +143,21 @@ def store_answers(store: Store) -> tuple[bool, str]:
     return False, why.lower()
 
 
+def store_run(store: Store) -> str:
+    """What tells this run of a Redis from its next one; empty for other stores, and if it does not say."""
+    if store.scheme not in ("redis", "rediss", "unix"):
+        return ""
+    try:
+        import redis
+
+        with redis.Redis.from_url(
+            store.url, socket_timeout=STORE_TIMEOUT_S, socket_connect_timeout=STORE_TIMEOUT_S
+        ) as client:
+            return str(client.info("server")["run_id"])
+    except Exception:  # redis-py is not there, the user may not ask, or the store is gone again
+        return ""
+
+
 def _redis_answers(store: Store, redis: Any) -> tuple[bool, str]:
     try:
         with redis.Redis.from_url(

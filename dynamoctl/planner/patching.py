@@ -15,6 +15,7 @@ from dynamoctl.patches import (
     fork_engine,
     fork_workers,
     lmcache_instance,
+    lmcache_layout,
     lmcache_salt,
     lmcache_server,
     lmcache_store_timeout,
@@ -22,6 +23,7 @@ from dynamoctl.patches import (
     nixl_shared_memory,
     nixl_unbound,
     packed_kv,
+    seeded_prefill,
     spin,
     wake_up,
 )
@@ -110,6 +112,7 @@ def _helpful(worker: PatchedWorker, versions: Mapping[str, str]) -> Iterator[tup
         yield wake_up.PATCH, "1"
     if on_cpu:
         yield spin.PATCH, _SPIN_MS
+        yield seeded_prefill.PATCH, "1"
     # With the older versions, bound threads were not tried.
     if on_cpu and (worker.is_unbound or versions.get("vllm") in fork_workers.BINDS):
         yield fork_workers.PATCH, "1"
@@ -129,6 +132,7 @@ def _helpful(worker: PatchedWorker, versions: Mapping[str, str]) -> Iterator[tup
         if worker.cache == "mp":
             yield lmcache_server.PATCH, "1"
             yield lmcache_salt.PATCH, "1"
+            yield lmcache_layout.PATCH, "1"
             yield lmcache_instance.PATCH, "1"
             yield lmcache_store_timeout.PATCH, "1"
         if worker.cache == "inproc":

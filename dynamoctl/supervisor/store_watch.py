@@ -14,18 +14,33 @@ from dynamoctl.supervisor.deployment import Deployment, within
 from dynamoctl.supervisor.running_unit import RunningUnit
 
 _WAITING = "waiting for LMCache's store"
+# A connection survives a store that is frozen or cut off for this long: Redis looks for dead clients after
+# 300 s (`tcp-keepalive`), and Linux sends again for minutes.
+_CONNECTION_SURVIVES_S = 60.0
 
 
 async def watch_stores(deployment: Deployment) -> None:
-    """Keep `lost_stores` up to date; restart LMCache's server when a store is back, so that it reconnects."""
-    last_lost_at = 0.0
+    """Keep `lost_stores` up to date; restart LMCache's server when it has lost its connection to a store.
+
+    That is when a store answers again, or when it was started anew, even if it was not seen away. A Redis
+    that was frozen or cut off for a short time keeps its connections, and LMCache waits for its answers.
+    """
+    last_lost_at, away_since = 0.0, 0.0
+    runs: dict[str, str] = {}
     while _stores(deployment):
         await asyncio.sleep(lifecycle.WATCH_INTERVAL_S)
         lost = await _lost(deployment)
         if lost:
             last_lost_at = time.time()
-        if set(deployment.state.lost_stores) - set(lost):
-            await _renew_cache_server(deployment, last_lost_at)
+            away_since = away_since or last_lost_at
+        found = await _runs(deployment)
+        is_anew = any(runs.get(url, run) != run for url, run in found.items())
+        is_back = len(lost) < len(deployment.state.lost_stores)
+        is_same = len(found) == len(_stores(deployment)) and found == runs
+        if is_anew or (is_back and not (is_same and time.time() - away_since < _CONNECTION_SURVIVES_S)):
+            await _renew_cache_server(deployment, last_lost_at if lost or is_back else time.time())
+        runs |= found
+        away_since = away_since if lost else 0.0
         _record(deployment, lost)
 
 
@@ -62,6 +77,15 @@ async def _lost(deployment: Deployment) -> list[str]:
     return lost
 
 
+async def _runs(deployment: Deployment) -> dict[str, str]:
+    """The stores that say in which run they are: URL -> run."""
+    found = {}
+    for store in _stores(deployment):
+        if run := await asyncio.to_thread(probes.store_run, store):
+            found[store.url] = run
+    return found
+
+
 def _record(deployment: Deployment, lost: list[str]) -> None:
     if lost != deployment.state.lost_stores:
         deployment.state.lost_stores = lost
@@ -70,7 +94,7 @@ def _record(deployment: Deployment, lost: list[str]) -> None:
 
 
 async def _renew_cache_server(deployment: Deployment, last_lost_at: float) -> None:
-    """Restart LMCache's server, which does not reconnect to a store that was unavailable (lmcache 0.5.3).
+    """Restart LMCache's server: lmcache 0.5.6 does not reconnect to a store that closed its connection.
 
     The workers find the new server by themselves. The content of its CPU memory is lost.
 

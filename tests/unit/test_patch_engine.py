@@ -12,7 +12,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from dynamoctl.patches import compile_cache_name, fork_workers, spin, wake_up
+from dynamoctl.patches import compile_cache_name, fork_workers, seeded_prefill, spin, wake_up
 
 from tests.unit.fresh import last_line, last_line_with_vllm
 
@@ -79,6 +79,62 @@ def test_who_waits_for_a_call_sleeps_soon(vllms: float, spins: float) -> None:
     spin.sleep_soon(Condition, 0.02)
     spin.sleep_soon(Condition, 0.02)
     assert Condition(is_reader=True).busy_loop_s == spins
+
+
+# ---- requests with a seed -------------------------------------------------------------------
+
+
+def test_a_seed_is_not_used_up_by_tokens_that_are_discarded() -> None:
+    drawn: list[dict[int, str]] = []
+
+    class Runner:
+        def __init__(self) -> None:
+            self.input_batch = SimpleNamespace(generators={0: "of a part of a prompt", 2: "of a whole one"})
+            self.discard_request_mask = SimpleNamespace(np=[True, True, False, False])
+
+        def sample_tokens(self, grammar: str) -> str:
+            drawn.append(dict(self.input_batch.generators))
+            if grammar == "broken":
+                raise RuntimeError
+            return grammar
+
+    class Wrapper:
+        def init_device(self) -> None:
+            self.worker = SimpleNamespace(model_runner=Runner())
+
+    for _ in range(2):
+        seeded_prefill.on_start(Wrapper)
+    wrapper = Wrapper()
+    wrapper.init_device()
+    Wrapper().init_device()
+    runner = wrapper.worker.model_runner
+    assert runner.sample_tokens("a") == "a"
+    with pytest.raises(RuntimeError):
+        runner.sample_tokens("broken")
+    assert drawn == [{2: "of a whole one"}] * 2
+    assert runner.input_batch.generators == {0: "of a part of a prompt", 2: "of a whole one"}
+
+
+@pytest.mark.packages
+@pytest.mark.xdist_group("with vllm")
+def test_the_installed_vllm_needs_that_still() -> None:
+    """The day it does not, the patch is to be dropped."""
+    script = """
+import inspect, torch
+from vllm.v1.worker import gpu_model_runner, worker_base
+from dynamoctl.patches import seeded_prefill
+
+runner = gpu_model_runner.GPUModelRunner
+source = inspect.getsource(runner._bookkeeping_sync)
+seeded_prefill.on_start(worker_base.WorkerWrapperBase)
+seeded_prefill.spare_seeds(runner)
+print()
+try:
+    torch.Generator("cpu").get_offset()
+except RuntimeError as error:
+    print(error, "discard_request_mask.np[" in source, "gen.get_offset()" in source)
+"""
+    assert last_line_with_vllm(script) == "CPU Generator does not use offset True True"
 
 
 def test_an_engine_is_shut_down_before_python_waits_for_it() -> None:

@@ -11,7 +11,14 @@ from typing import Any
 
 import pytest
 from dynamoctl.host.processes import MARK, identify
-from dynamoctl.patches import base, lmcache_instance, lmcache_salt, lmcache_server, lmcache_store_timeout
+from dynamoctl.patches import (
+    base,
+    lmcache_instance,
+    lmcache_layout,
+    lmcache_salt,
+    lmcache_server,
+    lmcache_store_timeout,
+)
 from dynamoctl.patches.base import Patch, installed_version
 
 from tests.unit.fresh import last_line_with_vllm
@@ -68,6 +75,79 @@ def test_lmcache_gets_a_digest_of_every_salt_and_nothing_for_none() -> None:
     assert re.fullmatch("[0-9a-f]{64}", other[2])
     assert one != other
     assert key(1, request_id="a") == key(1, request_id="a", cache_salt="") == (1, "a", "")
+
+
+def configuration(
+    dtype: str, cache: str = "auto", quantization: str | None = None, revision: str | None = None
+) -> Any:
+    model = SimpleNamespace(dtype=f"torch.{dtype}", quantization=quantization, revision=revision)
+    return SimpleNamespace(model_config=model, cache_config=SimpleNamespace(cache_dtype=cache))
+
+
+def test_kv_caches_that_differ_have_different_names() -> None:
+    layout = lmcache_layout.layout
+    assert layout(configuration("bfloat16")) == layout(configuration("bfloat16", "bfloat16")) == "bfloat16"
+    others = [
+        configuration("float16"),
+        configuration("bfloat16", "fp8_e4m3"),
+        configuration("bfloat16", "fp8_e5m2"),
+        configuration("bfloat16", quantization="fp8"),
+        configuration("bfloat16", revision="main"),
+    ]
+    names = {layout(one) for one in others}
+    assert len(names) == len(others)
+    assert "bfloat16" not in names
+    # What a key may consist of.
+    assert all(re.fullmatch("[a-z0-9-]{7,20}", name) for name in names)
+
+
+def test_lmcaches_adapters_get_the_name_when_the_connector_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Adapter:
+        def __init__(self, server_url: str, model_name: str, block_size: int) -> None:
+            self.model_name = model_name
+
+    class Factory:
+        @classmethod
+        def create_connector(cls, config: Any, role: str) -> Adapter:
+            return Adapter(role, model_name="/models/m", block_size=128)
+
+    adapters: Any = ModuleType("lmcache.integration.vllm.vllm_multi_process_adapter")
+    adapters.LMCacheMPSchedulerAdapter = adapters.LMCacheMPWorkerAdapter = Adapter
+    package: Any = ModuleType("lmcache.integration.vllm")
+    package.vllm_multi_process_adapter = adapters
+    for name in ("lmcache", "lmcache.integration"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setitem(sys.modules, "lmcache.integration.vllm", package)
+    for _ in range(2):
+        lmcache_layout.before_connectors(Factory)
+    for _ in range(2):
+        made = Factory.create_connector(config=configuration("float16"), role="worker")
+        assert made.model_name == "/models/m-float16"
+
+
+@pytest.mark.packages
+@pytest.mark.xdist_group("with vllm")
+def test_the_installed_lmcache_keys_a_chunk_by_no_data_type_and_gets_the_name_as_a_keyword() -> None:
+    """The day its keys have one, the patch is to be dropped."""
+    script = """
+import dataclasses, inspect
+from lmcache.v1.distributed.api import ObjectKey
+from lmcache.integration.vllm import vllm_multi_process_adapter as adapters
+from vllm.distributed.kv_transfer.kv_connector.v1 import lmcache_mp_connector as connector
+from vllm.config import CacheConfig, ModelConfig
+
+names = [field.name for field in dataclasses.fields(ObjectKey)]
+source = inspect.getsource(connector)
+sides = [adapters.LMCacheMPSchedulerAdapter, adapters.LMCacheMPWorkerAdapter]
+wanted = all("model_name" in inspect.signature(side.__init__).parameters for side in sides)
+fields = {field.name for one in (ModelConfig, CacheConfig) for field in dataclasses.fields(one)}
+print()
+passed = source.count("model_name=vllm_config.model_config.model,")
+print(any("type" in name for name in names), wanted, passed,
+      {"dtype", "quantization", "revision", "cache_dtype"} <= fields)
+"""
+    needs(lmcache_layout.PATCH)
+    assert last_line_with_vllm(script) == "False True 2 True"
 
 
 def test_a_number_says_which_process_it_is() -> None:

@@ -20,8 +20,8 @@ def names(made: DeploymentPlan, unit: str) -> set[str]:
     return {patch.name for patch in patches.switched_on(made.unit(unit).env)}
 
 
-SERVER = {"lmcache-salt", "lmcache-instance", "lmcache-store-timeout"}
-ON_CPU = {"wake-up", "spin", "fork-engine", "fork-workers"}
+SERVER = {"lmcache-salt", "lmcache-layout", "lmcache-instance", "lmcache-store-timeout"}
+ON_CPU = {"wake-up", "spin", "seeded-prefill", "fork-engine", "fork-workers"}
 NIXL_ON_CPU = {"compile-cache-name", "nixl-shared-memory", "nixl-progress-delay", "nixl-unbound"}
 
 WORKERS: dict[str, tuple[int, dict[str, Any], dict[str, set[str]]]] = {

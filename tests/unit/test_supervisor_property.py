@@ -893,6 +893,10 @@ class World:
             return False, "nothing answers there"
         return True, ""
 
+    def store_run(self, store: Any) -> str:
+        number = store.addresses[0][1] - 6379
+        return "" if self.away_until[number] > self.loop.now else str(self.away_until[number])
+
     # ---- what the supervisor does
 
     def spawn(self, argv: tuple[str, ...], environ: dict[str, str], cwd: object, log: object) -> Identity:
@@ -1177,6 +1181,7 @@ def install(world: World, patch: pytest.MonkeyPatch) -> None:
             lists_model=world.lists_model,
             complete=world.complete,
             store_answers=world.store_answers,
+            store_run=world.store_run,
         ),
         "observe": _Over(observe, transfers=world.count_transfers, snapshot=world.snapshot),
         "engine_heartbeat": _Over(engine_heartbeat, read=world.heartbeat),

@@ -1,0 +1,80 @@
+"""When LMCache's server is restarted because of a store: when its connection is gone, and only then."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from dynamoctl.supervisor import store_watch
+
+REDIS, OTHER = "redis://127.0.0.1:6379", "lm://127.0.0.1:65432"
+
+
+@dataclass
+class World:
+    """A store, second by second: its run, or None while it does not answer."""
+
+    seconds: list[str | None]
+    url: str = REDIS
+    now: int = -1
+    restarts: list[int] = field(default_factory=list)
+
+    def deployment(self) -> Any:
+        tier = SimpleNamespace(kind="remote", place=self.url)
+        return SimpleNamespace(
+            plan=SimpleNamespace(lmcache_tiers=[tier]),
+            state=SimpleNamespace(lost_stores=[]),
+            degrade_or_recover=lambda: None,
+            save=lambda: None,
+        )
+
+    async def sleep(self, _seconds: float) -> None:
+        self.now += 1
+        if self.now == len(self.seconds):
+            raise asyncio.CancelledError
+
+    async def renew(self, _deployment: Any, _last_lost_at: float) -> None:
+        self.restarts.append(self.now)
+
+    def watch(self, patch: pytest.MonkeyPatch) -> list[int]:
+        async def to_thread(work: Any, *words: Any) -> Any:
+            return work(*words)
+
+        asyncio_ = SimpleNamespace(sleep=self.sleep, to_thread=to_thread)
+        patch.setattr(store_watch, "asyncio", asyncio_)
+        patch.setattr(store_watch, "time", SimpleNamespace(time=lambda: 1000.0 + self.now))
+        patch.setattr(store_watch, "_renew_cache_server", self.renew)
+        answers = SimpleNamespace(
+            store_answers=lambda _: (self.seconds[self.now] is not None, "nothing answers there"),
+            store_run=lambda _: self.seconds[self.now] or "",
+        )
+        patch.setattr(store_watch, "probes", answers)
+        with pytest.raises(asyncio.CancelledError):
+            asyncio.run(store_watch.watch_stores(self.deployment()))
+        return self.restarts
+
+
+@pytest.mark.parametrize(
+    ("seconds", "restarts"),
+    [
+        pytest.param(["a"] * 9, [], id="there all the time"),
+        pytest.param(["a", *[None] * 30, "a", "a"], [], id="frozen or cut off for a short time"),
+        pytest.param(["a", *[None] * 70, "a", "a"], [71], id="for a long time"),
+        pytest.param(["a", None, "b", "b"], [2], id="started anew"),
+        pytest.param(["a", "b", "b"], [1], id="started anew, and nobody saw it away"),
+        pytest.param([None, None, "a"], [2], id="away from the start"),
+        pytest.param(["a", *[None] * 9, "a", *[None] * 55, "a"], [], id="twice for a short time"),
+        pytest.param(["a", None, "", ""], [2], id="a user that may not ask for the run"),
+    ],
+)
+def test_the_server_is_restarted_if_its_connection_is_gone(
+    seconds: list[str | None], restarts: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert World(seconds).watch(monkeypatch) == restarts
+
+
+def test_of_another_store_nobody_knows_whether_it_was_started_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert World(["", None, ""], OTHER).watch(monkeypatch) == [2]

@@ -33,7 +33,7 @@ async def watch_stores(deployment: Deployment) -> None:
         if lost:
             last_lost_at = time.time()
             away_since = away_since or last_lost_at
-        found = await _runs(deployment)
+        found = {} if lost else await _runs(deployment)
         is_anew = any(runs.get(url, run) != run for url, run in found.items())
         is_back = len(lost) < len(deployment.state.lost_stores)
         is_same = len(found) == len(_stores(deployment)) and found == runs

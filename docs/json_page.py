@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from dynamoctl.answers import (
+    apply,
     bench,
     cache,
     chat,
     doctor,
     down,
+    drain,
     export,
     history,
     init,
@@ -108,6 +110,9 @@ ENTRIES = (
     entry("logs --json", logs.LogsAnswer),
     entry("scale --json", scale.ScaleAnswer),
     entry("restart --json", restart.RestartAnswer),
+    entry("apply --json", apply.ApplyAnswer),
+    entry("drain --json", drain.DrainAnswer),
+    entry("undrain --json", drain.UndrainAnswer),
     entry("history --json", history.HistoryAnswer),
     entry("down --json", down.DownAnswer, down.DownAllAnswer, words=ALL),
     entry("cache check --json", cache.CacheCheckAnswer),

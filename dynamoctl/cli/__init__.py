@@ -17,8 +17,9 @@ from dynamoctl.errors import DynamoctlError, SpecError
 
 # Each has a module here; the last ones are groups of commands.
 COMMANDS = (
-    *("up", "init", "doctor", "status", "chat", "logs", "scale", "restart", "history", "down"),
-    *("cache", "bench", "export"),
+    *("up", "init", "doctor", "status", "chat", "logs"),
+    *("scale", "restart", "apply", "drain", "undrain", "history"),
+    *("down", "cache", "bench", "export"),
 )
 _LISTS = (["--help"], ["-h"])
 # How large a terminal says that it is; some say 0.

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from dynamoctl.answers.scale import ChangeStep
 from dynamoctl.cli.output import note
+from dynamoctl.errors import SpecError
 from dynamoctl.planner.secrets import redact
 
 if TYPE_CHECKING:
@@ -59,6 +63,26 @@ def _differences(old: Unit | None, new: Unit | None) -> list[str]:
 
 def _value(value: str | None, name: str) -> str:
     return "unset" if value is None else f"{redact(value, name)!r}"
+
+
+def require_consent(noticed: Sequence[str], is_given: bool, as_json: bool) -> None:
+    """Ask whether to go on where clients would notice.
+
+    Args:
+        noticed: what they would notice.
+        is_given: whether the user has said yes beforehand.
+
+    Raises:
+        SpecError: nobody can be asked, or the answer is no.
+    """
+    if not noticed or is_given:
+        return
+    if as_json or not sys.stdin.isatty():
+        raise SpecError("; ".join(noticed), "to do it all the same: --yes")
+    for line in noticed:
+        note(line)
+    if not typer.confirm("Go on?", err=True):
+        raise SpecError("nothing was changed")
 
 
 def steps(proposal: Proposal, taken: Sequence[Mapping[str, Any]] | None) -> tuple[ChangeStep, ...]:

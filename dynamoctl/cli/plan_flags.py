@@ -240,8 +240,8 @@ def plan_flags(
         int | None,
         typer.Option(
             metavar="N",
-            help="Maximum number of moves of a request whose worker dies; 0: it fails.",
-            show_default=f"{policies.MIGRATION_LIMIT} with two workers of a role or with etcd, else 0",
+            help="Maximum number of moves of a request whose worker dies or leaves; 0: it fails.",
+            show_default=str(policies.MIGRATION_LIMIT),
             rich_help_panel=_ENGINE,
         ),
     ] = None,

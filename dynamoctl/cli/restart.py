@@ -41,25 +41,16 @@ def command(
     A new worker serves before the old one goes, if memory and GPUs allow it. The old one gets no new requests
     from then on, and --drain seconds for those that it has. The command asks first if requests would fail.
     """
-    import sys
-
     from dynamoctl.answers.restart import RestartAnswer, RestartedUnit
+    from dynamoctl.cli import draw_change
     from dynamoctl.cli.output import emit, note
-    from dynamoctl.errors import SpecError
     from dynamoctl.operations import changes, restart
     from dynamoctl.operations.logs import target
 
     found, first = target(deployment, one_name(None, name))
     named = [*([first] if first is not None else []), *(units or [])]
     proposal = restart.plan(found, restart.chosen(found, named, role, everything), in_place)
-    noticed = restart.consequences(proposal.state, proposal.in_place)
-    if noticed and not yes:
-        if json or not sys.stdin.isatty():
-            raise SpecError("; ".join(noticed), "to do it all the same: --yes")
-        for line in noticed:
-            note(line)
-        if not typer.confirm("Go on?", err=True):
-            raise SpecError("nothing was restarted")
+    draw_change.require_consent(changes.consequences(proposal.state, proposal.in_place), yes, json)
     change = changes.carry_out(proposal, (lambda _: None) if json else note)
     if json:
         done = (

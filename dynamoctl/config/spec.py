@@ -65,8 +65,7 @@ class DeploymentSpec(Model):
         port: HTTP port of the frontend.
         router_mode: policy by which the frontend picks a worker.
         migration_limit: maximum number of times that the frontend moves a request to another worker of the
-            same role when its worker dies; 0: the request fails. Unset: 3 if a role has two workers or more,
-            or may have them on other hosts (discovery `etcd`); else 0.
+            same role when its worker dies or leaves; 0: the request fails. Unset: 3.
         start: order of the start. `ordered`: prefill workers when decode is ready; `overlapped`: all workers
             together.
         timeout_s: deadline for the whole start, in seconds.

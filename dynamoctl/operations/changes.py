@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
-import socket
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from dynamoctl.checks import registry
+from dynamoctl.checks.base import Level
 from dynamoctl.config.spec import DeploymentSpec
-from dynamoctl.errors import DynamoctlError, NotReadyError, PreflightError, SpecError
+from dynamoctl.errors import NotReadyError, PreflightError, SpecError
 from dynamoctl.facts import HostFacts, ModelFacts
 from dynamoctl.host import gpus
 from dynamoctl.operations import planning
+from dynamoctl.operations.line import Line, Told
 from dynamoctl.operations.serving import read_plan, serving
 from dynamoctl.operations.status import ask
 from dynamoctl.planner import difference, rescaling
@@ -28,8 +27,6 @@ from dynamoctl.supervisor.revisions import Revision
 _GPU_IN_USE_MIB = 1024
 # What a new worker may take beyond the ones that run: they have not seen their largest request yet, perhaps.
 _MEMORY_MARGIN = 1.2
-
-Told = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -64,6 +61,12 @@ class Proposal:
         """What will be done, in order."""
         return difference.steps(self.now.plan, self.wanted.plan, self.in_place)
 
+    @property
+    def is_change(self) -> bool:
+        """Whether anything differs; settings of the deployment alone, such as `drain_s`, count too."""
+        specs = [one.spec.model_dump(exclude={"timeout_s"}) for one in (self.now, self.wanted)]
+        return bool(self.steps) or specs[0] != specs[1]
+
 
 @dataclass(frozen=True)
 class Change:
@@ -91,10 +94,10 @@ def running(name: str) -> tuple[DeploymentState, Running]:
         raise NotReadyError(f"another change is under way: {state.change.what}", "wait until it has ended")
     folder = DeploymentDir(name)
     plan, body = read_plan(folder), folder.read_plan() or {}
-    return state, Running(_spec(body.get("spec", {})), plan)
+    return state, Running(read_spec(body.get("spec", {})), plan)
 
 
-def _spec(body: dict[str, Any]) -> DeploymentSpec:
+def read_spec(body: dict[str, Any]) -> DeploymentSpec:
     """A spec as it was written. It may have no worker of a role, which a user's spec may not."""
     none = {field: 0 for field in FIELDS.values() if body.get(field) == 0}
     gpu_names = {"gpus": tuple(body.get("gpus", ()))}
@@ -126,14 +129,14 @@ def scale(name: str, word: str, count: int, gpu_names: tuple[str, ...] = (), for
     facts = planning.look(name)
     model = planning.locate(now.spec, facts)
     wanted = rescaling.scale(
-        now, rescaling.Host(facts, model, _busy_gpus(facts)), rescaling.Workers(role, count, gpu_names)
+        now, rescaling.Host(facts, model, busy_gpus(facts)), rescaling.Workers(role, count, gpu_names)
     )
     proposal = Proposal(f"scale {word} {count}", state, now, wanted)
-    warnings = _require_room(proposal, facts, model) if count > before else []
+    warnings = require_room(proposal, facts, model) if count > before else []
     return replace(proposal, warnings=tuple(warnings))
 
 
-def _busy_gpus(facts: HostFacts) -> Collection[int]:
+def busy_gpus(facts: HostFacts) -> Collection[int]:
     """The GPUs that other deployments or other programs use."""
     if not facts.gpus:
         return ()
@@ -142,7 +145,7 @@ def _busy_gpus(facts: HostFacts) -> Collection[int]:
     return {gpu.index for gpu in facts.gpus if used.get(gpu.index, 0) > _GPU_IN_USE_MIB}
 
 
-def _require_room(proposal: Proposal, facts: HostFacts, model: ModelFacts) -> list[str]:
+def require_room(proposal: Proposal, facts: HostFacts, model: ModelFacts) -> list[str]:
     """Check that the host has room for the units that start beside the others; return warnings.
 
     Raises:
@@ -165,6 +168,39 @@ def _require_room(proposal: Proposal, facts: HostFacts, model: ModelFacts) -> li
             "end other programs, or ask for fewer",
         )
     return warnings
+
+
+def with_room(proposal: Proposal, facts: HostFacts, names: Sequence[str]) -> list[str]:
+    """The workers of which a second one can run for a while."""
+    if not names or memory_of_a_worker(proposal) > facts.memory_available_gib:
+        return []
+    plan = proposal.wanted.plan
+    # In process, LMCache's tiers on disks belong to one process each.
+    if plan.lmcache == "inproc" and any(tier.kind in ("disk", "gds") for tier in plan.lmcache_tiers):
+        return []
+    model = planning.locate(proposal.now.spec, facts)
+    more_gib = plan.lmcache_cpu_gib / len(plan.workers) if plan.lmcache == "inproc" else 0.0
+    found = []
+    for unit in plan.units:
+        if unit.name in names and unit.is_worker:
+            alone = replace(plan, units=(unit,), lmcache_cpu_gib=more_gib)
+            findings = registry.check_beside(alone, facts, model)
+            if not any(finding.level is Level.ERROR for finding in findings):
+                found.append(unit.name)
+    return found
+
+
+def consequences(state: DeploymentState, units: Collection[str]) -> list[str]:
+    """What clients notice if these units end before they start again, one sentence for each."""
+    said = []
+    for unit in (one for one in state.units if one.name in units):
+        others = [one for one in state.units if one.role == unit.role and one.name != unit.name]
+        serving = any(one.state == "ready" and not one.service for one in others)
+        if unit.role == "frontend":
+            said.append(f"{unit.name}: answers break off, and requests are refused until it is back")
+        elif unit.role != "cache" and not serving:
+            said.append(f"{unit.name}: requests fail until it is back, because no other worker has its role")
+    return said
 
 
 def memory_of_a_worker(proposal: Proposal) -> float:
@@ -212,74 +248,3 @@ def _require_own_ports(proposal: Proposal) -> None:
     theirs = planning.planned_ports(but=proposal.name)
     if theirs & set(difference.held_ports(proposal.wanted.plan, proposal.wanted.spec.tp)):
         raise PreflightError("another deployment, which is being started, has taken a port", "try again")
-
-
-class Line:
-    """A request to the supervisor of a deployment, and what it says until the answer.
-
-    Raises:
-        NotReadyError: it does not answer.
-    """
-
-    def __init__(self, folder: DeploymentDir, request: dict[str, Any]) -> None:
-        self._folder = folder
-        self._held: list[dict[str, Any]] = []
-        try:
-            descriptor = os.open(folder.path, os.O_PATH | os.O_DIRECTORY)
-        except OSError:
-            raise self._gone() from None
-        try:
-            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            # By way of the open folder: a socket's path may have no more than 107 bytes.
-            self._socket.connect(f"/proc/self/fd/{descriptor}/{folder.socket.name}")
-            self._socket.sendall(json.dumps(request).encode() + b"\n")
-            self._lines = self._socket.makefile("rb")
-        except OSError:
-            self._socket.close()
-            raise self._gone() from None
-        finally:
-            os.close(descriptor)
-
-    def __enter__(self) -> Line:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._lines.close()
-        self._socket.close()
-
-    def until_accepted(self) -> None:
-        """Wait for the first thing that it says."""
-        self._held.append(self._next())
-
-    def answer(self, told: Told) -> dict[str, Any]:
-        """Wait for the answer.
-
-        Args:
-            told: called with each thing that it says before.
-
-        Raises:
-            DynamoctlError: it is an error.
-        """
-        while True:
-            said = self._held.pop(0) if self._held else self._next()
-            if "error" in said:
-                raise DynamoctlError.from_json(said["error"])
-            if "told" not in said:
-                return said
-            if said["told"]:
-                told(said["told"])
-
-    def _next(self) -> dict[str, Any]:
-        try:
-            said = json.loads(self._lines.readline() or b"null")
-        except (OSError, ValueError):
-            said = None
-        if not isinstance(said, dict):
-            raise self._gone()
-        return said
-
-    def _gone(self) -> NotReadyError:
-        name = self._folder.name
-        return NotReadyError(
-            f"the supervisor of '{name}' has ended or does not answer", f"see: dynamoctl status -n {name}"
-        )

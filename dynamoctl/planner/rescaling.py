@@ -30,7 +30,7 @@ _WORDS: dict[str, HostRole] = {
 }
 
 # Why a setting cannot be changed while the deployment is up.
-_FIXED = {
+FIXED = {
     "name": "it is another deployment then",
     "mode": "its workers cannot serve beside those that run",
     "engine": "its workers cannot serve beside those that run",
@@ -185,7 +185,7 @@ def new_units(old: DeploymentPlan, new: DeploymentPlan) -> tuple[Unit, ...]:
 
 def fixed_differences(old: DeploymentSpec, new: DeploymentSpec) -> dict[str, str]:
     """The settings in which two specs differ and that cannot be changed: name -> why not."""
-    return {name: why for name, why in _FIXED.items() if getattr(old, name) != getattr(new, name)}
+    return {name: why for name, why in FIXED.items() if getattr(old, name) != getattr(new, name)}
 
 
 def _require_possible(old: DeploymentSpec, new: DeploymentSpec) -> None:

@@ -205,11 +205,12 @@ async def renew(deployment: Deployment, member: RunningUnit, unit: Unit, told: T
     say(f"{unit.name} is restarted by request")
     told(f"{unit.name}: restarting")
     await empty(deployment, member, told)
-    member.unit = unit
+    member.become(unit)
     try:
         await deployment.renew(member, policies.stop_grace_s(deployment.plan.drain_s))
     except OSError as error:
-        member.unit, member.state.phase = old, ""
+        member.become(old)
+        member.state.phase = ""
         with suppress(OSError):
             await deployment.put_back_into_service(member)
         raise NotReadyError(f"{unit.name} cannot be restarted: {error}", "try again") from None
@@ -217,7 +218,7 @@ async def renew(deployment: Deployment, member: RunningUnit, unit: Unit, told: T
         await _until_it_serves(deployment, member, before, is_new=unit is not old)
     except NotReadyError:
         if unit is not old:
-            member.unit = old
+            member.become(old)
             await _until_it_serves(deployment, member, member.state.identity, is_new=False)
         raise
     told(f"{unit.name}: ready again after {duration(time.monotonic() - began)}")

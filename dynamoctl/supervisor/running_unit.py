@@ -61,6 +61,12 @@ class RunningUnit:
         self._marks += 1
         return f"{self._first_mark}~{self._marks}"
 
+    def become(self, unit: Unit) -> None:
+        """Have other settings from the next start on."""
+        new = new_state(unit)
+        self.unit = unit
+        self.state.gpus, self.state.ports, self.state.patches = new.gpus, new.ports, new.patches
+
     def successor(self, unit: Unit) -> RunningUnit:
         """A unit that is to replace this one, under another name until then."""
         mark = self.next_mark()

@@ -25,9 +25,9 @@ def limit(**fields: Any) -> str | None:
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
-        pytest.param({}, None, id="agg-one-worker"),
+        pytest.param({}, "3", id="agg-one-worker"),
         pytest.param({"workers": 2}, "3", id="agg-two-workers"),
-        pytest.param({"mode": "disagg"}, None, id="disagg-one-of-each"),
+        pytest.param({"mode": "disagg"}, "3", id="disagg-one-of-each"),
         pytest.param({"mode": "disagg", "decode": 2}, "3", id="two-decode"),
         pytest.param({"mode": "disagg", "prefill": 2}, "3", id="two-prefill"),
         pytest.param({"mode": "disagg", "decode": 4, "prefill": 4}, "3", id="four-of-each"),
@@ -45,14 +45,15 @@ def limit(**fields: Any) -> str | None:
         ),
     ],
 )
-def test_the_limit_follows_from_the_workers_of_a_role(fields: dict[str, Any], expected: str | None) -> None:
+def test_the_limit_is_the_default_unless_it_is_given(fields: dict[str, Any], expected: str | None) -> None:
     assert limit(**fields) == expected
 
 
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
-        ({}, False),
+        ({}, True),
+        ({"migration_limit": 0}, False),
         ({"workers": 2}, True),
         ({"workers": 2, "migration_limit": 0}, False),
         ({"env": {"DYN_MIGRATION_LIMIT": "1"}}, True),

@@ -29,7 +29,7 @@ ALL = dict(commands(typer.main.get_command(app())))
 # A command with a MODE makes the plan of a deployment; its first argument is the mode.
 NAMED = [name for name, command in ALL.items() if has(command, "--name") and not has(command, "mode")]
 # Their first argument may be something else.
-PLAIN = [name for name in NAMED if name not in ("logs", "chat", "scale", "restart")]
+PLAIN = [name for name in NAMED if name not in ("logs", "chat", "scale", "restart", "drain", "undrain")]
 
 
 @pytest.fixture(autouse=True)

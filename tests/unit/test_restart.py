@@ -17,6 +17,7 @@ from dynamoctl.errors import DynamoctlError, NotReadyError, SpecError
 from dynamoctl.host.processes import identify
 from dynamoctl.operations import changes, planning, restart
 from dynamoctl.operations.changes import Proposal
+from dynamoctl.operations.line import Line
 from dynamoctl.planner import make_plan
 from dynamoctl.planner.plan import Role
 from dynamoctl.planner.rescaling import Running
@@ -83,17 +84,17 @@ def test_what_cannot_be_meant_is_refused(
 
 def test_what_clients_notice() -> None:
     there = state()
-    assert restart.consequences(there, ["prefill-0", "lmcache"]) == []
-    (said,) = restart.consequences(there, ["decode-0"])
+    assert changes.consequences(there, ["prefill-0", "lmcache"]) == []
+    (said,) = changes.consequences(there, ["decode-0"])
     assert said.startswith("decode-0: requests fail until it is back")
-    (said,) = restart.consequences(there, ["frontend"])
+    (said,) = changes.consequences(there, ["frontend"])
     assert said.startswith("frontend: answers break off")
     alone = state(prefill_1="backoff")
-    (said,) = restart.consequences(alone, ["prefill-0"])
+    (said,) = changes.consequences(alone, ["prefill-0"])
     assert said.startswith("prefill-0: requests fail")
     drained = state()
     drained.units[-1].service = "drained"
-    (said,) = restart.consequences(drained, ["prefill-0"])
+    (said,) = changes.consequences(drained, ["prefill-0"])
     assert said.startswith("prefill-0: requests fail")
 
 
@@ -183,7 +184,7 @@ def supervisor(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
             listener.close()
 
         threading.Thread(target=serve, daemon=True).start()
-        with changes.Line(folder, {"drain": "decode-0"}) as asked:
+        with Line(folder, {"drain": "decode-0"}) as asked:
             asked.until_accepted()
             told.append(str(asked.answer(told.append)))
         return told
@@ -211,4 +212,4 @@ def test_a_supervisor_that_does_not_answer(supervisor: Any, lines: tuple[str, ..
 
 def test_a_supervisor_that_has_gone() -> None:
     with pytest.raises(NotReadyError, match="has ended or does not answer"):
-        changes.Line(DeploymentDir("default"), {"drain": "decode-0"})
+        Line(DeploymentDir("default"), {"drain": "decode-0"})

@@ -12,14 +12,14 @@ FRONTEND = (
         name="migration-limit",
         sets=migration.FLAG,
         value=lambda unit: str(migration.limit(unit.spec)),
-        why="If a worker dies, the frontend moves its requests to another worker of the role, at most this"
-        " often for each request.",
-        without="The requests of a worker that dies fail.",
+        why="If a worker dies or leaves, the frontend moves its requests to another worker of the role, at"
+        " most this often for each request.",
+        without="The requests of a worker that dies fail, and some of one that leaves.",
         source="ai-dynamo-runtime==1.6.1:lib/llm/src/migration.rs",
         tested=("ai-dynamo", "vllm"),
         roles=("frontend",),
         when=Condition(
-            "with --migration-limit, two workers of a role, or etcd",
+            "unless DYN_MIGRATION_LIMIT is in [env]",
             lambda unit: migration.limit(unit.spec) is not None,
         ),
         in_pod=InPod(

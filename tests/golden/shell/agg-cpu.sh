@@ -150,7 +150,8 @@ frontend() {
     --http-host 127.0.0.1 \
     --http-port 8000 \
     --router-mode round-robin \
-    --namespace dynamoctl-default
+    --namespace dynamoctl-default \
+    --migration-limit 3
 }
 
 lmcache() {

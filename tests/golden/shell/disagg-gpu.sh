@@ -147,7 +147,8 @@ frontend() {
     --http-host 127.0.0.1 \
     --http-port 8000 \
     --router-mode kv \
-    --namespace dynamoctl-default
+    --namespace dynamoctl-default \
+    --migration-limit 3
 }
 
 decode-0() {

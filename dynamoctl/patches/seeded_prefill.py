@@ -1,8 +1,8 @@
 """The random numbers of a request of its own, while its prompt is not complete.
 
 vLLM samples tokens that it then discards, and sets the request's random numbers back. On a CPU that fails,
-and the engine with it. With the patch nothing is sampled with them until the prompt is complete, so that there
-is nothing to set back: the same seed gives the same answer however the prompt was divided.
+and the engine with it. With the patch nothing is sampled with them until the prompt is complete, so that
+there is nothing to set back: the same seed gives the same answer however the prompt was divided.
 """
 
 from __future__ import annotations

@@ -166,7 +166,7 @@ def _add(text: str, plan: DeploymentPlan, unit: Unit, snapshot: Snapshot) -> Non
     if unit.role == "frontend":
         histograms = snapshot.histograms.setdefault(unit.name, {})
         failures: dict[str, float] = {}
-        moves = migration.is_on(unit)
+        moves = migration.moves(plan, unit)
         if moves:
             counters["migrations"] = 0
         for sample in _samples(text, _FRONTEND):

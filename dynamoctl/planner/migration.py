@@ -26,7 +26,7 @@ from dynamoctl import policies
 if TYPE_CHECKING:
     # Not for the supervisor, which reads plans and no specs: pydantic is large.
     from dynamoctl.config.spec import DeploymentSpec
-    from dynamoctl.planner.plan import Unit
+    from dynamoctl.planner.plan import DeploymentPlan, Unit
 
 FLAG = "--migration-limit"
 VARIABLE = "DYN_MIGRATION_LIMIT"
@@ -45,11 +45,18 @@ def limit(spec: DeploymentSpec) -> int | None:
     return policies.MIGRATION_LIMIT
 
 
-def is_on(frontend: Unit) -> bool:
-    """Whether this frontend moves requests.
+def moves(plan: DeploymentPlan, frontend: Unit) -> bool:
+    """Whether this frontend can move requests: there is a second worker of a role.
 
-    Its metric does not tell: it also counts the moves that the limit forbids.
+    Its metric does not tell: it also counts the moves that the limit forbids, and those that no other worker
+    could take. With etcd, other hosts may have workers of any role.
     """
+    roles = [unit.role for unit in plan.workers]
+    return is_on(frontend) and (plan.discovery == "etcd" or len(roles) > len(set(roles)))
+
+
+def is_on(frontend: Unit) -> bool:
+    """Whether this frontend is allowed to move requests."""
     limit = frontend.env.get(VARIABLE, "0")
     if FLAG in frontend.argv:
         limit = frontend.argv[frontend.argv.index(FLAG) + 1]

@@ -194,11 +194,13 @@ def test_a_server_names_its_pool_after_its_unit(mark: str, given: list[str], nam
     """Under a supervisor; an exported script or service has no mark. Nobody's choice is overruled."""
     script = """
 import sys, types
-for name in ("lmcache", "lmcache.cli", "lmcache.cli.main", "lmcache.v1", "lmcache.v1.multiprocess"):
+parts = "cli", "cli.main", "v1", "v1.multiprocess", "v1.distributed", "v1.distributed.l2_adapters"
+for name in ("lmcache", *(f"lmcache.{part}" for part in parts)):
     sys.modules[name] = types.ModuleType(name)
 sys.modules["lmcache.cli.main"].main = lambda: print(*sys.argv[1:])
 app = types.SimpleNamespace(router=types.SimpleNamespace(routes=[]))
 sys.modules["lmcache.v1.multiprocess"].http_server = types.SimpleNamespace(app=app)
+sys.modules["lmcache.v1.distributed.l2_adapters"].factory = types.SimpleNamespace()
 from dynamoctl.processes import cache_server
 cache_server.main()
 """

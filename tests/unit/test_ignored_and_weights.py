@@ -85,7 +85,8 @@ def test_the_installed_vllm_names_its_variables_and_arguments() -> None:
         ({"DYN_HTTP_PORT": "9000", "DYN_HTTP_HOST": "0.0.0.0"}, {}, ["--host 0.0.0.0", "--port 9000"]),
         ({"DYN_HTTP_PORT": "8000"}, {}, []),
         ({"DYN_MIGRATION_LIMIT": "0"}, {"workers": 2}, ["--migration-limit 0"]),
-        ({"DYN_MIGRATION_LIMIT": "0"}, {}, []),
+        ({"DYN_MIGRATION_LIMIT": "0"}, {}, ["--migration-limit 0"]),
+        ({"DYN_MIGRATION_LIMIT": "3"}, {}, []),
     ],
 )
 def test_a_variable_of_dynamo_that_the_plan_overrides(

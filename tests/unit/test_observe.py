@@ -175,8 +175,9 @@ dynamo_frontend_model_migration_total{migration_type="ongoing_request",model="m"
         ({"workers": 2}, FRONTEND + MOVED, 13),
         ({"workers": 2}, FRONTEND, 0),  # the counter appears with the first move
         ({"workers": 2, "migration_limit": 0}, FRONTEND + MOVED, None),
-        ({}, FRONTEND + MOVED, None),  # Dynamo also counts the moves that its limit forbids
-        ({"env": {"DYN_MIGRATION_LIMIT": "1"}}, FRONTEND + MOVED, 13),
+        ({}, FRONTEND + MOVED, None),  # Dynamo also counts the moves that no other worker could take
+        ({"workers": 2, "env": {"DYN_MIGRATION_LIMIT": "1"}}, FRONTEND + MOVED, 13),
+        ({"discovery": "etcd", "etcd_endpoints": ("http://127.0.0.1:2379",)}, FRONTEND + MOVED, 13),
     ],
 )
 def test_moved_requests_are_counted_if_the_frontend_moves_any(

@@ -78,7 +78,7 @@ SAID: list[tuple[str, str, tuple[float, ...]]] = [
         r"a unit ended (\w+) times within (\w+) minutes",
         (policies.RESTART_LIMIT + 1, policies.RESTART_WINDOW_S / MINUTE_S),
     ),
-    ("reliability.md", r"The default is (\w+) if a role has two workers", (policies.MIGRATION_LIMIT,)),
+    ("reliability.md", r"The default is (\w+)\. If a role has one worker only", (policies.MIGRATION_LIMIT,)),
     ("reliability.md", r"`--drain` seconds \(`drain_s`, (\w+) by default\)", (policies.DRAIN_S,)),
 ]
 
@@ -104,7 +104,7 @@ def test_what_the_keys_mean_says_the_defaults_that_hold() -> None:
     gib = policies.CACHE_CPU_GIB
     assert f"Unset: {gib['cuda']:g} on GPUs, {gib['cpu']:g} on a CPU" in said["cpu_gb"]
     said = meanings(DeploymentSpec)
-    assert f"Unset: {policies.MIGRATION_LIMIT} if a role has" in said["migration_limit"]
+    assert f"fails. Unset: {policies.MIGRATION_LIMIT}." in said["migration_limit"]
     assert f"{policies.GPU_MODEL} on GPUs, {policies.BUILTIN_MODEL} on a CPU" in said["model"]
 
 

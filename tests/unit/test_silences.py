@@ -31,7 +31,7 @@ class Looks:
         self.warnings: list[str] = []
         unit = Unit("one", role, ("one",), Gate("http", 20000, "/health"))  # type: ignore[arg-type]
         state = SimpleNamespace(state="ready", ready_at=time.time())
-        self.member = SimpleNamespace(unit=unit, state=state)
+        self.member = SimpleNamespace(unit=unit, state=state, place="one")
         deployment: Any = SimpleNamespace(
             members=[self.member],
             plan=SimpleNamespace(engine=engine, hang_timeout_s=180.0),

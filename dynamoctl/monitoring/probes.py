@@ -20,6 +20,8 @@ from dynamoctl.planner.plan import Gate
 # Prefixes of the reasons from `gate_is_open` that mean: the unit answered, but is not ready.
 ANSWERS = ("HTTP", "generate:", "no endpoint generate")
 STORE_TIMEOUT_S = 3.0
+# What `store_answers` says of a store that closes no connection by it.
+SILENT = (f"no answer within {STORE_TIMEOUT_S:g} s", "nothing answers there")
 NATS_PORT = 4222
 
 
@@ -116,8 +118,9 @@ def nats_answers(url: str) -> tuple[bool, str]:
 def store_answers(store: Store) -> tuple[bool, str]:
     """Whether LMCache's remote store can be used: (usable, why not). Blocks for some seconds at most.
 
-    A Redis gets a PING, with its user name and password. For any other store, the probe only tells whether a
-    process listens.
+    A Redis gets a PING, with its user name and password, and must have room: LMCache's client does not read
+    an error reply to its end, and what follows on that connection fails (lmcache 0.5.6). For any other store,
+    the probe only tells whether a process listens.
     """
     if store.scheme in ("redis", "rediss", "unix"):
         try:
@@ -163,12 +166,25 @@ def _redis_answers(store: Store, redis: Any) -> tuple[bool, str]:
             store.url, socket_timeout=STORE_TIMEOUT_S, socket_connect_timeout=STORE_TIMEOUT_S
         ) as client:
             client.ping()
+            if _is_full(client, redis):
+                return False, "it is full and evicts nothing (maxmemory-policy noeviction)"
     except redis.AuthenticationError:
         return False, "it rejects the user name or password"
     except redis.TimeoutError:
-        return False, f"no answer within {STORE_TIMEOUT_S:g} s"
+        return False, SILENT[0]
     except redis.ConnectionError:
-        return False, "nothing answers there"
+        return False, SILENT[1]
     except (redis.RedisError, ValueError, OSError) as error:
         return False, type(error).__name__
     return True, ""
+
+
+def _is_full(client: Any, redis: Any) -> bool:
+    """Whether a Redis has less than a tenth of its memory left and keeps what it has."""
+    try:
+        memory = client.info("memory")
+    except redis.ResponseError:  # the user may not ask
+        return False
+    most = int(memory.get("maxmemory", 0))
+    keeps = memory.get("maxmemory_policy") == "noeviction"
+    return most > 0 and keeps and int(memory["used_memory"]) > 0.9 * most

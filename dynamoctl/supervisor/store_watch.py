@@ -22,10 +22,10 @@ _CONNECTION_SURVIVES_S = 60.0
 async def watch_stores(deployment: Deployment) -> None:
     """Keep `lost_stores` up to date; restart LMCache's server when it has lost its connection to a store.
 
-    That is when a store answers again, or when it was started anew, even if it was not seen away. A Redis
+    That is when a store can be used again, or when it was started anew, even if it was not seen away. A Redis
     that was frozen or cut off for a short time keeps its connections, and LMCache waits for its answers.
     """
-    last_lost_at, away_since = 0.0, 0.0
+    last_lost_at, away_since, was_silent = 0.0, 0.0, True
     runs: dict[str, str] = {}
     while _stores(deployment):
         await asyncio.sleep(lifecycle.WATCH_INTERVAL_S)
@@ -33,14 +33,16 @@ async def watch_stores(deployment: Deployment) -> None:
         if lost:
             last_lost_at = time.time()
             away_since = away_since or last_lost_at
+            was_silent = was_silent and all(any(why in text for why in probes.SILENT) for text in lost)
         found = {} if lost else await _runs(deployment)
         is_anew = any(runs.get(url, run) != run for url, run in found.items())
         is_back = len(lost) < len(deployment.state.lost_stores)
-        is_same = len(found) == len(_stores(deployment)) and found == runs
+        is_same = was_silent and len(found) == len(_stores(deployment)) and found == runs
         if is_anew or (is_back and not (is_same and time.time() - away_since < _CONNECTION_SURVIVES_S)):
             await _renew_cache_server(deployment, last_lost_at if lost or is_back else time.time())
         runs |= found
-        away_since = away_since if lost else 0.0
+        if not lost:
+            away_since, was_silent = 0.0, True
         _record(deployment, lost)
 
 

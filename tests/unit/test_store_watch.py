@@ -8,8 +8,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import redis
+from dynamoctl.monitoring import probes
 from dynamoctl.supervisor import store_watch
 
+FULL = "full"
 REDIS, OTHER = "redis://127.0.0.1:6379", "lm://127.0.0.1:65432"
 
 
@@ -36,6 +39,10 @@ class World:
         if self.now == len(self.seconds):
             raise asyncio.CancelledError
 
+    def answers(self, _store: Any) -> tuple[bool, str]:
+        run = self.seconds[self.now]
+        return run not in (None, FULL), "it is full" if run == FULL else probes.SILENT[1]
+
     async def renew(self, _deployment: Any, _last_lost_at: float) -> None:
         self.restarts.append(self.now)
 
@@ -48,7 +55,8 @@ class World:
         patch.setattr(store_watch, "time", SimpleNamespace(time=lambda: 1000.0 + self.now))
         patch.setattr(store_watch, "_renew_cache_server", self.renew)
         answers = SimpleNamespace(
-            store_answers=lambda _: (self.seconds[self.now] is not None, "nothing answers there"),
+            SILENT=probes.SILENT,
+            store_answers=self.answers,
             store_run=lambda _: self.seconds[self.now] or "",
         )
         patch.setattr(store_watch, "probes", answers)
@@ -67,6 +75,8 @@ class World:
         pytest.param(["a", "b", "b"], [1], id="started anew, and nobody saw it away"),
         pytest.param([None, None, "a"], [2], id="away from the start"),
         pytest.param(["a", *[None] * 9, "a", *[None] * 55, "a"], [], id="twice for a short time"),
+        pytest.param(["a", FULL, None, FULL, "a"], [4], id="full: LMCache's connections are out of step"),
+        pytest.param(["a", FULL, "a", None, "a"], [2], id="silent after it was full"),
         pytest.param(["a", None, "", ""], [2], id="a user that may not ask for the run"),
     ],
 )
@@ -78,3 +88,26 @@ def test_the_server_is_restarted_if_its_connection_is_gone(
 
 def test_of_another_store_nobody_knows_whether_it_was_started_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     assert World(["", None, ""], OTHER).watch(monkeypatch) == [2]
+
+
+@pytest.mark.parametrize(
+    ("used", "most", "policy", "full"),
+    [
+        (91, 100, "noeviction", True),
+        (89, 100, "noeviction", False),
+        (91, 100, "allkeys-lru", False),
+        (91, 0, "noeviction", False),
+    ],
+)
+def test_a_redis_that_keeps_what_it_has_is_full_before_it_refuses(
+    used: int, most: int, policy: str, full: bool
+) -> None:
+    memory = {"used_memory": used, "maxmemory": most, "maxmemory_policy": policy}
+    assert probes._is_full(SimpleNamespace(info=lambda section: memory), redis) is full
+
+
+def test_a_redis_whose_user_may_not_ask_is_not_taken_for_full() -> None:
+    def info(_section: str) -> None:
+        raise redis.ResponseError
+
+    assert not probes._is_full(SimpleNamespace(info=info), redis)

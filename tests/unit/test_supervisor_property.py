@@ -1176,6 +1176,7 @@ def install(world: World, patch: pytest.MonkeyPatch) -> None:
         ),
         "probes": SimpleNamespace(
             ANSWERS=probes.ANSWERS,
+            SILENT=probes.SILENT,
             gate_is_open=world.gate_is_open,
             answers=world.answers,
             lists_model=world.lists_model,

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import time
 import traceback
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from dynamoctl.errors import DynamoctlError, InternalError, NotReadyError, SpecError
@@ -59,7 +60,7 @@ async def change(deployment: Deployment, number: int, told: Told) -> list[Done]:
             raise NotReadyError(
                 "another change has come first", "look at it (dynamoctl history), and try again"
             )
-        return await _in_group(deployment, _carry_out(deployment, revision, told))
+        return await _in_group(deployment, partial(_carry_out, deployment, revision, told))
 
 
 async def drain(deployment: Deployment, name: str, told: Told) -> float:
@@ -80,7 +81,7 @@ async def drain(deployment: Deployment, name: str, told: Told) -> float:
         began = time.monotonic()
         member.state.service = "drained"
         say(f"{name} is drained by request")
-        await _in_group(deployment, membership.empty(deployment, member, told))
+        await _in_group(deployment, partial(membership.empty, deployment, member, told))
         member.state.phase = "drained"
         deployment.save()
         return time.monotonic() - began
@@ -127,19 +128,23 @@ def _require_idle(deployment: Deployment) -> None:
         raise NotReadyError(f"'{deployment.folder.name}' is {deployment.state.state}")
 
 
-async def _in_group(deployment: Deployment, work: Coroutine[Any, Any, _Result]) -> _Result:
+async def _in_group(deployment: Deployment, work: Callable[[], Coroutine[Any, Any, _Result]]) -> _Result:
     """Do it as one of the tasks that end when the deployment is taken down, before its units are stopped."""
 
     async def caught() -> _Result | Exception:
         try:
-            return await work
+            return await work()
         except Exception as error:
             return error
 
-    if deployment.group is None:
-        work.close()
-        raise NotReadyError(f"'{deployment.folder.name}' is not up")
-    task = deployment.group.create_task(caught())
+    guarded = caught()
+    try:
+        if deployment.group is None:
+            raise RuntimeError
+        task = deployment.group.create_task(guarded)
+    except RuntimeError:  # it comes up, or goes down
+        guarded.close()
+        raise NotReadyError(f"'{deployment.folder.name}' is not up") from None
     await asyncio.wait([task])
     if task.cancelled():
         raise NotReadyError(f"'{deployment.folder.name}' was taken down meanwhile")
@@ -172,8 +177,8 @@ async def _carry_out(deployment: Deployment, revision: Revision, told: Told) -> 
         deployment.reorder([unit.name for unit in target.units])
         deployment.commit(target, spec=revision.spec, revision=revision.number)
         outcome = revisions.DONE
-    except DynamoctlError as error:
-        outcome = f"failed: {error.message}"
+    except Exception as error:
+        outcome = f"failed: {error.message if isinstance(error, DynamoctlError) else repr(error)}"
         say(f"revision {revision.number} {outcome}", "WARN")
         if revision.undo:
             await _undo(deployment, taken, told)

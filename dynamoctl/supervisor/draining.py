@@ -44,6 +44,7 @@ async def empty(deployment: Deployment, workers: Sequence[RunningUnit]) -> float
     """
     until = time.monotonic() + deployment.plan.drain_s
     with contextlib.suppress(OSError):  # no descriptors left: new requests may come
+        await asyncio.to_thread(learn, deployment)
         await asyncio.to_thread(_withhold, deployment, workers)
     idle = 0
     while (requests := await _requests(workers)) or idle < _LOOKS:
@@ -54,6 +55,14 @@ async def empty(deployment: Deployment, workers: Sequence[RunningUnit]) -> float
             break
         await asyncio.sleep(_INTERVAL_S)
     return requests
+
+
+def learn(deployment: Deployment) -> None:
+    """See what the workers have registered: one that has just come may be unknown yet."""
+    if deployment.registrations is not None:
+        deployment.registrations.keep(deployment.living)
+    if deployment.leases is not None:
+        deployment.leases.learn(deployment.living)
 
 
 def _withhold(deployment: Deployment, workers: Sequence[RunningUnit]) -> None:

@@ -61,6 +61,12 @@ class Leases:
                 if port.isdecimal() and int(port) in owner_by_port:
                     self._owners[lease] = owner_by_port[int(port)]
 
+    def has_any(self, owners: Iterable[Identity]) -> bool:
+        """Whether one of these processes has a lease that was seen."""
+        identities = set(owners)
+        with self._lock:
+            return any(owner in identities for owner in self._owners.values())
+
     def end_those_of_the_dead(self) -> None:
         """Revoke the leases of dead processes. If etcd does not answer, they expire by themselves."""
         with self._lock:

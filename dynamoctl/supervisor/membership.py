@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import TypeVar
 
 from dynamoctl import policies
 from dynamoctl.errors import LeftoverError, NotReadyError
@@ -26,6 +27,7 @@ from dynamoctl.supervisor.deployment import Deployment
 from dynamoctl.supervisor.journal import say
 from dynamoctl.supervisor.running_unit import RunningUnit, new_state
 
+_Result = TypeVar("_Result")
 Told = Callable[[str], None]
 _INTERVAL_S = 0.2
 # Completions that have to come back from a new worker before it counts, for each worker of its role: with
@@ -106,6 +108,7 @@ async def _answers(deployment: Deployment, member: RunningUnit) -> None:
         NotReadyError: it has ended, or requests fail again and again.
     """
     plan = deployment.plan
+    await _registers(deployment, member)
     peers = sum(one.unit.role == member.unit.role for one in deployment.members)
     asked = failures = 0
     # Requests of clients count as well. Without a figure, the worker is known by its gate alone.
@@ -122,6 +125,30 @@ async def _answers(deployment: Deployment, member: RunningUnit) -> None:
         if not done:
             await asyncio.sleep(lifecycle.GATE_INTERVAL_S)
     say(f"{member.unit.name} has had no request yet", "WARN")
+
+
+async def _registers(deployment: Deployment, member: RunningUnit) -> None:
+    """Wait until the new worker is in discovery: without that it passes its gate, and gets no requests.
+
+    Raises:
+        NotReadyError: it has ended, or is not there in time.
+    """
+    until = time.monotonic() + policies.UNREGISTERED_S
+    while not await asyncio.to_thread(_is_registered, deployment, member):
+        if member.ended.is_set():
+            raise NotReadyError(f"{member.unit.name} ended before it was registered")
+        if time.monotonic() > until:
+            waited = duration(policies.UNREGISTERED_S)
+            raise NotReadyError(f"{member.unit.name} is ready, and not registered after {waited}")
+        await asyncio.sleep(lifecycle.GATE_INTERVAL_S)
+
+
+def _is_registered(deployment: Deployment, member: RunningUnit) -> bool:
+    """Whether a worker is in discovery, as far as the supervisor can see."""
+    draining.learn(deployment)
+    own = deployment.processes(member)
+    known = deployment.registrations or deployment.leases
+    return known is None or known.has_any(own)
 
 
 async def _leave_again(deployment: Deployment, member: RunningUnit) -> None:
@@ -154,13 +181,11 @@ async def remove(deployment: Deployment, member: RunningUnit, told: Told, keep_l
         await asyncio.wait([member.keeper])
     standby.end(member)
     await empty(deployment, member, told)
-    own: Files = dict(await asyncio.to_thread(deployment.files_now, [member]))
-    known = dict(deployment.files)
-    if left := await stopping.stop(deployment, member):
+    own: Files = {}
+    if left := await _while_starved(lambda: _stop(deployment, member, own)):
         raise LeftoverError(f"could not remove {name}: {'; '.join(left)}", "`dynamoctl down` tries again")
-    own |= {path: file for path, file in deployment.files.items() if path not in known}
     deployment.dismiss(member)
-    still = await asyncio.to_thread(_clear_away, deployment, member, own)
+    still = await _while_starved(lambda: asyncio.to_thread(_clear_away, deployment, member, own))
     deployment.files = {
         path: file for path, file in deployment.files.items() if path not in own or path in still
     }
@@ -171,6 +196,25 @@ async def remove(deployment: Deployment, member: RunningUnit, told: Told, keep_l
             log.replace(files.set_aside(log))
     deployment.save()
     told(f"{name}: removed")
+
+
+async def _while_starved(work: Callable[[], Awaitable[_Result]]) -> _Result:
+    """Try again while the host has no descriptors: what has begun to leave cannot stay."""
+    while True:
+        try:
+            return await work()
+        except OSError as error:
+            say(f"cannot remove a unit yet: {error}", "WARN")
+            await asyncio.sleep(lifecycle.WATCH_INTERVAL_S)
+
+
+async def _stop(deployment: Deployment, member: RunningUnit, own: Files) -> list[str]:
+    """Stop a unit; return what stays. `own` gets the files that it would leave."""
+    own |= await asyncio.to_thread(deployment.files_now, [member])
+    known = dict(deployment.files)
+    left = await stopping.stop(deployment, member)
+    own |= {path: file for path, file in deployment.files.items() if path not in known}
+    return left
 
 
 def _clear_away(deployment: Deployment, member: RunningUnit, own: Files) -> set[str]:
@@ -219,6 +263,8 @@ async def renew(deployment: Deployment, member: RunningUnit, unit: Unit, told: T
     except NotReadyError:
         if unit is not old:
             member.become(old)
+            with suppress(OSError):  # one that is not ready in time lives
+                await deployment.renew(member, policies.GRACE_LOADING_S)
             await _until_it_serves(deployment, member, member.state.identity, is_new=False)
         raise
     told(f"{unit.name}: ready again after {duration(time.monotonic() - began)}")

@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from dynamoctl import policies
-from dynamoctl.host.processes import memory_changed_ns, traces_of_files
+from dynamoctl.host.processes import Identity, memory_changed_ns, traces_of_files
 from dynamoctl.logs import files
 from dynamoctl.monitoring import probes
 from dynamoctl.supervisor import lifecycle, readiness
@@ -124,19 +124,19 @@ async def watch_registrations(deployment: Deployment) -> None:
     Such a worker does not register again and gets no requests. A registration that was seen is put back
     instead (`Registrations.keep`).
     """
-    missing: dict[str, float] = {}
+    missing: dict[Identity | None, float] = {}
     while deployment.registrations is not None:
         await asyncio.sleep(lifecycle.WATCH_INTERVAL_S)
-        unseen = await _never_seen(deployment, deployment.registrations)
+        unseen = {one.state.identity: one for one in await _never_seen(deployment, deployment.registrations)}
         now = time.monotonic()
-        missing = {name: missing.get(name, now) for name in unseen}
-        for name, since in missing.items():
-            if now - since > policies.UNREGISTERED_S and unseen[name].state.state == "ready":
-                deployment.end_to_restart(unseen[name], "its registration was lost")
+        missing = {identity: missing.get(identity, now) for identity in unseen}
+        for identity, since in missing.items():
+            if now - since > policies.UNREGISTERED_S and unseen[identity].state.state == "ready":
+                deployment.end_to_restart(unseen[identity], "its registration was lost")
 
 
-async def _never_seen(deployment: Deployment, registrations: Registrations) -> dict[str, RunningUnit]:
-    """Name -> worker that is ready and whose registration was never seen."""
+async def _never_seen(deployment: Deployment, registrations: Registrations) -> list[RunningUnit]:
+    """The workers that are ready and whose registration was never seen."""
     workers = [member for member in deployment.members if member.unit.is_worker]
     ready = [worker for worker in workers if worker.state.state == "ready"]
     # Usually the first process registers; finding the others takes a scan of all processes of the host.
@@ -146,8 +146,8 @@ async def _never_seen(deployment: Deployment, registrations: Registrations) -> d
     owners = await asyncio.to_thread(deployment.processes_of_each, unseen) if unseen else []
     unseen = [worker for worker, own in zip(unseen, owners, strict=True) if registrations.has_never_seen(own)]
     if deployment.listed and len(unseen) == len(ready):
-        return {}  # the frontend knows the workers from elsewhere than the discovery directory
-    return {worker.unit.name: worker for worker in unseen}
+        return []  # the frontend knows the workers from elsewhere than the discovery directory
+    return unseen
 
 
 async def watch_lists(deployment: Deployment) -> None:

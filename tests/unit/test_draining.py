@@ -28,6 +28,8 @@ class Deployment:
         ]
         self.withheld: list[str] = []
 
+    registrations = leases = None
+
     def processes_of_each(self, members: list[Any]) -> list[list[str]]:
         return [[member.unit.name] for member in members]
 

@@ -7,7 +7,9 @@ loop whose clock jumps to the next timer: nothing is started, signalled, asked o
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
+import itertools
 import json
 import math
 import random
@@ -16,7 +18,7 @@ import signal
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import PurePosixPath
 from types import MappingProxyType, SimpleNamespace
 from typing import Any, get_args
@@ -36,12 +38,15 @@ from dynamoctl.processes import process_control
 from dynamoctl.state import DeploymentState
 from dynamoctl.supervisor import (
     card_watch,
+    changing,
     control,
     deployment,
+    draining,
     etcd_watch,
     failures,
     gpu_memory,
     lifecycle,
+    membership,
     readiness,
     restarting,
     run,
@@ -54,6 +59,7 @@ from dynamoctl.supervisor import (
 )
 from dynamoctl.supervisor.deployment import Deployment
 from dynamoctl.supervisor.lifecycle import PROMPT, TABLE, Event, Patience, State
+from dynamoctl.supervisor.revisions import Revision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -259,7 +265,47 @@ class Starved:
     seconds: float
 
 
-Happening = Die | Freeze | Hang | Refuse | Held | Load | Unlist | Away | Next | Deaf | Full | Starved | Stop
+@dataclass(frozen=True)
+class Change:
+    """A revision is to be carried out: so many workers of a role, or new processes for units.
+
+    Attributes:
+        more: how many workers of the role there are to be more, or fewer.
+        replaced: units that get a successor.
+        in_place: units that end before they start again, with other arguments.
+    """
+
+    role: Role = "agg"
+    more: int = 0
+    replaced: tuple[str, ...] = ()
+    in_place: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Drain:
+    """`drain`, and after so many seconds `undrain`; never if they are infinite."""
+
+    unit: str
+    seconds: float
+
+
+Happening = (
+    Change
+    | Drain
+    | Die
+    | Freeze
+    | Hang
+    | Refuse
+    | Held
+    | Load
+    | Unlist
+    | Away
+    | Next
+    | Deaf
+    | Full
+    | Starved
+    | Stop
+)
 
 
 @dataclass(frozen=True)
@@ -292,6 +338,7 @@ def _plan(
     lmcache: Any = None,
     stores: int = 0,
     gpus: Mapping[str, Any] = MappingProxyType({}),
+    drain_s: float = 0.0,
 ) -> DeploymentPlan:
     """In the planner's order: the frontend and the cache server first, prefill after decode.
 
@@ -312,7 +359,7 @@ def _plan(
         name=name, mode="disagg" if "prefill-0" in dict(units) else "agg",
         device="cuda" if gpus else "cpu", engine="vllm",
         model="m", model_path="/m", host="127.0.0.1", port=20000, home="/nowhere", store="/nowhere/store",
-        timeout_s=60, drain_s=0, lmcache=lmcache, lmcache_cpu_gib=0, units=tuple(made),
+        timeout_s=60, drain_s=drain_s, lmcache=lmcache, lmcache_cpu_gib=0, units=tuple(made),
         lmcache_tiers=tuple(Tier("remote", f"redis://127.0.0.1:{6379 + i}") for i in range(stores)),
     )  # fmt: skip
 
@@ -325,7 +372,7 @@ PLANS = {
     plan.name: plan
     for plan in (
         _plan("agg", _FRONT, ("worker-0", "agg")),
-        _plan("two workers", _FRONT, ("worker-0", "agg"), ("worker-1", "agg")),
+        _plan("two workers", _FRONT, ("worker-0", "agg"), ("worker-1", "agg"), drain_s=5.0),
         _plan("agg with a server", _FRONT, _CACHE, ("worker-0", "agg"), lmcache="mp", stores=2),
         _plan("agg in process", _FRONT, ("worker-0", "agg"), lmcache="inproc", stores=1),
         _plan("disagg", _FRONT, _DECODE, _PREFILL),
@@ -451,6 +498,7 @@ class Process:
     unlisted_until: float = -math.inf
     deaf: bool = False
     to_be_renewed: bool = False
+    served: int = 0
     forgotten: bool = False
     answered: float = 0.0
     listed: float = 0.0
@@ -481,6 +529,14 @@ class World:
     def __init__(self, life: Life, loop: VirtualLoop) -> None:
         self.life, self.loop = life, loop
         self.plan = PLANS[life.plan]
+        # Mark -> unit. A unit that replaces another one has a mark of its own, and gets its name later.
+        self.known = {unit.name: unit for unit in self.plan.units}
+        self.supervised: Deployment | None = None
+        self.marks: dict[str, str] = {}
+        self.revisions: dict[int, Revision] = {}
+        self.changes: list[asyncio.Task[None]] = []
+        self.changed_units = False
+        self.turns: dict[str, int] = defaultdict(int)
         self.broken: list[tuple[str, str]] = []
         self.processes: list[Process] = []
         self.leaders: dict[str, Process] = {}
@@ -509,6 +565,24 @@ class World:
         self.told_to_stop = self.stopping = False
         self.stop_told = math.inf
         loop.before_time_passes = self._check_moment
+
+    def unit(self, mark: str) -> Unit:
+        """The unit of a process."""
+        return self.known[mark]
+
+    def mark_of(self, name: str) -> str:
+        """The mark of the processes of the unit that has this name now."""
+        member = next((one for one in self.member_list if one.unit.name == name), None)
+        return name if member is None else member.mark.removeprefix("start/")
+
+    @property
+    def member_list(self) -> list[Any]:
+        return self.supervised.members if self.supervised is not None else []
+
+    def current(self) -> list[Process]:
+        """The processes of units that count."""
+        marks = {one.mark.removeprefix("start/") for one in self.member_list if one.state.counts}
+        return [one for mark, one in self.leaders.items() if mark in marks or self.supervised is None]
 
     def breaks(self, rule: str, how: str) -> None:
         """Noted, and judged at the end: an exception here would run through the supervisor."""
@@ -541,13 +615,17 @@ class World:
         match event:
             case Die(units, code):
                 for unit in units:
-                    self._end(self.leaders.get(unit), code)
+                    self._end(self.leaders.get(self.mark_of(unit)), code)
             case Freeze(unit, seconds) if unit in self.leaders:
                 self.leaders[unit].frozen_until = now + seconds
             case Hang(unit, seconds, is_busy) if unit in self.leaders:
                 self.leaders[unit].hung_until, self.leaders[unit].is_busy = now + seconds, is_busy
             case Refuse(unit, seconds) if unit in self.leaders:
                 self.leaders[unit].refuses_until = now + seconds
+            case Change():
+                self.changes.append(asyncio.ensure_future(self._change(event)))
+            case Drain(unit, seconds):
+                self.changes.append(asyncio.ensure_future(self._drain(unit, seconds)))
             case Held(gpu, seconds, by_others):
                 self.held_until[gpu, by_others] = now + seconds
             case Load(seconds):
@@ -573,6 +651,84 @@ class World:
                 self.loop.until = max(self.stop_told, self.starved_until) + 3 * _STOP_S
                 self.loop.handlers[signal.SIGTERM]()
 
+    async def _change(self, event: Change) -> None:
+        """Ask for a change as a command does, and see what has become of it."""
+        deployment = self.supervised
+        assert deployment is not None
+        target, in_place = self._target(event, deployment.plan)
+        number = max(self.revisions, default=0) + 1
+        before = [one.unit.name for one in deployment.members if one.state.counts]
+        self.revisions[number] = Revision(
+            number, "a change", deployment.state.revision, {}, target.as_json(), in_place
+        )
+        is_idle = not deployment.changing.locked()
+        self.changed_units = True
+        try:
+            await changing.change(deployment, number, lambda _: None)
+        except DynamoctlError as error:
+            if isinstance(error, InternalError):
+                self.breaks("exception", error.message)
+            expected = before
+        else:
+            expected = [unit.name for unit in target.units]
+        if self.told_to_stop or not is_idle or deployment.state.state == "failed":
+            return
+        there = [one.unit.name for one in deployment.members]
+        if there != expected and not deployment.state.warnings:
+            self.breaks("change", f"{there}, and not {expected}")
+        if deployment.state.change is not None:
+            self.breaks("change", "it is said to go on, and has ended")
+        marks = {one.mark.removeprefix("start/") for one in deployment.members}
+        for one in self.processes:
+            if one.lives and one.is_marked and one.unit not in marks:
+                self.breaks("left", f"a process of {one.unit}, which is not there any more")
+
+    def _target(self, event: Change, plan: DeploymentPlan) -> tuple[DeploymentPlan, tuple[str, ...]]:
+        ports = itertools.count(max(unit.gate.port for unit in self.known.values()) + 1000)
+        units = list(plan.units)
+        there = [unit for unit in units if unit.role == event.role and unit.is_worker]
+        for _ in range(-event.more):
+            if len(there) > 1:
+                units.remove(there.pop())
+        for _ in range(event.more if there and plan.device == "cpu" else 0):
+            port = next(ports)
+            name = f"{there[0].name[:-1]}{len(there)}"
+            gate = replace(there[0].gate, port=port)
+            there.append(replace(there[0], name=name, gate=gate, ports={"system": port}))
+            units.append(there[-1])
+        named = {unit.name for unit in units}
+        in_place = tuple(name for name in event.in_place if name in named)
+        if plan.device == "cuda":  # there is no room for two of them
+            in_place += tuple(name for name in event.replaced if name in named)
+        for at, unit in enumerate(units):
+            if unit.name in event.in_place:
+                units[at] = replace(unit, argv=(*unit.argv, "--other"))
+            elif unit.name in event.replaced and unit.is_worker and plan.device == "cpu":
+                port = next(ports)
+                units[at] = replace(
+                    unit, gate=replace(unit.gate, port=port), ports={"system": port}, after=()
+                )
+        return replace(plan, units=tuple(units)), in_place
+
+    async def _drain(self, unit: str, seconds: float) -> None:
+        deployment = self.supervised
+        assert deployment is not None
+        peers = [one for one in deployment.members if one.unit.role == self.unit(unit).role]
+        if len(peers) < 2:
+            return  # the command refuses it
+        with contextlib.suppress(DynamoctlError):
+            await changing.drain(deployment, unit, lambda _: None)
+            if seconds == math.inf:
+                return
+            await asyncio.sleep(seconds)
+            while True:
+                with contextlib.suppress(NotReadyError):
+                    await changing.undrain(deployment, unit)
+                    return
+                if deployment.state.state not in ("ready", "degraded"):
+                    return
+                await asyncio.sleep(5.0)
+
     def _end(self, one: Process | None, code: int) -> None:
         if one is not None and one.lives:
             one.died = self.loop.now
@@ -592,7 +748,8 @@ class World:
         """Before time passes: whatever could be done at once has been done and saved."""
         if self.state != "ready":
             return
-        for unit, one in self.leaders.items():
+        for one in self.current():
+            unit = one.unit
             if not one.lives:
                 self.breaks("ready", f"{unit} is dead and the state says ready")
             since = max(self.first_ready, self.starved_until)
@@ -606,17 +763,18 @@ class World:
 
     def _check_state(self, state: DeploymentState) -> None:
         for unit in state.units:
-            if unit.state not in PATHS[self.units[unit.name]]:
-                self.breaks("path", f"{unit.name} was {self.units[unit.name]} and is {unit.state}")
+            before = self._state_before(unit.name)
+            if unit.state not in PATHS[before]:
+                self.breaks("path", f"{unit.name} was {before} and is {unit.state}")
             if unit.state == "ready":
                 self.passed.add(unit.name)
         if state.state != "ready":
             return
-        for unit in state.units:
-            one = self.leaders.get(unit.name)
+        for unit in (one for one in state.units if one.counts):
+            one = self.leaders.get(self.mark_of(unit.name))
             died = one.died if one is not None else -math.inf
             if unit.state != "ready":
-                rule = "ready at a death" if self.units[unit.name] == "ready" else "ready"
+                rule = "ready at a death" if self._state_before(unit.name) == "ready" else "ready"
                 self.breaks(rule, f"saved as ready, and {unit.name} is {unit.state}")
             elif died < self.loop.now:
                 rule = "ready" if self.was_up else "ready at first"
@@ -624,8 +782,14 @@ class World:
         if not self.told_listed:
             self.breaks("ready", "saved as ready, and the frontend does not list the model")
 
-    def _check_start(self, unit: Unit) -> None:
-        now, name = self.loop.now, unit.name
+    def _state_before(self, name: str) -> State:
+        """What was said last of the unit that has this name now; it may have had another one then."""
+        mark = self.mark_of(name)
+        then = next((old for old, own in self.marks.items() if own == mark), name)
+        return self.units.get(then, "pending") if self.marks.get(then, mark) == mark else "pending"
+
+    def _check_start(self, name: str, unit: Unit) -> None:
+        now = self.loop.now
         if self.stop_told < now or self.stopping:
             self.breaks("stop", f"{name} is started after the stop")
         if missing := set(unit.after) - self.passed:
@@ -645,11 +809,25 @@ class World:
             before.to_be_renewed = False
         self.starts[name] += 1
 
+    def _check_leaving(self, one: Process) -> None:
+        """A worker that goes by request gets no requests any more, and has had its time for those it has."""
+        member = next((m for m in self.member_list if m.mark == f"start/{one.unit}"), None)
+        if member is None or self.stopping or not member.unit.is_worker or member.state.service != "leaving":
+            return
+        if self._is_up(one) and member.ready.is_set() and not one.withheld:
+            self.breaks("lost", f"{one.unit} is stopped while requests are sent to it")
+        peers = [m for m in self.member_list if m.unit.role == member.unit.role and m is not member]
+        new = [m for m in peers if m.unit.name.startswith(f"{member.unit.name}~")]
+        for successor in new:
+            process = self.leaders[successor.mark.removeprefix("start/")]
+            if process.lives and not process.served:
+                self.breaks("proved", f"{one.unit} goes before {process.unit} has answered anything")
+
     def _check_order(self, going: Process) -> None:
         """Prefill, decode, cache, frontend: each when those before are gone."""
         if not self.stopping:
             return
-        turn = {unit.name: _TURNS[unit.role] for unit in self.plan.units}
+        turn = {mark: _TURNS[unit.role] for mark, unit in self.known.items()}
         for one in self.processes:
             if one.lives and one.is_marked and turn[one.unit] < turn[going.unit]:
                 self.breaks("order", f"{going.unit} is stopped and {one.unit} lives")
@@ -657,10 +835,10 @@ class World:
     def _check_kill(self, one: Process) -> None:
         """While it runs the supervisor ends what is hung, renewed or unseen, or a frontend that is blind."""
         silent = self.loop.now - one.answered
-        beat = self.loop.now - one.beaten if self.plan.unit(one.unit).is_worker else 0.0
+        beat = self.loop.now - one.beaten if self.unit(one.unit).is_worker else 0.0
         is_hung = silent > PROMPT.hung_s or beat > self._patience(one).hung_s
         unlisted = self.loop.now - one.listed
-        is_blind = self.plan.unit(one.unit).role == "frontend" and unlisted > policies.UNLISTED_S
+        is_blind = self.unit(one.unit).role == "frontend" and unlisted > policies.UNLISTED_S
         is_unseen = one.start.how == "unseen" and self.loop.now - one.up > policies.UNREGISTERED_S
         if not (is_hung or is_blind or is_unseen or one.to_be_renewed):
             self.breaks("killed", f"{one.unit} answered {silent:.1f} s ago, listed {unlisted:.1f} s ago")
@@ -683,7 +861,7 @@ class World:
                 self.breaks("quiet", "failed, and no error is said")
             if self.was_up and not any(
                 state == "failed" and (self.starts[unit] > policies.RESTART_LIMIT or self._is_without(unit))
-                for unit, state in self.units.items()
+                for unit, state in ((self.mark_of(name), state) for name, state in self.units.items())
             ):
                 self.breaks("quiet", f"failed without a reason: {self.units}")
         elif "failed" in self.units.values():
@@ -695,11 +873,12 @@ class World:
             elif any(one.to_be_renewed and one.lives for one in self.leaders.values()):
                 rule = "renewed"
             self.breaks(rule, f"{self.state} after a quiet time: {self.units}")
-        elif any(not self._is_well(one) for one in self.leaders.values()) or not (away or self._lists()):
+        elif any(not self._is_well(one) for one in self.current()) or not (away or self._lists()):
             self.breaks("quiet", f"{self.state}, and it is not so")
-        if self.was_up and not self.published:
+        has_room = self.full_until < self.loop.now - 2 * _KEEP_S
+        if self.was_up and not self.published and has_room:
             self.breaks("published", f"{self.state}, and Prometheus does not know of it")
-        if self.unsaved and self.full_until < self.loop.now - 2 * _KEEP_S:
+        if self.unsaved and has_room:
             rule = "kept unsaved" if self.life.keep and not self.was_up else "quiet"
             self.breaks(rule, "there is room again, and the state is not saved")
         self._check_server()
@@ -707,10 +886,21 @@ class World:
 
     def _check_registered(self) -> None:
         """Whoever is ready is asked."""
-        for one in self.leaders.values() if self.was_up else ():
-            is_worker = self.plan.unit(one.unit).is_worker
-            if is_worker and self.units[one.unit] == "ready" and not self._is_registered(one):
+        if not all(one.done() for one in self.changes):
+            self.breaks("change", "it goes on for ever")
+        drained = {one.mark.removeprefix("start/") for one in self.member_list if one.state.service}
+        for one in self.current() if self.was_up else ():
+            if one.unit in drained:
+                if self._is_registered(one):
+                    self.breaks("drained", f"{one.unit} is drained, and is sent requests")
+                continue
+            is_worker = self.unit(one.unit).is_worker
+            if is_worker and self._state_of(one) == "ready" and not self._is_registered(one):
                 self.breaks("unseen", f"{one.unit} is ready, and nobody asks it anything")
+
+    def _state_of(self, one: Process) -> State:
+        name = next(m.unit.name for m in self.member_list if m.mark == f"start/{one.unit}")
+        return self.units[name]
 
     def _check_server(self) -> None:
         """LMCache's server does not connect again to a store that was away: so it must be a new one."""
@@ -730,7 +920,8 @@ class World:
         return (
             self.state in (("degraded", "failed") if away else ("ready", "failed"))
             and set(self.units.values()) <= {"ready", "failed"}
-            and all(self._is_well(one) for one in self.leaders.values() if self.units[one.unit] == "ready")
+            and all(one.done() for one in self.changes)
+            and all(self._is_well(one) for one in self.current() if self._state_of(one) == "ready")
         )
 
     # ---- what the supervisor sees
@@ -739,11 +930,11 @@ class World:
         return BUSY if one.is_busy else PROMPT
 
     def _is_hung(self, one: Process) -> bool:
-        return one.lives and one.hung_until > self.loop.now and self.plan.unit(one.unit).is_worker
+        return one.lives and one.hung_until > self.loop.now and self.unit(one.unit).is_worker
 
     def _is_without(self, unit: str) -> bool:
         """Whether memory of a GPU of its own has been held."""
-        return any(gpu in self.plan.unit(unit).gpus for gpu, _ in self.held_until)
+        return any(gpu in self.unit(unit).gpus for gpu, _ in self.held_until)
 
     @property
     def _is_starved(self) -> bool:
@@ -769,12 +960,12 @@ class World:
         if front is None or max(front.unlisted_until, self.unlisted_until) > now:
             return False
         registered = [one.unit for one in self.processes if self._is_registered(one, _LEASE_S)]
-        roles = {self.plan.unit(name).role for name in registered}
+        roles = {self.unit(name).role for name in registered}
         return roles >= {unit.role for unit in self.plan.workers}
 
     def _is_registered(self, one: Process, lease_s: float = 0.0) -> bool:
         since = one.up + _REGISTERS_AFTER_S
-        is_worker = one.leader is None and self.plan.unit(one.unit).is_worker
+        is_worker = one.leader is None and self.unit(one.unit).is_worker
         is_seen = not one.forgotten and not one.withheld and one.start.how != "unseen"
         return is_worker and is_seen and since <= self.loop.now < one.died + lease_s
 
@@ -800,6 +991,13 @@ class World:
             one.beaten = now
         return Heartbeat(int(one.beaten * 1e9), not one.is_busy and one.beaten < now)
 
+    async def requests_of(self, unit: Unit) -> observe.Requests | None:
+        one = await self._reach(self._unit_at(unit.gate.port))
+        if one is None:
+            return None
+        running = 1.0 if self.loaded_until > self.loop.now and not one.withheld else 0.0
+        return observe.Requests(running, float(one.served))
+
     async def snapshot(self, plan: DeploymentPlan) -> SimpleNamespace:
         await asyncio.sleep(_LATENCY_S)
         running = 1.0 if self.loaded_until > self.loop.now else 0.0
@@ -813,7 +1011,7 @@ class World:
         used: dict[int, int] = defaultdict(int)
         mapped = {other for one in self.processes if one.lives for other in one.mapped}
         for one in self.processes:
-            unit = self.plan.unit(one.unit)
+            unit = self.unit(one.unit)
             is_there = one.lives or now < one.died + _DRIVER_S or one.identity in mapped
             if one.leader is None and one.born + one.start.after_s <= now and is_there:
                 for gpu in unit.gpus:
@@ -833,13 +1031,13 @@ class World:
     def _map(self) -> None:
         """A transfer: each decode worker has what the prefill workers hold mapped from then on."""
         there = {one.unit: one for one in self.leaders.values() if one.lives}
-        prefill = [one.identity for name, one in there.items() if self.plan.unit(name).role == "prefill"]
+        prefill = [one.identity for name, one in there.items() if self.unit(name).role == "prefill"]
         for name, one in there.items():
-            if self.plan.unit(name).role == "decode":
+            if self.unit(name).role == "decode":
                 one.mapped.update(prefill)
 
     def _unit_at(self, port: int) -> str:
-        return next(unit.name for unit in self.plan.units if unit.gate.port == port)
+        return next(mark for mark, unit in reversed(self.known.items()) if unit.gate.port == port)
 
     async def gate_is_open(self, gate: Gate) -> tuple[bool, str]:
         unit = self._unit_at(gate.port)
@@ -859,15 +1057,19 @@ class World:
             front.listed = self.loop.now
         return self.told_listed, "" if self.told_listed else "not listed"
 
-    async def complete(self, endpoint: str, model: str) -> tuple[bool, str]:
+    async def complete(self, endpoint: str, model: str, prompt: str = "") -> tuple[bool, str]:
         await asyncio.sleep(0.3)
         if await self._reach("frontend") is None or not self._lists():
             return False, "no answer"
         for role in dict.fromkeys(unit.role for unit in self.plan.workers):
-            there = [unit.name for unit in self.plan.workers if unit.role == role]
-            there = [unit for unit in there if unit in self.leaders and self.leaders[unit].lives]
-            if not there or await self._reach(there[0], 120.0) is None:
+            there = [mark for mark, one in self.leaders.items() if one.lives and self.unit(mark).role == role]
+            if self.changed_units:  # in turn, as the router does
+                there = [mark for mark in there if self._is_registered(self.leaders[mark])]
+                self.turns[role] += 1
+            asked = there[self.turns[role] % len(there)] if there else ""
+            if not asked or await self._reach(asked, 120.0) is None:
                 return False, "no answer"
+            self.leaders[asked].served += 1
         self.transfers += 1
         self._map()
         return True, ""
@@ -900,17 +1102,20 @@ class World:
     # ---- what the supervisor does
 
     def spawn(self, argv: tuple[str, ...], environ: dict[str, str], cwd: object, log: object) -> Identity:
-        unit = self.plan.unit(environ[MARK].removeprefix("start/"))
-        self._check_start(unit)
-        queue = self.next_starts[unit.name]
+        mark = environ[MARK].removeprefix("start/")
+        unit = next((one.unit for one in self.member_list if one.mark == environ[MARK]), self.known.get(mark))
+        assert unit is not None
+        self.known[mark] = unit
+        self._check_start(mark, unit)
+        queue = self.next_starts[unit.name.partition("~")[0]]
         start = queue.pop(0) if queue else Start()
         self._take_descriptor()
         if start.how == "refused":
             raise OSError("cannot be started")
-        one = self._new(unit.name, start, None)
-        self.leaders[unit.name] = one
+        one = self._new(mark, start, None)
+        self.leaders[mark] = one
         if start.helper:
-            self._new(unit.name, start, one)
+            self._new(mark, start, one)
         if start.how in ("dies", "no memory"):
             self.loop.call_later(start.after_s, self._end, one, start.code)
         return one.identity
@@ -935,9 +1140,10 @@ class World:
                 self._check_kill(one)
             self._end(one, -signal.SIGKILL)
             return True
+        self._check_leaving(one)
         one.to_be_renewed = not self.stopping
         # A worker that is loading hears it when it has loaded.
-        when = max(self.loop.now, one.up if self.plan.unit(one.unit).is_worker else 0.0)
+        when = max(self.loop.now, one.up if self.unit(one.unit).is_worker else 0.0)
         if not one.deaf and when < math.inf:
             self.loop.call_at(when + (one.start.leaves_s or 0.0), self._leave, one)
         return True
@@ -981,6 +1187,7 @@ class World:
         json.dumps(asdict(state))
         self._check_state(state)
         now = {unit.name: unit.state for unit in state.units}
+        self.marks = {unit.name: self.mark_of(unit.name) for unit in state.units}
         if (state.state, now) != (self.state, self.units):
             self.changed = self.loop.now
         self.state, self.units, self.error = state.state, now, state.error
@@ -999,7 +1206,9 @@ class World:
     def write_targets(self, groups: list[dict[str, Any]]) -> None:
         if self.full_until > self.loop.now:
             raise OSError(errno.ENOSPC, "No space left on device")
-        if self.stopping or len(groups) != len(self.plan.units):
+        counting = [one.unit.name for one in self.member_list if one.state.counts]
+        there = [group["labels"]["unit"] for group in groups]
+        if self.stopping or (self.changed_units and there != counting) or len(groups) < 2:
             self.breaks("published", f"{groups} while it stops or without a unit")
         self.published = True
 
@@ -1023,7 +1232,7 @@ class _Log:
     """What a unit has logged, as `LogWatch` tells it."""
 
     def __init__(self, world: World, log: PurePosixPath) -> None:
-        self._world, self._unit = world, log.stem
+        self._world, self._unit = world, world.mark_of(log.stem)
         self.phase = "importing"
         self.degraded = self.no_kernels = self.port_lost = self.no_gpu_memory = ""
 
@@ -1034,7 +1243,7 @@ class _Log:
         self.phase = "registering"
         self.no_gpu_memory = "CUDA out of memory" if one.start.how == "no memory" else ""
         self.port_lost = "its port is taken" if one.start.how == "port taken" else ""
-        if one.start.how == "no cache" and self._world.plan.unit(one.unit).is_worker:
+        if one.start.how == "no cache" and self._world.unit(one.unit).is_worker:
             self.degraded = "operate in degraded mode"
 
     def lost_lease(self) -> bool:
@@ -1071,7 +1280,9 @@ class _Registrations:
         return any(one.identity in there and self._world._is_registered(one) for one in self._world.processes)
 
     def has_never_seen(self, owners: Iterable[Identity]) -> bool:
-        return not self.has_any(owners)
+        there = set(owners)
+        is_withheld = any(one.identity in there and one.withheld for one in self._world.processes)
+        return not is_withheld and not self.has_any(there)
 
     def texts(self, kind: str) -> list[str]:
         assert kind in ("mdc", "instances")
@@ -1097,18 +1308,24 @@ class _NoThread:
         pass
 
 
+class _Path(PurePosixPath):
+    def replace(self, target: Any) -> Any:
+        return target
+
+
 def _folder(world: World) -> SimpleNamespace:
     here = PurePosixPath("/nowhere")
-    logs = {unit: here / "logs" / f"{unit}.log" for unit in ("supervisor", *world.units)}
     body = {"plan": {**world.plan.as_json(), "timeout_s": world.life.timeout_s}}
     return SimpleNamespace(
         path=here,
         store=here / "store",
         socket=SimpleNamespace(name="control.sock", unlink=lambda: None, chmod=lambda mode: None),
-        log=lambda unit: logs[unit],
+        name=world.plan.name,
+        log=lambda unit: _Path(here / "logs" / f"{unit}.log"),
         work=lambda unit: here / "run" / unit,
         read_plan=lambda: {**body, "start_id": "start", "keep": world.life.keep},
         is_whole=lambda: True,
+        write_plan=lambda body: None,
         write_state=world.write_state,
         targets_file=here / "targets.json",
         write_targets=world.write_targets,
@@ -1119,11 +1336,14 @@ def _folder(world: World) -> SimpleNamespace:
 # All that deal with the world.
 PARTS = (
     card_watch,
+    changing,
     control,
     deployment,
+    draining,
     etcd_watch,
     failures,
     gpu_memory,
+    membership,
     readiness,
     restarting,
     run,
@@ -1184,7 +1404,18 @@ def install(world: World, patch: pytest.MonkeyPatch) -> None:
             store_answers=world.store_answers,
             store_run=world.store_run,
         ),
-        "observe": _Over(observe, transfers=world.count_transfers, snapshot=world.snapshot),
+        "observe": _Over(
+            observe,
+            transfers=world.count_transfers,
+            snapshot=world.snapshot,
+            requests_of=world.requests_of,
+        ),
+        "revisions": SimpleNamespace(
+            read=lambda folder, number: world.revisions[number],
+            settle=lambda folder, number, outcome: None,
+            INTERRUPTED="interrupted",
+            DONE="done",
+        ),
         "engine_heartbeat": _Over(engine_heartbeat, read=world.heartbeat),
         "gpus": SimpleNamespace(
             memory=lambda: [
@@ -1200,7 +1431,7 @@ def install(world: World, patch: pytest.MonkeyPatch) -> None:
             require_descriptors=lambda count: world._take_descriptor(),
         ),
         "cache_probe": _Over(cache_probe, run=world.prove_cache),
-        "files": SimpleNamespace(bound=nothing),
+        "files": SimpleNamespace(bound=nothing, set_aside=lambda log: log),
         "ports": SimpleNamespace(holder=lambda port: "nobody"),
         "models": None,
         "say": nothing,
@@ -1248,7 +1479,7 @@ def live(life: Life, change: Callable[[pytest.MonkeyPatch], object] = lambda pat
             world = World(life, loop)
             install(world, patch)
             change(patch)
-            supervised = Deployment(world.plan.name)
+            supervised = world.supervised = Deployment(world.plan.name)
             playing = loop.create_task(world.play())
             try:
                 code = loop.run_until_complete(run.run(supervised))
@@ -1268,6 +1499,8 @@ def live(life: Life, change: Callable[[pytest.MonkeyPatch], object] = lambda pat
 def _clear_away(loop: VirtualLoop, playing: asyncio.Task[None], world: World) -> None:
     loop.is_over = True
     playing.cancel()
+    for one in world.changes:
+        one.cancel()
     loop.run_until_complete(asyncio.sleep(1.0))
     if not playing.cancelled() and (error := playing.exception()) is not None:
         world.breaks("exception", repr(error))
@@ -1343,6 +1576,11 @@ def lives(draw: st.DrawFn) -> Life:
         st.builds(Full, _lasting),
     ]
     happening.append(st.builds(Starved, _lasting.filter(lambda seconds: seconds <= 60)))
+    # Changes by request, more often than by chance.
+    role = st.sampled_from([one.role for one in plan.workers])
+    some = st.lists(unit, max_size=2, unique=True).map(tuple)
+    change = st.builds(Change, role, st.sampled_from((-1, 0, 0, 1, 2)), some, some)
+    happening += [change, change, st.builds(Drain, unit, _lasting)]
     if plan.device == "cuda":
         gpus = sorted({int(gpu) for one in plan.units for gpu in one.gpus})
         happening.append(st.builds(Held, st.sampled_from(gpus), _lasting, st.booleans()))
@@ -1578,6 +1816,10 @@ async def _starts_at_once(supervised: Deployment, member: Any) -> None:
     await starting.gate(supervised, member)
 
 
+async def _nothing_later(*_: Any, **__: Any) -> None:
+    """Instead of what should be done."""
+
+
 _DEAF = tuple((unit, Start(leaves_s=None)) for unit in ("decode-0", "prefill-0", "worker-0"))
 _DIES_OFTEN = ((60.0, Die(("worker-0",))),) * 5
 WRONG: dict[str, tuple[str, Life, Callable[[pytest.MonkeyPatch], object]]] = {
@@ -1658,6 +1900,36 @@ WRONG: dict[str, tuple[str, Life, Callable[[pytest.MonkeyPatch], object]]] = {
         "path",
         Life("agg"),
         lambda patch: patch.setitem(TABLE, ("stopping", "ended"), "ready"),
+    ),
+    "stops a worker that is still sent requests": (
+        "lost",
+        Life("two workers", ((0.0, Change("agg", -1)),)),
+        _set(membership, "empty", _nothing_later),
+    ),
+    "counts a worker that has answered nothing": (
+        "proved",
+        Life("two workers", ((0.0, Change("agg", 0, ("worker-0",))),)),
+        _set(membership, "_answers", _nothing_later),
+    ),
+    "leaves a new unit that has failed where it is": (
+        "change",
+        Life("agg", ((0.0, Next("worker-1", Start("dies"))), (0.0, Change("agg", 1)))),
+        _set(membership, "_leave_again", _nothing_later),
+    ),
+    "takes nothing back": (
+        "change",
+        Life("agg", ((0.0, Next("worker-2", Start("dies"))), (0.0, Change("agg", 2)))),
+        _set(changing, "_undo", _nothing_later),
+    ),
+    "forgets what it has removed, and not its process": (
+        "left",
+        Life("two workers", ((0.0, Change("agg", -1)),)),
+        _set(_there(membership, "stopping"), "stop", lambda *_: asyncio.sleep(0.0, [])),
+    ),
+    "forgets that a worker is drained when it dies": (
+        "drained",
+        Life("two workers", ((0.0, Drain("worker-0", math.inf)), (9.0, Die(("worker-0",))))),
+        _set(watching, "_keep_drained", lambda deployment: None),
     ),
     "takes the store away first": (
         "order",

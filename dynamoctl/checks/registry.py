@@ -55,7 +55,15 @@ PREFLIGHT: tuple[Check, ...] = (
     trials.SETTINGS,
 )
 # These are about a whole deployment.
-_OF_A_START = (http_port.CHECK, etcd.CHECK, host_versions.CHECK, nats.CHECK, ignored.CHECK, replaced.CHECK)
+_OF_A_START = (
+    http_port.CHECK,
+    etcd.CHECK,
+    host_versions.CHECK,
+    nats.CHECK,
+    ignored.CHECK,
+    replaced.CHECK,
+    tiers.CHECK,
+)
 # These take seconds, or are about other deployments.
 DOCTOR_ONLY: tuple[Check, ...] = (trials.KERNELS, trials.NIXL, trials.ARGUMENTS, leftovers.CHECK)
 

@@ -8,6 +8,7 @@ then is moved to another worker (`--migration-limit`), or fails.
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -21,7 +22,7 @@ from dynamoctl.humanize import duration
 from dynamoctl.logs import files
 from dynamoctl.monitoring import observe, probes
 from dynamoctl.planner.plan import Unit
-from dynamoctl.processes import cleanup
+from dynamoctl.processes import cleanup, process_control
 from dynamoctl.supervisor import draining, gpu_memory, lifecycle, restarting, standby, starting, stopping
 from dynamoctl.supervisor.deployment import Deployment
 from dynamoctl.supervisor.journal import say
@@ -180,8 +181,12 @@ async def remove(deployment: Deployment, member: RunningUnit, told: Told, keep_l
         member.keeper.cancel()
         await asyncio.wait([member.keeper])
     standby.end(member)
-    await empty(deployment, member, told)
+    left_requests = await empty(deployment, member, told)
     own: Files = {}
+    if left_requests and deployment.plan.engine == "vllm":
+        # Told to stop, it would answer them with an error. The frontend moves those of one that is gone.
+        own |= await _while_starved(lambda: asyncio.to_thread(deployment.files_now, [member]))
+        await _while_starved(lambda: _kill(member))
     if left := await _while_starved(lambda: _stop(deployment, member, own)):
         raise LeftoverError(f"could not remove {name}: {'; '.join(left)}", "`dynamoctl down` tries again")
     deployment.dismiss(member)
@@ -208,6 +213,11 @@ async def _while_starved(work: Callable[[], Awaitable[_Result]]) -> _Result:
             await asyncio.sleep(lifecycle.WATCH_INTERVAL_S)
 
 
+async def _kill(member: RunningUnit) -> None:
+    if member.state.identity is not None:
+        process_control.send(member.state.identity, signal.SIGKILL)
+
+
 async def _stop(deployment: Deployment, member: RunningUnit, own: Files) -> list[str]:
     """Stop a unit; return what stays. `own` gets the files that it would leave."""
     own |= await asyncio.to_thread(deployment.files_now, [member])
@@ -224,10 +234,14 @@ def _clear_away(deployment: Deployment, member: RunningUnit, own: Files) -> set[
     return set(cleanup.remove_files(own))
 
 
-async def empty(deployment: Deployment, member: RunningUnit, told: Told) -> None:
-    """Keep new requests away from a worker, and wait for those that it has, up to `--drain`."""
+async def empty(deployment: Deployment, member: RunningUnit, told: Told) -> float:
+    """Keep new requests away from a worker, and wait for those that it has, up to `--drain`.
+
+    Returns:
+        How many are left.
+    """
     if not member.unit.is_worker or member.state.state not in ("ready", "unresponsive"):
-        return
+        return 0.0
     bound = duration(deployment.plan.drain_s)
     member.state.phase = f"draining, for up to {bound}"
     deployment.save()
@@ -235,6 +249,7 @@ async def empty(deployment: Deployment, member: RunningUnit, told: Told) -> None
     left = await draining.empty(deployment, [member])
     if left:
         told(f"{member.unit.name}: {left:g} requests are still there after {bound}")
+    return left
 
 
 async def renew(deployment: Deployment, member: RunningUnit, unit: Unit, told: Told) -> None:

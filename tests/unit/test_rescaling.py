@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from dynamoctl.checks import registry
 from dynamoctl.config.choices import HostRole
 from dynamoctl.errors import PreflightError, SpecError
 from dynamoctl.facts import HostFacts
@@ -163,6 +164,17 @@ def test_a_role_that_the_mode_has_not(word: str, mode: str, said: str) -> None:
         rescaling.role_of(word, spec(mode=mode))
     assert refused.value.message.startswith(said)
     assert refused.value.hint
+
+
+@pytest.mark.parametrize("what", DEPLOYMENTS)
+def test_the_new_units_alone_can_be_checked(what: str) -> None:
+    """Without the frontend and the cache server, which run already."""
+    facts, fields, role = DEPLOYMENTS[what]
+    now = running(facts, **fields)
+    more = rescaling.scale(now, on(facts), Workers(role, 2)).plan
+    new = rescaling.new_units(now.plan, more)
+    assert names(new) == [f"{'worker' if role == 'agg' else role}-1"]
+    registry.check_beside(replace(more, units=new), facts, on(facts).model)
 
 
 # ---- other settings ------------------------------------------------------------------------------

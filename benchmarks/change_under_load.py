@@ -5,7 +5,7 @@
 Mockers on the CPU (`up disagg`), a steady load of streaming requests. For half of the time nothing is done.
 Then the deployment is changed again and again: decode 1 -> 3 -> 1, prefill 1 -> 2 -> 1, a rolling restart of
 all workers, another environment variable, a unit that cannot start (which is taken back), and back to the
-first revision. Both halves are one run, so that they are compared on the same machine.
+revision before. Both halves are one run, so that they are compared on the same machine.
 
 Each token comes by itself: a stream is whole if as many pieces came as were asked for, with the finish reason
 and the usage that say so.
@@ -81,7 +81,14 @@ class Deployment:
     def __call__(self, *words: str, code: int = 0) -> None:
         """One command, which must end so."""
         began = time.monotonic()
-        done = subprocess.run(
+        done = self._run(*words)
+        if done.returncode != code:
+            self._run("down", "-n", NAME)
+            sys.exit(f"{' '.join(words)}: {done.returncode}\n{done.stderr}")
+        self.done.append((words[0], time.monotonic() - began))
+
+    def _run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
             [sys.executable, "-m", "dynamoctl", *words],
             env=self._environ,
             capture_output=True,
@@ -89,9 +96,10 @@ class Deployment:
             timeout=LIMIT_S,
             check=False,
         )
-        if done.returncode != code:
-            sys.exit(f"{' '.join(words)}: {done.returncode}\n{done.stderr}")
-        self.done.append((words[0], time.monotonic() - began))
+
+    def _revision(self) -> str:
+        found = json.loads(self._run("history", NAME, "--json").stdout)["revisions"]
+        return next(str(one["revision"]) for one in found if one["is_current"])
 
     def change(self, number: int) -> None:
         """One change after the other, each as a user would ask for it."""
@@ -101,6 +109,7 @@ class Deployment:
             f'decode_args = ["--extra-engine-args", "{self._home}/none.json"]\n', encoding="utf-8"
         )
         apply = ("apply", *self._flags, "--workers-only", "--config")
+        first = self._revision()
         self("scale", "decode", "3", "-n", NAME)
         self("scale", "prefill", "2", "-n", NAME)
         self("scale", "decode", "1", "-n", NAME)
@@ -108,7 +117,7 @@ class Deployment:
         self("restart", NAME, "decode-0", "prefill-0")
         self(*apply, str(other), "--", "--speedup-ratio", "1")
         self(*apply, str(broken), "--", "--speedup-ratio", "1", code=4)
-        self("apply", "-n", NAME, "--to", "1", "--workers-only")
+        self("apply", "-n", NAME, "--to", first, "--workers-only")
 
 
 def main() -> None:

@@ -25,8 +25,8 @@ from dynamoctl.supervisor.revisions import Revision
 
 # A GPU on which others hold more is not free.
 _GPU_IN_USE_MIB = 1024
-# What a new worker may take beyond the ones that run: they have not seen their largest request yet, perhaps.
-_MEMORY_MARGIN = 1.2
+# What a new worker takes, as part of what the largest of those that run holds now.
+_MEMORY_MARGIN = 1.0
 
 
 @dataclass(frozen=True)

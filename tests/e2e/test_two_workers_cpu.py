@@ -181,6 +181,23 @@ def test_answers_of_vllm_go_on_and_say_the_same(
     assert {name for name in before if after[name] != before[name]} == {unit}
 
 
+def test_answers_of_vllm_are_the_same_while_workers_come_and_go(undisturbed: list[str], up: Pair) -> None:
+    """With `--drain 0` nothing is waited for: the other worker goes on with what was begun."""
+    moved_before, before = moved(up.cli, NAME), up.pids()
+    for count in ("1", "2"):
+        streams = InFlight(up.endpoint, MODEL, PROMPTS, TOKENS)
+        streams.wait_until(lambda one: one.chunks >= 5, CLIENTS // 2)
+        scaled = up.cli("scale", "worker", count, patience_s=400)
+        assert scaled.code == 0, scaled.err
+        answers = streams.end(240)
+        assert [one for one in answers if not one.is_whole(TOKENS)] == []
+        assert [one.text for one in answers] == undisturbed
+    assert moved(up.cli, NAME) >= moved_before + CLIENTS // 4
+    wait_for(up.is_ready)
+    after = up.pids()
+    assert {name for name in before if after[name] != before[name]} == {"worker-1"}
+
+
 @pytest.mark.fault(
     "vLLM, LMCache, trackers and supervisor are killed at once, then `down`",
     "`down` removes what they have left",

@@ -132,7 +132,7 @@ def test_a_new_worker_serves_before_the_old_one_goes(planned: Any) -> None:
     assert (found.in_place, found.undo) == (("frontend",), False)
 
 
-@pytest.mark.parametrize("how", [{"available": 4.5}, {"in_place": True}])
+@pytest.mark.parametrize("how", [{"available": 3.5}, {"in_place": True}])
 def test_without_room_for_a_second_one_it_is_restarted_in_its_place(
     planned: Any, how: dict[str, Any]
 ) -> None:

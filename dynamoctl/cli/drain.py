@@ -9,18 +9,20 @@ import typer
 from dynamoctl.cli import completers
 from dynamoctl.cli.options import Json, NameBeforeUnit, NameOption, one_name
 
+Worker = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="UNIT",
+        help="The worker, as status names it.",
+        show_default=False,
+        autocompletion=completers.units,
+    ),
+]
+
 
 def command(
     deployment: NameBeforeUnit = None,
-    unit: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="UNIT",
-            help="The worker, as status names it.",
-            show_default=False,
-            autocompletion=completers.units,
-        ),
-    ] = None,
+    unit: Worker = None,
     name: NameOption = None,
     force: Annotated[
         bool, typer.Option("--force", help="Also if no other worker of its role takes requests.")

@@ -1,19 +1,23 @@
 """Kill units of a deployment under a steady load, and see how each comes back.
 
-    python benchmarks/recovery.py OUT.json KILL... -- UP'S WORDS [-- VLLM'S WORDS]
+    python benchmarks/recovery.py OUT.json STEP... -- UP'S WORDS [-- VLLM'S WORDS]
 
     python benchmarks/recovery.py out.json prefill-0 decode-0 prefill-0/engine \\
         -- disagg --gpus 0,1 --model DIR -- --enforce-eager
+    python benchmarks/recovery.py out.json prefill-0 prefill=1 prefill=2@1 \\
+        -- disagg --gpus 0,1,1 --prefill 2 --model DIR -- --enforce-eager
 
-A KILL is a unit, or a unit and `/engine` for its EngineCore: it gets SIGKILL when the deployment has been
-ready for SETTLE_S. Besides, one completion is asked for each second, and each second it is noted what is in
-use on every GPU. `dynamoctl down` ends it, also on SIGTERM. Written are, for each kill, the seconds until
+A STEP is a unit, or a unit and `/engine` for its EngineCore: it gets SIGKILL when the deployment has been
+ready for SETTLE_S. Or it is ROLE=N, which scales a role, on the GPUs after an `@`. Besides, one completion
+is asked for each second, and each second it is noted what is in use on every GPU. `dynamoctl down` ends it,
+also on SIGTERM. Written are, for each kill, the seconds until
 
 - `serves_s`: a completion that was asked for after the kill comes back,
 - `ready_s`: `status` says ready, with all units,
 
 how many requests failed and succeeded until then, how often each unit was started again, and the memory in
-use on each GPU (MiB) from the second of the kill on.
+use on each GPU (MiB) from the second of the kill on. For each scaling: the seconds it took, the requests in
+that time and SETTLE_S more, and the longest of them.
 
 Deployments of several names can share a DYNAMOCTL_HOME and be killed at the same time.
 """
@@ -95,6 +99,14 @@ class Load:
         ended = [one.ended for one in self.requests if one.ok and one.asked > moment]
         return min(ended, default=None)
 
+    def memory_between(self, began: float, ended: float) -> list[dict[str, float]]:
+        """MiB in use on each GPU, each second from shortly before a moment until another."""
+        return [
+            {"s": round(moment - began, 1), **{str(gpu): mib for gpu, mib in used.items()}}
+            for moment, used in self.memory
+            if began - 1.5 < moment < ended
+        ]
+
     def stop(self) -> None:
         """No more requests; those in flight are waited for."""
         self._stop.set()
@@ -158,24 +170,44 @@ def one_kill(environ: dict[str, str], name: str, load: Load, kill: str) -> dict[
         "failed": sum(not one.ok for one in mine),
         "succeeded": sum(one.ok for one in mine),
         "restarts": {name: n - restarts(before)[name] for name, n in restarts(status).items()},
-        "memory_mib": [
-            {"s": round(moment - began, 1), **{str(gpu): mib for gpu, mib in used.items()}}
-            for moment, used in load.memory
-            if began - 1.5 < moment < ended
-        ],
+        "memory_mib": load.memory_between(began, ended),
         "phases": phases,
     }
 
 
+def one_scale(environ: dict[str, str], name: str, load: Load, step: str) -> dict[str, Any]:
+    """Another number of workers, and what the requests notice until it is done and for SETTLE_S after it."""
+    role, _, rest = step.partition("=")
+    count, _, places = rest.partition("@")
+    began = time.monotonic()
+    run(environ, "scale", role, count, "-n", name, "--json", *(("--gpus", places) if places else ()))
+    took = time.monotonic() - began
+    time.sleep(SETTLE_S)
+    ended = time.monotonic()
+    status = run(environ, "status", "-n", name, "--json")
+    mine = [one for one in load.requests if one.ended > began and one.asked < ended]
+    return {
+        "scale": step,
+        "state": status["state"],
+        "error": status["error"],
+        "took_s": round(took, 1),
+        "workers": sorted(unit["name"] for unit in status["units"]),
+        "failed": sum(not one.ok for one in mine),
+        "succeeded": sum(one.ok for one in mine),
+        "slowest_s": round(max((one.ended - one.asked for one in mine), default=0.0), 2),
+        "memory_mib": load.memory_between(began, ended),
+    }
+
+
 def main() -> None:
-    """Up, one kill after the other, down."""
+    """Up, one step after the other, down."""
     out, *rest = sys.argv[1:]
-    kills, (_, *words) = split(rest)
+    steps, (_, *words) = split(rest)
     own, engine = split(words)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("SIGTERM"))
     name = own[own.index("-n") + 1] if "-n" in own else "default"
     began = time.monotonic()
-    body: dict[str, Any] = {"up": words, "before_mib": gpus.memory_used(), "kills": []}
+    body: dict[str, Any] = {"up": words, "before_mib": gpus.memory_used(), "steps": []}
     with tempfile.TemporaryDirectory() as home:
         environ = {"DYNAMOCTL_HOME": home, **os.environ}
         up = run(environ, "up", *own, "--json", *engine)
@@ -183,11 +215,14 @@ def main() -> None:
         print(f"{out}: up after {body['up_s']} s", flush=True)
         load = Load(up["endpoint"].removesuffix("/v1"), up["model"])
         try:
-            for kill in kills:
+            for step in steps:
                 time.sleep(SETTLE_S)
-                until_standbys_are_ready(environ, name)
-                seen = one_kill(environ, name, load, kill)
-                body["kills"].append(seen)
+                if "=" in step:
+                    seen = one_scale(environ, name, load, step)
+                else:
+                    until_standbys_are_ready(environ, name)
+                    seen = one_kill(environ, name, load, step)
+                body["steps"].append(seen)
                 shown = {key: value for key, value in seen.items() if key not in ("memory_mib", "phases")}
                 print(f"{out}: {shown}", flush=True)
                 Path(out).write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")

@@ -15,6 +15,7 @@ from dynamoctl.patches import (
     lmcache_salt,
     lmcache_server,
     lmcache_store_timeout,
+    nixl_dead_peers,
     nixl_progress_delay,
     nixl_shared_memory,
     nixl_unbound,
@@ -44,6 +45,7 @@ ALL: tuple[Patch, ...] = (
     nixl_unbound.PATCH,
     nixl_shared_memory.PATCH,
     nixl_progress_delay.PATCH,
+    nixl_dead_peers.PATCH,
 )
 
 

@@ -19,6 +19,7 @@ from dynamoctl.patches import (
     lmcache_salt,
     lmcache_server,
     lmcache_store_timeout,
+    nixl_dead_peers,
     nixl_progress_delay,
     nixl_shared_memory,
     nixl_unbound,
@@ -122,6 +123,8 @@ def _helpful(worker: PatchedWorker, versions: Mapping[str, str]) -> Iterator[tup
         yield compile_cache_name.PATCH, "1"
     if worker.uses_nixl and (on_cpu or versions.get("nixl") in nixl_progress_delay.ON_GPUS):
         yield nixl_progress_delay.PATCH, str(nixl_progress_delay.DELAY_US[worker.device])
+    if worker.uses_nixl and worker.role == "decode":
+        yield nixl_dead_peers.PATCH, "1"
     # On GPUs the blocks go by CUDA IPC, which does not stall.
     if worker.uses_nixl and on_cpu:
         if not worker.between_hosts:

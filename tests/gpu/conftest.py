@@ -60,6 +60,11 @@ def is_cache_connector(config: dict[str, Any]) -> bool:
     return (config["kv_connector"], config["kv_role"]) == ("LMCacheMPConnector", "kv_both")
 
 
+def unit_of(pid: int) -> str:
+    """The unit of a process, which may have begun as a standby; empty for a process of something else."""
+    return (environment_of(pid, MARK) or "").rpartition("/")[2].partition("~")[0]
+
+
 def on_gpus(cli: Cli) -> dict[str, set[int]]:
     """Worker -> the GPUs on which its processes hold memory, as NVML says it; empty where it shows no pids.
 
@@ -69,7 +74,7 @@ def on_gpus(cli: Cli) -> dict[str, set[int]]:
     ours = cli.ours()
     for gpu, held in gpus.memory_by_process().items():
         for pid in held.keys() & ours.keys():
-            unit = (environment_of(pid, MARK) or "").rpartition("/")[2]
+            unit = unit_of(pid)
             if unit and unit != "lmcache":
                 found.setdefault(unit, set()).add(gpu)
     return found
@@ -100,8 +105,7 @@ def open_sockets(cli: Cli) -> list[str]:
         with contextlib.suppress(psutil.Error):
             for one in psutil.Process(pid).net_connections("tcp"):
                 if one.status == psutil.CONN_LISTEN and not one.laddr.ip.startswith("127."):
-                    unit = (environment_of(pid, MARK) or "").rpartition("/")[2]
-                    found.add(f"{unit} {one.laddr.ip}:{one.laddr.port}")
+                    found.add(f"{unit_of(pid)} {one.laddr.ip}:{one.laddr.port}")
     return sorted(found)
 
 

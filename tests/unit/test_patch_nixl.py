@@ -1,17 +1,21 @@
-"""The patches of NIXL: how UCX is opened, how often it is asked, and where a CPU worker computes."""
+"""The patches of NIXL: how UCX is opened, how often it is asked, where a CPU worker computes, dead peers."""
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+import socket
 import sys
+import threading
+import time
 from collections.abc import Iterator, MutableMapping
 from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest import mock
 
 import pytest
-from dynamoctl.patches import nixl_progress_delay, nixl_shared_memory, plugin
+from dynamoctl.patches import nixl_dead_peers, nixl_progress_delay, nixl_shared_memory, plugin
 
 from tests.unit.fresh import last_line, last_line_with_vllm
 
@@ -220,3 +224,142 @@ print(asks, *cores)
 """
     assert last_line_with_vllm(script) == "True [[0, 1]] [[0, 1]]"
     assert last_line_with_vllm(script, DYNAMOCTL_NIXL_UNBOUND="1") == "True [] []"
+
+
+class Base:
+    """Like vLLM's connector of a worker: who is at which address, and how often the others were released."""
+
+    def __init__(self) -> None:
+        self._handshake_lock = threading.RLock()
+        self._engine_by_address: dict[tuple[str, int], str] = {}
+        self.calls: list[str] = []
+
+    def get_finished(self) -> None:
+        self.calls.append("finished")
+
+    def _cleanup_replaced_remote_engines(self) -> None:
+        self.calls.append("released")
+
+
+class Pull(Base):
+    """Like vLLM's connector that reads."""
+
+    def start_load_kv(self, _metadata: None) -> None:
+        self.calls.append("loaded")
+
+
+def changed_classes() -> Any:
+    """Classes as above, changed by the patch."""
+    base = type("Base", (Base,), dict(Base.__dict__))
+    pull = type("Pull", (base,), {"start_load_kv": Pull.start_load_kv})
+    nixl_dead_peers.release_dead_peers(base, pull)
+    nixl_dead_peers.release_dead_peers(base, pull)  # the second time changes nothing
+    return pull
+
+
+@pytest.fixture
+def listener() -> Iterator[tuple[str, int]]:
+    """An address at which somebody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()
+
+
+@pytest.fixture
+def closed() -> tuple[str, int]:
+    """An address at which nobody listens any more."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address: tuple[str, int] = server.getsockname()
+    return address
+
+
+def test_a_peer_that_does_not_listen_is_forgotten_and_the_rest_is_vllms(
+    listener: tuple[str, int], closed: tuple[str, int]
+) -> None:
+    with mock.patch.object(nixl_dead_peers, "_INTERVAL_S", 3600):
+        worker = changed_classes()()
+    worker._engine_by_address = {listener: "lives", closed: "is gone"}
+    nixl_dead_peers.release(worker)
+    assert worker._engine_by_address == {listener: "lives"}
+    assert worker.calls == ["released"]
+
+
+def test_a_peer_that_comes_while_its_address_is_asked_stays(closed: tuple[str, int]) -> None:
+    with mock.patch.object(nixl_dead_peers, "_INTERVAL_S", 3600):
+        worker = changed_classes()()
+    worker._engine_by_address = {closed: "first"}
+
+    def comes(*_: object) -> None:
+        worker._engine_by_address[closed] = "second"
+        raise ConnectionRefusedError
+
+    with mock.patch.object(socket, "create_connection", comes):
+        nixl_dead_peers.release(worker)
+    assert worker._engine_by_address == {closed: "second"}
+
+
+@pytest.mark.parametrize("error", [TimeoutError, OSError(113, "No route to host")])
+def test_a_host_that_does_not_answer_is_not_a_dead_peer(
+    closed: tuple[str, int], error: type[OSError] | OSError
+) -> None:
+    with mock.patch.object(nixl_dead_peers, "_INTERVAL_S", 3600):
+        worker = changed_classes()()
+    worker._engine_by_address = {closed: "far away"}
+    with mock.patch.object(socket, "create_connection", side_effect=error):
+        nixl_dead_peers.release(worker)
+    assert worker._engine_by_address == {closed: "far away"}
+
+
+def test_it_looks_by_itself_but_not_while_reads_begin_or_end(closed: tuple[str, int]) -> None:
+    with mock.patch.object(nixl_dead_peers, "_INTERVAL_S", 0.01):
+        worker = changed_classes()()
+        worker._engine_by_address = {closed: "is gone"}
+        until = time.monotonic() + 60
+        while "released" not in worker.calls and time.monotonic() < until:
+            time.sleep(0.01)
+        assert worker._engine_by_address == {}
+        with worker.dynamoctl_lock:
+            before = len(worker.calls)
+            worker.start_load_kv(None)
+            worker.get_finished()
+            time.sleep(0.1)
+            assert worker.calls[before:] == ["loaded", "finished"]
+        threads = threading.active_count()
+        del worker
+        while threading.active_count() >= threads and time.monotonic() < until:
+            gc.collect()
+            time.sleep(0.01)
+        assert threading.active_count() < threads
+
+
+def test_vllm_releases_a_peer_whose_address_is_forgotten_unless_a_request_waits_for_it() -> None:
+    """vLLM's own connector, without an engine; and what makes UCX unmap at that moment."""
+    script = """
+import os, socket, threading
+from collections import defaultdict
+from types import SimpleNamespace
+from unittest import mock
+from dynamoctl.patches import nixl_dead_peers
+from vllm.distributed.kv_transfer.kv_connector.v1.nixl import base_worker, pull_worker
+nixl_dead_peers.PATCH.apply_now("1")
+worker = object.__new__(pull_worker.NixlPullConnectorWorker)
+worker.dynamoctl_lock, worker._handshake_lock = threading.RLock(), threading.RLock()
+worker._handshake_futures, worker.nixl_wrapper, worker.transfer_topo = {}, mock.Mock(), None
+names = "kv_caches_base_addr dst_num_blocks dst_region_num_blocks dst_region_group_ids tp_mappings"
+for name in [*names.split(), "dst_uses_region_group_mapping", "dst_region_mem_types", "_engine_clock_offset"]:
+    setattr(worker, name, {})
+worker.dst_xfer_side_handles, worker._engine_last_active = {"dead": {0: 7}, "busy": {0: 8}}, {}
+worker._remote_agents = defaultdict(dict, {"dead": {(0, 0): "agent"}, "busy": {(0, 0): "other"}})
+with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
+    worker._engine_by_address = {one.getsockname(): "dead", two.getsockname(): "busy"}
+waits = SimpleNamespace(remote=SimpleNamespace(engine_id="busy"))
+worker._recving_metadata = {"request": waits}
+nixl_dead_peers.release(worker)
+said = worker.nixl_wrapper.mock_calls
+print()
+print(sorted(worker._remote_agents), said, os.environ["UCX_CUDA_IPC_CACHE"])
+worker._remote_agents.clear()
+"""
+    assert (
+        last_line_with_vllm(script)
+        == "['busy'] [call.release_dlist_handle(7), call.remove_remote_agent('agent')] n"
+    )

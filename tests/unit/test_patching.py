@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import product
 from typing import Any
 
 import pytest
@@ -23,6 +24,8 @@ def names(made: DeploymentPlan, unit: str) -> set[str]:
 SERVER = {"lmcache-salt", "lmcache-layout", "lmcache-instance", "lmcache-store-timeout"}
 ON_CPU = {"wake-up", "spin", "seeded-prefill", "fork-engine", "fork-workers"}
 NIXL_ON_CPU = {"compile-cache-name", "nixl-shared-memory", "nixl-progress-delay", "nixl-unbound"}
+# What reads from others.
+DECODE = {"nixl-dead-peers"}
 
 WORKERS: dict[str, tuple[int, dict[str, Any], dict[str, set[str]]]] = {
     "agg-cpu": (0, {}, {"worker-0": ON_CPU | SERVER}),
@@ -31,7 +34,7 @@ WORKERS: dict[str, tuple[int, dict[str, Any], dict[str, set[str]]]] = {
         0,
         {"mode": "disagg"},
         {
-            "decode-0": ON_CPU | NIXL_ON_CPU,
+            "decode-0": ON_CPU | NIXL_ON_CPU | DECODE,
             "prefill-0": ON_CPU | NIXL_ON_CPU | SERVER,
         },
     ),
@@ -44,7 +47,7 @@ WORKERS: dict[str, tuple[int, dict[str, Any], dict[str, set[str]]]] = {
             "roles": "frontend,decode",
             "advertise": "eth0",
         },
-        {"decode-0": ON_CPU | NIXL_ON_CPU - {"nixl-shared-memory"}},
+        {"decode-0": ON_CPU | NIXL_ON_CPU - {"nixl-shared-memory"} | DECODE},
     ),
     "agg-gpu": (1, {}, {"worker-0": {"packed-kv"}}),
     "agg-gpu-server": (
@@ -77,10 +80,9 @@ def asked_for_with(versions: Mapping[str, str]) -> set[str]:
     """Of all kinds of workers that there are."""
     worker = {"ranks": 2, "uses_nixl": True, "between_hosts": False, "is_unbound": True, "versions": versions}
     env: dict[str, str] = {}
-    for device in ("cpu", "cuda"):
-        for cache in ("mp", "inproc"):
-            made = patching.PatchedWorker(role="prefill", device=device, cache=cache, **worker)  # type: ignore[arg-type]
-            env |= {patch.variable: value for patch, value in patching.wanted(made)}
+    for role, device, cache in product(("prefill", "decode"), ("cpu", "cuda"), ("mp", "inproc")):
+        made = patching.PatchedWorker(role=role, device=device, cache=cache, **worker)  # type: ignore[arg-type]
+        env |= {patch.variable: value for patch, value in patching.wanted(made)}
     return {patch.name for patch in patches.switched_on(env)}
 
 
@@ -124,7 +126,7 @@ def test_another_lmcache_gets_no_patch_of_its_client(lmcache: str) -> None:
 @pytest.mark.parametrize("nixl", ["1.3.0", "1.3.10", "1.4.2", "1.30.0"])
 def test_another_nixl_gets_no_patch(nixl: str) -> None:
     made = plan(mode="disagg", versions={**VERSIONS, "nixl": nixl})
-    assert not names(made, "decode-0") & {"nixl-shared-memory", "nixl-progress-delay"}
+    assert not names(made, "decode-0") & {"nixl-shared-memory", "nixl-progress-delay", "nixl-dead-peers"}
 
 
 def test_on_gpus_nixl_pauses_longer_and_only_in_the_version_that_was_measured_there() -> None:

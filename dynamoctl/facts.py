@@ -200,6 +200,7 @@ class HostFacts:
         way_out: this host's address on the default route; None if it only has the loopback.
         caller_paths: those variables of the caller's environment that hold a relative path, with an absolute
             one: the units run in other folders.
+        builds_kernels: whether FlashInfer finds a CUDA compiler, or has its kernels built.
     """
 
     cores: tuple[int, ...]
@@ -214,3 +215,4 @@ class HostFacts:
     interfaces: tuple[Interface, ...] = ()
     way_out: str | None = None
     caller_paths: Mapping[str, str] = field(default_factory=dict)
+    builds_kernels: bool = True

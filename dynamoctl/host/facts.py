@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -37,6 +38,7 @@ def gather(home: Path, reserved_ports: Collection[int] = ()) -> HostFacts:
         interfaces=network.interfaces(),
         way_out=network.way_out(),
         caller_paths=paths.of_caller(os.environ, paths.here()),
+        builds_kernels=builds_kernels(os.environ),
     )
 
 
@@ -56,6 +58,20 @@ def visible_gpus() -> tuple[str, ...] | None:
     """The entries of the caller's CUDA_VISIBLE_DEVICES, or None where it is unset."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return None if visible is None else tuple(entry.strip() for entry in visible.split(",") if entry.strip())
+
+
+def builds_kernels(environ: Mapping[str, str]) -> bool:
+    """Whether FlashInfer can use kernels: it finds `nvcc` for them, or a package that has them built.
+
+    Source: flashinfer-python==0.7.0.post1:flashinfer/jit/cpp_ext.py:get_cuda_path.
+    """
+    from importlib import util
+
+    home = environ.get("CUDA_HOME") or environ.get("CUDA_PATH")
+    if not home:
+        nvcc = shutil.which("nvcc", path=environ.get("PATH"))
+        home = str(Path(nvcc).parent.parent) if nvcc else "/usr/local/cuda"
+    return (Path(home) / "bin/nvcc").exists() or util.find_spec("flashinfer_jit_cache") is not None
 
 
 def versions() -> dict[str, str]:

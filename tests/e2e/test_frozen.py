@@ -184,7 +184,8 @@ def test_a_registration_that_nobody_saw(own: Up) -> None:
 
 @pytest.fixture
 def impatient(cli: Cli) -> Iterator[Up]:
-    yield from bring_up(cli, "impatient", "--hang-timeout", "60")
+    """Its workers take their time: long enough to be seen while they start."""
+    yield from bring_up(cli, "impatient", "--hang-timeout", "60", "--", "--startup-time", "3")
 
 
 @pytest.mark.fault("SIGSTOP for good to a unit that is being restarted", "tries the restart again")

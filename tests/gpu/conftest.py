@@ -15,9 +15,9 @@ from dynamoctl.host.facts import versions
 from dynamoctl.host.processes import MARK, environment_of
 from dynamoctl.planner.lmcache import keeps_in_process
 
-from tests.e2e.conftest import Cli, chat, cli, model
+from tests.e2e.conftest import Cli, chat, cli, model, pytest_runtest_makereport
 
-__all__ = ["cli", "model"]
+__all__ = ["cli", "model", "pytest_runtest_makereport"]
 
 # Which of LMCache's modes is the default: the older set of versions has it in the engine.
 IN_PROCESS = keeps_in_process(versions(), "cuda")

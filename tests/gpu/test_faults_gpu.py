@@ -14,7 +14,7 @@ from dynamoctl.host import gpus
 from dynamoctl.host.processes import identify, is_running
 
 from tests.e2e.conftest import Cli, chat, free_port, wait_for
-from tests.gpu.conftest import engine_of, visible
+from tests.gpu.conftest import engine_of, on_gpus, visible
 
 pytestmark = [pytest.mark.gpu, pytest.mark.xdist_group("gpu"), pytest.mark.timeout(900)]
 
@@ -100,7 +100,7 @@ def loading(cli: Cli, before: int) -> subprocess.Popen[str]:
     assert cli.ours() == {}
     assert used() <= before + SLACK_MIB
     starting = cli.start(*words(free_port()))
-    wait_for(lambda: used() > before + 300, 300)
+    wait_for(lambda: "worker-0" in on_gpus(cli), 300)  # LMCache's server is there before
     print(f"{used()} MiB in use, {cli.status()['units'][-1]['phase']}")
     return starting
 

@@ -52,7 +52,7 @@ def tell(cli: Cli, what: str) -> None:
 
 
 def test_a_killed_prefill_worker_has_its_memory_back_and_a_killed_decode_worker_too(cli: Cli) -> None:
-    """At the default share of memory. On two GPUs decode has prefill's KV cache mapped, and goes too."""
+    """At the default share of memory. With the set 1.4 decode has prefill's KV cache mapped, and goes too."""
     port = free_port()
     up = cli(
         "up", "disagg", "--gpus", two_places(), "--model", MODEL, "--lmcache-cpu-gb", "1",
@@ -100,7 +100,7 @@ def test_a_stopped_engine_is_seen_and_a_busy_one_is_not_taken_for_it(cli: Cli) -
 
 @pytest.mark.skipif(two_places() == "0,0", reason="needs two GPUs")
 def test_one_of_two_prefill_workers_is_killed_and_requests_go_on(cli: Cli) -> None:
-    """The only decode worker, which has the dead one's memory mapped, is restarted at a quiet moment."""
+    """With the set 1.4 the only decode worker keeps its memory mapped, and is restarted at a quiet moment."""
     port = free_port()
     up = cli(
         "up", "disagg", "--gpus", "0,1,1", "--prefill", "2", "--model", MODEL, "--lmcache-cpu-gb", "1",

@@ -41,6 +41,7 @@ def host(
     visible: tuple[str, ...] | None = None,
     free_ports: tuple[int, ...] = tuple(range(20000, 20400)),
     versions: Mapping[str, str] | None = None,
+    builds_kernels: bool = True,
 ) -> HostFacts:
     """A host with the newest set of versions that was run on its devices."""
     if versions is None:
@@ -57,6 +58,7 @@ def host(
         versions=versions,
         interfaces=INTERFACES,
         way_out="10.0.0.1",
+        builds_kernels=builds_kernels,
     )
 
 
@@ -72,8 +74,10 @@ def plan(
     visible: tuple[str, ...] | None = None,
     model_facts: ModelFacts | None = None,
     versions: Mapping[str, str] | None = None,
+    builds_kernels: bool = True,
     **fields: Any,
 ) -> DeploymentPlan:
     """The plan for a spec with these fields on a host with so many GPUs."""
     model = model_facts or (HUB_MODEL if host_gpus else FOLDER_MODEL)
-    return make_plan(spec(**fields), host(host_gpus, cores, visible, versions=versions), model)
+    facts = host(host_gpus, cores, visible, versions=versions, builds_kernels=builds_kernels)
+    return make_plan(spec(**fields), facts, model)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 from dynamoctl import policies
@@ -313,3 +315,22 @@ def test_how_busy_each_gpu_is_where_nvml_says(monkeypatch: pytest.MonkeyPatch) -
     assert gpus.utilization() == {0: 0.87}
     monkeypatch.setattr(gpus, "session", lambda: contextlib.nullcontext(None))
     assert gpus.utilization() == {}
+
+
+def test_flashinfer_finds_a_compiler_where_the_variables_or_the_path_say(tmp_path: Path) -> None:
+    toolkit, empty = tmp_path / "cuda", tmp_path / "runtime"
+    for folder in (toolkit, empty):
+        (folder / "bin").mkdir(parents=True)
+    nvcc = toolkit / "bin/nvcc"
+    nvcc.touch(0o755)
+    assert facts.builds_kernels({"PATH": f"{empty}/bin:{toolkit}/bin"})
+    assert facts.builds_kernels({"CUDA_HOME": str(toolkit), "PATH": ""})
+    assert facts.builds_kernels({"CUDA_PATH": str(toolkit), "PATH": ""})
+    # CUDA_HOME is taken as it is, as in an image with CUDA's libraries and without its compiler.
+    assert not facts.builds_kernels(
+        {"CUDA_HOME": str(empty), "CUDA_PATH": str(toolkit), "PATH": f"{toolkit}/bin"}
+    )
+    (tmp_path / "flashinfer_jit_cache").mkdir()
+    (tmp_path / "flashinfer_jit_cache/__init__.py").touch()
+    with mock.patch.object(sys, "path", [str(tmp_path), *sys.path]):
+        assert facts.builds_kernels({"CUDA_HOME": str(empty)})

@@ -28,6 +28,7 @@ MORE: dict[str, tuple[int, dict[str, Any]]] = {
     "disk-and-store": (1, {"lmcache": {"disk": "/a", "disk_gb": 1, "remote": "redis://h:6379"}}),
     "gds": (1, {"lmcache": {"gds": "/nvme"}}),
     "two-workers-on-cpu": (0, {"workers": 2}),
+    "without-nvcc": (1, {"builds_kernels": False}),
     "no-multicast": (1, {"nvlink_multicast": False}),
     "traced": (0, {"otlp_endpoint": "http://127.0.0.1:4317"}),
     "mocker-with-length": (

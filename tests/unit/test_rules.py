@@ -256,6 +256,15 @@ def test_gpus_are_counted_as_nvml_counts_them() -> None:
     assert plan(1).unit("worker-0").env["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
 
 
+@pytest.mark.parametrize(("builds", "value"), [(True, None), (False, "0")])
+def test_where_flashinfer_cannot_build_its_sampler_vllm_takes_its_own(
+    builds: bool, value: str | None
+) -> None:
+    for gpus in (1, 0):
+        worker = plan(gpus, builds_kernels=builds).unit("worker-0")
+        assert worker.env.get("VLLM_USE_FLASHINFER_SAMPLER") == (value if gpus else None)
+
+
 def test_a_cpu_worker_sees_no_gpu_because_torchs_cuda_build_would_take_it() -> None:
     assert plan(1, device="cpu").unit("worker-0").env["CUDA_VISIBLE_DEVICES"] == ""
 

@@ -29,6 +29,10 @@ def _shares_and_overlaps(unit: UnitContext) -> bool:
     )
 
 
+def _cannot_build(unit: UnitContext) -> bool:
+    return _ON_GPU.holds(unit) and not unit.plan.facts.builds_kernels
+
+
 GPU = (
     Rule(
         name="own-gpus",
@@ -104,6 +108,20 @@ GPU = (
         tested=("vllm", "torch"),
         roles=WORKERS,
         when=_MULTICAST_OFF,
+        override_expected=True,
+    ),
+    Rule(
+        name="sampler-without-a-compiler",
+        sets="VLLM_USE_FLASHINFER_SAMPLER",
+        value="0",
+        why="FlashInfer builds the kernels with which vLLM samples when it needs them, with nvcc, which this host"
+        " does not have. vLLM has kernels of its own.",
+        without="The engine exits while it warms up, or later when it serves.",
+        source="vllm==0.31.0:vllm/v1/sample/ops/topk_topp_sampler.py:flashinfer_sampler_supported",
+        tested=("vllm",),
+        roles=WORKERS,
+        when=Condition("on GPUs of a host without nvcc", _cannot_build),
+        in_pod=InPod("dropped", "the image may have a compiler"),
         override_expected=True,
     ),
     Rule(

@@ -114,8 +114,8 @@ GPU = (
         name="sampler-without-a-compiler",
         sets="VLLM_USE_FLASHINFER_SAMPLER",
         value="0",
-        why="FlashInfer builds the kernels with which vLLM samples when it needs them, and this host has no nvcc"
-        " for it. vLLM has kernels of its own.",
+        why="FlashInfer builds the kernels with which vLLM samples when it needs them, and this host has no"
+        " nvcc for it. vLLM has kernels of its own.",
         without="The engine exits while it warms up, or later when it serves.",
         source="vllm==0.31.0:vllm/v1/sample/ops/topk_topp_sampler.py:flashinfer_sampler_supported",
         tested=("vllm",),

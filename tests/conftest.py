@@ -19,7 +19,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     cores = len(os.sched_getaffinity(0))
     if config.option.numprocesses == "logical":
         return cores
-    return min(8, cores + 1) if host.can_be_made() else 1
+    return min(8, cores + 2) if host.can_be_made() else 1
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -49,8 +49,8 @@ class Up:
 
 def bring_up(cli: Cli, name: str, *more: str) -> Iterator[Up]:
     up = Up(cli, name, free_port())
-    words = ("up", "disagg", "--engine", "mocker", "--start", "overlapped", *more)
-    done = cli(*words, "-n", name, "--port", str(up.port))
+    words = ("up", "disagg", "--engine", "mocker", "--start", "overlapped", "-n", name)
+    done = cli(*words, "--port", str(up.port), *more)
     assert done.code == 0, done.err
     yield up
     assert cli("down", "-n", name).code == 0

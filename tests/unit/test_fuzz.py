@@ -30,7 +30,7 @@ from tests.unit import fuzzing
 from tests.unit.hosts import GPU_VERSIONS, VERSIONS, host
 
 FUZZ = settings(
-    max_examples=4 * settings().max_examples,
+    max_examples=2 * settings().max_examples,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
 )
 MACHINES: dict[str, tuple[Gpu, ...]] = {

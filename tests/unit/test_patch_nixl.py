@@ -331,6 +331,7 @@ def test_it_looks_by_itself_but_not_while_reads_begin_or_end(closed: tuple[str, 
         assert threading.active_count() < threads
 
 
+@pytest.mark.xdist_group("with vllm")
 def test_vllm_releases_a_peer_whose_address_is_forgotten_unless_a_request_waits_for_it() -> None:
     """vLLM's own connector, without an engine; and what makes UCX unmap at that moment."""
     script = """

@@ -1713,7 +1713,7 @@ def test_what_random_lives_have_shown(what: str) -> None:
     assert [how for broken, how in live(life).broken if broken == rule] == []
 
 
-@settings(repeatable, max_examples=400)
+@settings(repeatable, max_examples=200)
 @given(lives())
 def test_any_life(life: Life) -> None:
     assert live(life).broken == []

@@ -3,8 +3,10 @@
     python benchmarks/nixl_progress_delay.py PLACE,PLACE OUT.json [DELAY_US...]
 
     python benchmarks/nixl_progress_delay.py 0,1 out.json 0 100 1000 10000
+    python benchmarks/nixl_progress_delay.py 0,1 out.json 10000 10000,UCX_CUDA_IPC_CACHE=n
 
-A PLACE is a GPU, or `cpu`: the first process offers memory there, the second reads it. For each pause, twice
+A PLACE is a GPU, or `cpu`: the first process offers memory there, the second reads it. A pause can have a
+variable of UCX's after a comma. For each pause, twice
 and the second time in the other order: both agents' CPU time while idle, as a share of one core; then the
 seconds of READS reads of each size, in pieces as long as a KV block's share of one layer of an 8B model. The
 reader asks whether it is done as an engine does that has nothing else to do (`busy`), and once a
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -100,11 +103,14 @@ def answer(process: subprocess.Popen[str], word: str) -> Any:
     raise SystemExit(f"the child ended with {process.wait()}")
 
 
-def measured(places: list[str], delay_us: int) -> dict[str, Any]:
+def measured(places: list[str], pause: str) -> dict[str, Any]:
     """One pair of processes."""
+    delay_us, _, setting = pause.partition(",")
+    variable, _, value = setting.partition("=")
     children = [
         subprocess.Popen(
-            [sys.executable, __file__, "--peer", name, place, str(delay_us)],
+            [sys.executable, __file__, "--peer", name, place, delay_us],
+            env=os.environ | ({variable: value} if setting else {}),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -121,7 +127,10 @@ def measured(places: list[str], delay_us: int) -> dict[str, Any]:
         assert child.stdin is not None
         child.stdin.close()
         child.wait(60)
-    row: dict[str, Any] = {"delay_us": delay_us, "idle_cores": [round(offer["idle"], 3), round(idle, 3)]}
+    row: dict[str, Any] = {"delay_us": int(delay_us)}
+    if setting:
+        row["setting"] = setting
+    row["idle_cores"] = [round(offer["idle"], 3), round(idle, 3)]
     for how, sizes in took.items():
         for size, seconds in sizes.items():
             middle = statistics.median(seconds)
@@ -136,10 +145,10 @@ def measured(places: list[str], delay_us: int) -> dict[str, Any]:
 def main() -> None:
     """Each pause, forwards and backwards."""
     places, out, *delays = sys.argv[1:]
-    wanted = [int(one) for one in delays] or [0, 100, 1000, 10000]
+    wanted = delays or ["0", "100", "1000", "10000"]
     rows = []
-    for delay_us in (*wanted, *reversed(wanted)):
-        rows.append(measured(places.split(","), delay_us))
+    for pause in (*wanted, *reversed(wanted)):
+        rows.append(measured(places.split(","), pause))
         print(json.dumps(rows[-1]), flush=True)
         Path(out).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 

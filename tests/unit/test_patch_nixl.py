@@ -257,6 +257,12 @@ def changed_classes() -> Any:
     return pull
 
 
+def unwatched() -> Any:
+    """A connector whose thread does nothing."""
+    with mock.patch.object(nixl_dead_peers, "_watch"):
+        return changed_classes()()
+
+
 @pytest.fixture
 def listener() -> Iterator[tuple[str, int]]:
     """An address at which somebody listens."""
@@ -275,8 +281,7 @@ def closed() -> tuple[str, int]:
 def test_a_peer_that_does_not_listen_is_forgotten_and_the_rest_is_vllms(
     listener: tuple[str, int], closed: tuple[str, int]
 ) -> None:
-    with mock.patch.object(nixl_dead_peers, "_INTERVAL_S", 3600):
-        worker = changed_classes()()
+    worker = unwatched()
     worker._engine_by_address = {listener: "lives", closed: "is gone"}
     nixl_dead_peers.release(worker)
     assert worker._engine_by_address == {listener: "lives"}
@@ -284,8 +289,7 @@ def test_a_peer_that_does_not_listen_is_forgotten_and_the_rest_is_vllms(
 
 
 def test_a_peer_that_comes_while_its_address_is_asked_stays(closed: tuple[str, int]) -> None:
-    with mock.patch.object(nixl_dead_peers, "_INTERVAL_S", 3600):
-        worker = changed_classes()()
+    worker = unwatched()
     worker._engine_by_address = {closed: "first"}
 
     def comes(*_: object) -> None:
@@ -301,8 +305,7 @@ def test_a_peer_that_comes_while_its_address_is_asked_stays(closed: tuple[str, i
 def test_a_host_that_does_not_answer_is_not_a_dead_peer(
     closed: tuple[str, int], error: type[OSError] | OSError
 ) -> None:
-    with mock.patch.object(nixl_dead_peers, "_INTERVAL_S", 3600):
-        worker = changed_classes()()
+    worker = unwatched()
     worker._engine_by_address = {closed: "far away"}
     with mock.patch.object(socket, "create_connection", side_effect=error):
         nixl_dead_peers.release(worker)

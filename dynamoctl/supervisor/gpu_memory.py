@@ -9,7 +9,8 @@ Measured on H200s with driver 580.159.04: with NIXL 1.3.2 (UCX 1.21) neither `re
 deregistering, nor the end of the agent unmaps it, whatever UCX_CUDA_IPC_CACHE and its MAX_REGIONS and
 MAX_SIZE are set to. With NIXL 1.4.1 and UCX_CUDA_IPC_CACHE=n, `remove_remote_agent` unmaps it, which decode
 does for prefill (`patches.nixl_dead_peers`). With both versions, the memory was free when the peer exited. So
-peers that still hold it are restarted as part of the same recovery, which does not count as a failure of theirs.
+peers that still hold it are restarted as part of the same recovery, which does not count as a failure of
+theirs.
 
 LMCache's server maps the KV cache of each worker, too (`patches.lmcache_instance`). NVML shows that memory as
 the server's. If it is not free by then, the server is restarted first: its loss costs no request.

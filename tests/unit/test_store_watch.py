@@ -46,7 +46,9 @@ class World:
     async def renew(self, _deployment: Any, _last_lost_at: float) -> None:
         self.restarts.append(self.now)
 
-    def watch(self, patch: pytest.MonkeyPatch) -> list[int]:
+    def stand_in(self, patch: pytest.MonkeyPatch) -> None:
+        """Take the place of the clock and of the store."""
+
         async def to_thread(work: Any, *words: Any) -> Any:
             return work(*words)
 
@@ -60,6 +62,10 @@ class World:
             store_run=lambda _: self.seconds[self.now] or "",
         )
         patch.setattr(store_watch, "probes", answers)
+
+    def watch(self, patch: pytest.MonkeyPatch) -> list[int]:
+        """The seconds at which LMCache's server is restarted."""
+        self.stand_in(patch)
         with pytest.raises(asyncio.CancelledError):
             asyncio.run(store_watch.watch_stores(self.deployment()))
         return self.restarts
@@ -88,6 +94,23 @@ def test_the_server_is_restarted_if_its_connection_is_gone(
 
 def test_of_another_store_nobody_knows_whether_it_was_started_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     assert World(["", None, ""], OTHER).watch(monkeypatch) == [2]
+
+
+@pytest.mark.parametrize(("role", "waited_s"), [("cache", 3), ("worker", 0)])
+def test_lmcaches_server_is_not_started_before_its_store_answers(
+    role: str, waited_s: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would say healthy, and requests would hang. A worker does not wait."""
+    world = World([None, None, None, "a", "a"], now=0)
+    phases: list[str] = []
+    member: Any = SimpleNamespace(unit=SimpleNamespace(role=role), state=SimpleNamespace(phase=""))
+    deployment = world.deployment()
+    deployment.save = lambda: phases.append(member.state.phase)
+    world.stand_in(monkeypatch)
+    asyncio.run(store_watch.until_they_answer(deployment, member))
+    assert world.now == waited_s
+    assert member.state.phase == ""
+    assert set(phases) == ({"waiting for LMCache's store"} if waited_s else set())
 
 
 @pytest.mark.parametrize(

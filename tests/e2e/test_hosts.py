@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import signal
 import statistics
 import subprocess
 import threading
@@ -27,6 +29,8 @@ pytestmark = [pytest.mark.timeout(900)]
 MODEL = "smollm2-135m-instruct"
 LONG = "The sea is wide and the sky is blue, said the sailor to his cat. " * 20
 API = "http://127.0.0.1:8000"
+# What vLLM says when it lets go of a NIXL peer.
+RELEASED = "Released NIXL state for replaced remote engine"
 
 
 @dataclass
@@ -269,6 +273,19 @@ class TestEngines:
         cut_and_mend(served)
         status, answer = served.chat("What is the capital of France?")
         assert (status, "Paris" in answer) == (200, True)
+
+    def test_decode_lets_go_of_a_prefill_worker_that_is_gone(self, served: Pair) -> None:
+        """Long before it is back, at the same address: until then its memory would stay mapped."""
+        status, answer = served.chat("What is the capital of France?")
+        assert (status, "Paris" in answer) == (200, True)
+        log = served.here.home / "deployments/default/logs/decode-0.log"
+        before = log.read_text(errors="replace").count(RELEASED)
+        (prefill,) = (one for one in served.there.status()["units"] if one["role"] == "prefill")
+        os.kill(prefill["pid"], signal.SIGKILL)
+        wait_for(lambda: log.read_text(errors="replace").count(RELEASED) > before, 30)
+        assert served.here.status()["units"][-1]["restarts"] == 0
+        (now,) = (one for one in served.there.status()["units"] if one["role"] == "prefill")
+        assert now["state"] in ("failed", "backoff", "starting")
 
 
 @pytest.mark.mocker

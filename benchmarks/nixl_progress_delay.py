@@ -6,11 +6,11 @@
     python benchmarks/nixl_progress_delay.py 0,1 out.json 10000 10000,UCX_CUDA_IPC_CACHE=n
 
 A PLACE is a GPU, or `cpu`: the first process offers memory there, the second reads it. A pause can have a
-variable of UCX's after a comma. For each pause, twice
-and the second time in the other order: both agents' CPU time while idle, as a share of one core; then the
-seconds of READS reads of each size, in pieces as long as a KV block's share of one layer of an 8B model. The
-reader asks whether it is done as an engine does that has nothing else to do (`busy`), and once a
-millisecond, as one that computes (`seldom`). Units: seconds, bytes, 10**9 bytes a second.
+variable of UCX's after a comma. For each pause, twice and the second time in the other order: both agents'
+CPU time while idle, as a share of one core; then the seconds of READS reads of each size, in pieces as long
+as a KV block's share of one layer of an 8B model. The reader asks whether it is done as an engine does that
+has nothing else to do (`busy`), and once a millisecond, as one that computes (`seldom`). Units: seconds,
+bytes, 10**9 bytes a second.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ def release_dead_peers(base: Any, pull: Any) -> None:
 
         return init
 
-    # In these vLLM begins reads and ends them, between which it knows whose blocks a request waits for.
+    # In these vLLM's own thread begins reads, ends them, and releases peers: nobody else may at that moment.
     def alone(plain: Any) -> Any:
         def locked(self: Any, *words: Any, **named: Any) -> Any:
             with self.dynamoctl_lock:
@@ -55,7 +55,8 @@ def release_dead_peers(base: Any, pull: Any) -> None:
         return locked
 
     wrap(base, "__init__", watched)
-    wrap(base, "get_finished", alone)
+    wrap(base, "get_transfer_results", alone)
+    wrap(base, "shutdown", alone)
     wrap(pull, "start_load_kv", alone)
 
 

@@ -234,8 +234,11 @@ class Base:
         self._engine_by_address: dict[tuple[str, int], str] = {}
         self.calls: list[str] = []
 
-    def get_finished(self) -> None:
+    def get_transfer_results(self) -> None:
         self.calls.append("finished")
+
+    def shutdown(self) -> None:
+        self.calls.append("shut down")
 
     def _cleanup_replaced_remote_engines(self) -> None:
         self.calls.append("released")
@@ -323,9 +326,10 @@ def test_it_looks_by_itself_but_not_while_reads_begin_or_end(closed: tuple[str, 
         with worker.dynamoctl_lock:
             before = len(worker.calls)
             worker.start_load_kv(None)
-            worker.get_finished()
+            worker.get_transfer_results()
+            worker.shutdown()
             time.sleep(0.1)
-            assert worker.calls[before:] == ["loaded", "finished"]
+            assert worker.calls[before:] == ["loaded", "finished", "shut down"]
         threads = threading.active_count()
         del worker
         while threading.active_count() >= threads and time.monotonic() < until:
@@ -367,3 +371,32 @@ worker._remote_agents.clear()
         last_line_with_vllm(script)
         == "['busy'] [call.release_dlist_handle(7), call.remove_remote_agent('agent')] n"
     )
+
+
+@pytest.mark.xdist_group("with vllm")
+def test_vllms_own_thread_and_the_one_that_looks_after_peers_take_turns() -> None:
+    """By whatever name vLLM's connector calls its worker to begin reads, to end them, or to end."""
+    script = """
+import threading
+from dynamoctl.patches import nixl_dead_peers
+from vllm.distributed.kv_transfer.kv_connector.v1.nixl import connector, pull_worker
+nixl_dead_peers.PATCH.apply_now("1")
+worker = object.__new__(pull_worker.NixlPullConnectorWorker)
+worker.dynamoctl_lock = threading.RLock()
+
+def waits(call, *words):
+    # What it does when its turn has come needs an engine.
+    thread = threading.Thread(target=call, args=words, daemon=True)
+    with worker.dynamoctl_lock:
+        thread.start()
+        thread.join(0.2)
+        return thread.is_alive()
+
+threading.excepthook = lambda _: None
+front = object.__new__(connector.NixlPullConnector)
+front.connector_worker = worker
+finished = [waits(front.get_finished, set()), waits(front.get_transfer_results, set())]
+print()
+print(*finished, waits(worker.start_load_kv, None), waits(front.shutdown))
+"""
+    assert last_line_with_vllm(script) == "True True True True"

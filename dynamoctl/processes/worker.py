@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 from dynamoctl.patches import fork_engine
-from dynamoctl.processes.quick_imports import without_collector
+from dynamoctl.processes.quick_imports import without_building_models, without_collector
 
 # Set to 1, it makes the process a standby.
 STANDBY = "DYNAMOCTL_STANDBY"
@@ -66,7 +66,7 @@ def preload(arguments: list[str]) -> None:
 
     What cannot be imported is left to the worker, which reports it.
     """
-    with without_collector():
+    with without_collector(), without_building_models():
         for module in _MAIN:
             _import(module)
         platform = sys.modules.get("vllm.platforms")

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import gc
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from dynamoctl.processes.quick_imports import only_named_adapters, without_collector
+from dynamoctl.processes import worker
+from dynamoctl.processes.quick_imports import (
+    only_named_adapters,
+    without_building_models,
+    without_collector,
+)
+from pydantic import BaseModel, ValidationError
 
 from tests.unit.fresh import last_line
 
 REAL = """
 import sys
 from lmcache.v1.distributed.l2_adapters import config, factory
+from dynamoctl.processes import worker
 from dynamoctl.processes.quick_imports import only_named_adapters
 only_named_adapters(factory, ["--l2-adapter", '{"type":"fs","base_path":"/somewhere"}'])
 shown = config.get_registered_l2_adapter_types()
@@ -59,3 +68,32 @@ def test_the_collector_is_on_again_after_an_error() -> None:
         fail()
     assert gc.isenabled()
     gc.unfreeze()
+
+
+def test_a_model_is_built_when_it_is_used() -> None:
+    with without_building_models():
+
+        class Later(BaseModel):
+            number: int
+
+    class AtOnce(BaseModel):
+        number: int
+
+    assert (Later.__pydantic_complete__, AtOnce.__pydantic_complete__) == (False, True)
+    assert Later.model_validate({"number": "1"}).model_dump() == {"number": 1}
+    assert Later.__pydantic_complete__
+    with pytest.raises(ValidationError):
+        Later.model_validate({"number": "one"})
+
+
+def test_a_worker_builds_no_model_before_it_needs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = "from pydantic import BaseModel\nclass Request(BaseModel):\n    number: int\n"
+    (tmp_path / "module_of_requests.py").write_text(body)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(worker, "_MAIN", ("module_of_requests",))
+    monkeypatch.setattr(worker, "_OF_DEVICE", {})
+    worker.preload([])
+    request = sys.modules["module_of_requests"].Request
+    assert not request.__pydantic_complete__
+    assert request(number=1).number == 1
+    assert "defer_build" not in BaseModel.model_config

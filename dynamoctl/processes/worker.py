@@ -81,7 +81,7 @@ def preload(arguments: list[str]) -> None:
 
 
 def _import(module: str) -> None:
-    with contextlib.suppress(ImportError):
+    with contextlib.suppress(Exception):
         importlib.import_module(module)
 
 

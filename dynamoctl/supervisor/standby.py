@@ -193,6 +193,9 @@ async def keep_ready(deployment: Deployment) -> None:
             name, now = member.unit.name, time.monotonic()
             if member.state.state not in states or member.state.standby or now < not_before.get(name, 0.0):
                 continue
+            # It may have been a standby until now, whose folder the next one would take away from it.
+            if member.state.phase == "importing":
+                continue
             if sum(other.state.standby == "importing" for other in workers) < at_once:
                 ended_by_itself = member.standby is not None
                 prepare(deployment, member)

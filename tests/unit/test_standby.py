@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 from dynamoctl.host.processes import MARK, environment_of, is_running
-from dynamoctl.processes import process_control
+from dynamoctl.processes import process_control, worker
 from dynamoctl.state import UnitState
-from dynamoctl.supervisor import standby, temporary
+from dynamoctl.supervisor import lifecycle, standby, temporary
 from dynamoctl.supervisor.running_unit import RunningUnit
 
 from tests.unit import stand_in_packages
@@ -177,6 +177,42 @@ def test_a_worker_that_is_up_has_one_if_the_plan_says_so(place: Any, wanted: boo
     asyncio.run(for_a_while())
     assert member.state.standby == state
     assert bool(place.saved) is bool(wanted)
+
+
+@pytest.mark.parametrize(("phase", "has_one"), [("importing", False), ("starting the engine", True)])
+def test_a_worker_that_imports_has_no_next_one_yet(
+    place: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, phase: str, has_one: bool
+) -> None:
+    """It may be the standby of before, and its folder is the one that the next gets."""
+    monkeypatch.setattr(lifecycle, "KEEP_INTERVAL_S", 0.01)
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    member = place.members[0]
+    standby.prepare(place, member)
+    taken = take(place)
+    member.state.state, member.state.phase = "starting", phase
+
+    async def for_a_while() -> None:
+        watch = asyncio.ensure_future(standby.keep_ready(place))
+        await asyncio.sleep(0.5)
+        watch.cancel()
+
+    log = tmp_path / "worker-0.log"
+    if has_one:  # by then it has its own folder
+        assert until(lambda: log.exists() and "it works in" in log.read_text())
+    asyncio.run(for_a_while())
+    assert (member.standby is not None) == has_one
+    assert until(lambda: log.exists() and "it works in" in log.read_text())
+    assert is_running(taken)
+
+
+def test_what_cannot_be_imported_is_left_to_the_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "module_that_fails.py").write_text("raise RuntimeError('no such device')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(worker, "_MAIN", ("module_that_fails", "module_that_is_not_there"))
+    monkeypatch.setattr(worker, "_OF_DEVICE", {})
+    worker.preload([])
 
 
 def test_what_is_compiled_is_kept_also_for_a_user_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -303,6 +303,23 @@ def memory_changed_ns() -> int:
     return SHARED_MEMORY.stat().st_mtime_ns if SHARED_MEMORY.exists() else 0
 
 
+class NewMemory:
+    """Tells when it is time to look for new shared memory with `files_of`.
+
+    That is when any process of this host has made some, and once more, because it is mapped a moment later.
+    """
+
+    def __init__(self) -> None:
+        self._changed_ns, self._again = memory_changed_ns(), False
+
+    def is_there(self) -> bool:
+        """Whether to look now. It takes some microseconds."""
+        before, self._changed_ns = self._changed_ns, memory_changed_ns()
+        has_changed = self._changed_ns != before
+        to_look, self._again = has_changed or self._again, has_changed
+        return to_look
+
+
 def traces_of_files() -> tuple[int, frozenset[str]]:
     """A value that changes when a process of this host makes shared memory or binds a Unix socket.
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from dynamoctl import policies
 from dynamoctl.errors import DynamoctlError, LeftoverError
 from dynamoctl.host import gpus, ports, processes
+from dynamoctl.host.files import Files
 from dynamoctl.host.processes import Identity, is_running, members, members_of_each
 from dynamoctl.processes import cleanup, process_control
 from dynamoctl.state import DeploymentDir, DeploymentState
@@ -142,6 +143,23 @@ def _ports(state: DeploymentState) -> dict[int, str]:
     return {port: unit.name for unit in state.units if unit.ready_at for port in unit.ports.values()}
 
 
+def _stop(leader: Identity, mark: str, drain_s: float, files: Files) -> None:
+    """Have a unit end, and note the files that it has and makes meanwhile."""
+    memory = processes.NewMemory()
+
+    def note() -> None:
+        nonlocal files
+        files |= processes.files_of(process.pid for process in members(mark, leader))
+
+    def tick() -> None:
+        process_control.reap()
+        if memory.is_there():
+            note()
+
+    note()
+    cleanup.terminate_and_wait(leader, policies.stop_grace_s(drain_s), tick)
+
+
 def _sweep(
     folder: DeploymentDir, state: DeploymentState, listeners: set[tuple[int, int]], pids: set[int]
 ) -> list[str]:
@@ -158,10 +176,7 @@ def _sweep(
     if members(f"{state.start_id}/"):
         for unit in (u for roles in policies.STOP_ORDER for u in state.units if u.role in roles):
             if unit.identity is not None and is_running(unit.identity):
-                shared |= processes.files_of(
-                    process.pid for process in members(f"{state.start_id}/{unit.name}", unit.identity)
-                )
-                cleanup.terminate_and_wait(unit.identity, grace_s=policies.stop_grace_s(_drain_s(folder)))
+                _stop(unit.identity, f"{state.start_id}/{unit.name}", _drain_s(folder), shared)
         left += cleanup.describe(cleanup.kill_members(f"{state.start_id}/", None, shared))
     leaders = {f"{state.start_id}/{unit.name}": unit.identity for unit in state.units}
     for mark, alive in members_of_each(leaders).items():

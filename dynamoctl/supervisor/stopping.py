@@ -9,13 +9,16 @@ import signal
 import time
 
 from dynamoctl import policies
-from dynamoctl.host.processes import Identity, children, files_of, identify, members
+from dynamoctl.host.processes import Identity, NewMemory, children, files_of, identify, members
 from dynamoctl.humanize import duration
 from dynamoctl.processes import cache_server, cleanup, process_control
 from dynamoctl.supervisor import lifecycle, standby
 from dynamoctl.supervisor.deployment import Deployment, within
 from dynamoctl.supervisor.journal import say
 from dynamoctl.supervisor.running_unit import RunningUnit
+
+# Between two looks whether new shared memory was made, in seconds. One takes some microseconds.
+_GLANCE_S = 0.05
 
 
 async def take_all_down(deployment: Deployment) -> list[str]:
@@ -68,7 +71,7 @@ async def stop(deployment: Deployment, member: RunningUnit) -> list[str]:
     deployment.files |= await asyncio.to_thread(deployment.files_now, [member])
     began = time.monotonic()
     if process_control.send(leader, signal.SIGTERM):
-        await within(grace, member.ended)
+        await _until_ended(deployment, member, grace)
     stay = await asyncio.to_thread(deployment.kill, member)
     if stay:
         return cleanup.describe(stay)
@@ -77,6 +80,18 @@ async def stop(deployment: Deployment, member: RunningUnit) -> list[str]:
     member.state.phase = ""
     deployment.save()
     return []
+
+
+async def _until_ended(deployment: Deployment, member: RunningUnit, grace_s: float) -> None:
+    """Wait for a unit that was told to end, and note the files that it makes meanwhile.
+
+    An engine that loads goes on until it has loaded. On a GPU it then makes a file for the memory that it
+    shares with LMCache's server.
+    """
+    memory, deadline = NewMemory(), time.monotonic() + grace_s
+    while not await within(_GLANCE_S, member.ended) and time.monotonic() < deadline:
+        if memory.is_there():
+            deployment.files |= await asyncio.to_thread(deployment.files_now, [member])
 
 
 def _kill_strays(deployment: Deployment) -> list[Identity]:

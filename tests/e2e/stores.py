@@ -65,6 +65,12 @@ class Redis:
         with self.client as client:
             client.execute_command("SWAPDB", 0, 1)
 
+    def limit(self, megabytes: int) -> None:
+        """How much it may hold, 0 without a limit; it evicts nothing, and refuses what is more."""
+        with self.client as client:
+            client.config_set("maxmemory-policy", "noeviction")
+            client.config_set("maxmemory", f"{megabytes}mb")
+
     def kill(self) -> None:
         if self.process is not None and self.process.poll() is None:
             os.kill(self.process.pid, signal.SIGKILL)

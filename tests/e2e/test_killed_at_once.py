@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -92,6 +93,40 @@ def test_a_block_and_a_semaphore_of_a_worker_that_loads(cli: Cli, before: set[st
 
 def shared_in(state: Path) -> list[str]:
     return [path for path in json.loads(state.read_text())["files"] if path.startswith("/dev/shm/")]
+
+
+# A worker that loads, and makes shared memory when it is told to end: an engine goes on until it has loaded.
+MAKES_IT_LATE = """
+import mmap, os, signal, time
+told = []
+signal.signal(signal.SIGTERM, lambda *_: told.append(1))
+file = os.open(f"/dev/shm/early_standin_{os.getpid()}", os.O_RDWR | os.O_CREAT)
+os.ftruncate(file, 4096); early = mmap.mmap(file, 4096)
+while not told:
+    time.sleep(0.01)
+time.sleep(0.5)
+file = os.open(f"/dev/shm/late_standin_{os.getpid()}", os.O_RDWR | os.O_CREAT)
+os.ftruncate(file, 4096); late = mmap.mmap(file, 4096)
+time.sleep(0.5)
+"""
+
+
+@pytest.mark.mocker
+@pytest.mark.fault(
+    "a worker makes shared memory while it is stopped, and does not remove it", "`down` removes it"
+)
+@pytest.mark.parametrize("supervised", [True, False], ids=["by the supervisor", "without a supervisor"])
+def test_what_a_worker_makes_on_its_way_out(cli: Cli, before: set[str], supervised: bool) -> None:
+    name = f"standin-late-{supervised}".lower()
+    stand_in(cli, name, MAKES_IT_LATE)
+    supervisor = supervise(cli, name)
+    state = cli.home / "deployments" / name / "state.json"
+    wait_for(lambda: state.exists() and len(shared_in(state)) == 1, 60)
+    if not supervised:
+        os.kill(supervisor, signal.SIGKILL)
+    down = cli("down", "-n", name)
+    assert down.code == 0, down.err
+    assert outside() == before
 
 
 @pytest.mark.mocker

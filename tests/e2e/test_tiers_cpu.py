@@ -132,6 +132,19 @@ def test_what_was_computed_once_comes_back_from_the_disk_and_from_redis(
     assert chat(endpoint, MODEL, SEA.replace("sea", "forest"), max_tokens=4)
     wait_for(redis.keys)
 
+    # Full: LMCache's connections are useless from the first refusal on, also when there is room.
+    redis.limit(1)
+    full = wait_for(lambda: said(cli, "degraded"))
+    assert f"redis://127.0.0.1:{redis.port} cannot be used: it is full" in full["warnings"][0]
+    assert chat(endpoint, MODEL, SEA.replace("sea", "desert"), max_tokens=4)
+    restarts = unit(cli, "lmcache")["restarts"]
+    redis.limit(0)
+    wait_for(lambda: said(cli, "ready") and unit(cli, "lmcache")["restarts"] == restarts + 1)
+    kept_before = redis.keys()
+    wait_for(lambda: asks_lmcache(cli))
+    assert chat(endpoint, MODEL, SEA.replace("sea", "valley"), max_tokens=4)
+    wait_for(lambda: redis.keys() > kept_before)
+
     # A server that started without its store would say healthy, and requests would hang.
     server = unit(cli, "lmcache")
     redis.kill()

@@ -88,7 +88,7 @@ def test_a_killed_supervisors_worker_is_taken_down_by_down(
     up = cli(*words(free_port()), patience_s=800)
     assert up.code == 0, up.err
     os.kill(cli.supervisor(), signal.SIGKILL)
-    assert cli.status()["state"] == "unsupervised"
+    wait_for(lambda: cli.status()["state"] == "unsupervised", 30)  # it takes a moment to die
     assert used() > before + 1000
     down = cli("down")
     assert down.code == 0, down.err

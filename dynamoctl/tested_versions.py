@@ -26,7 +26,7 @@ SETS = (
     VersionSet(
         "1.6",
         {"ai-dynamo": "1.6.1", "vllm": "0.31.0", "torch": "2.13.0", "nixl": "1.4.1", "lmcache": "0.5.6"},
-        {"cpu": "dynamoctl's whole test"},
+        {"cpu": "dynamoctl's whole test", "cuda": "dynamoctl's GPU tests on H200"},
     ),
     VersionSet(
         "1.4",

@@ -18,12 +18,12 @@ from dynamoctl.facts import Gpu, HostFacts, ModelFacts, folder_name
 from dynamoctl.lmcache import remote_stores
 from dynamoctl.planner.rules import RULES
 from dynamoctl.planner.secrets import HIDDEN, is_secret_name, redact
-from dynamoctl.tested_versions import ON_GPUS
+from dynamoctl.tested_versions import ON_GPUS, SETS
 
 # Dynamo's own. It has not dynamoctl's vLLM plugin, without which LMCache in process gives back wrong values.
-IMAGE = f"nvcr.io/nvidia/ai-dynamo/vllm-runtime:{ON_GPUS['ai-dynamo']}"
+IMAGE = "nvcr.io/nvidia/ai-dynamo/vllm-runtime"
 # So there the user's own is wanted. Nothing answers below `.example` (RFC 6761): pods wait, and say why.
-PLACEHOLDER = f"registry.example/dynamo-vllm-lmcache-dynamoctl:{ON_GPUS['ai-dynamo']}"
+PLACEHOLDER = "registry.example/dynamo-vllm-lmcache-dynamoctl"
 
 # The environment that the operator or the pod decides: what the rules reserve, and what no rule of ours sets.
 _RESERVED = frozenset(rule.sets for rule in RULES if rule.in_pod.reserved)
@@ -116,7 +116,8 @@ class Cluster:
         found = _IMAGE.fullmatch(image)
         if not found:
             raise SpecError(
-                f"{flag}: '{image}' is not an image name", f"write it as in {PLACEHOLDER}, in lower case"
+                f"{flag}: '{image}' is not an image name",
+                f"write it as in {PLACEHOLDER}:{ON_GPUS['ai-dynamo']}, in lower case",
             )
         tag, digest = found["tag"] or "", found["digest"]
         known = not digest and dgd_rules.VERSION_TAG.fullmatch(tag)
@@ -140,9 +141,16 @@ class Cluster:
                 "it has lower-case letters, digits, and inner hyphens and dots",
             )
 
+    @property
+    def versions(self) -> Mapping[str, str]:
+        """The set in the image, by its Dynamo; if there is none, the newest that was run on GPUs."""
+        tag = "" if self.image is None or "@" in self.image else self.image.rpartition(":")[2]
+        named = self.runtime_version or tag.removeprefix("v").partition("-")[0]
+        return next((one.versions for one in SETS if one.versions["ai-dynamo"] == named), ON_GPUS)
+
     def image_for(self, needs_plugin: bool) -> str:
         """The image of the pods, if with LMCache in process it must have dynamoctl's plugin."""
-        return self.image or (PLACEHOLDER if needs_plugin else IMAGE)
+        return self.image or f"{PLACEHOLDER if needs_plugin else IMAGE}:{self.versions['ai-dynamo']}"
 
 
 def model(spec: DeploymentSpec, cluster: Cluster, default: str) -> ModelFacts:
@@ -194,8 +202,8 @@ def _check_hub_folders(env: Mapping[str, str], cluster: Cluster) -> None:
         )
 
 
-def host(spec: DeploymentSpec) -> HostFacts:
-    """A host with as many GPUs as the workers take, and with room for everything."""
+def host(spec: DeploymentSpec, cluster: Cluster) -> HostFacts:
+    """A host with as many GPUs as the workers take, the image's versions, and room for everything."""
     return HostFacts(
         cores=(0,),
         memory_total_gib=_ROOM_GIB,
@@ -205,7 +213,7 @@ def host(spec: DeploymentSpec) -> HostFacts:
         free_ports=tuple(range(20000, 32768)),
         python="python3",
         home="/run/dynamoctl",
-        versions=ON_GPUS,
+        versions=cluster.versions,
     )
 
 

@@ -11,7 +11,6 @@ from dynamoctl.export.cluster import Cluster
 from dynamoctl.export.kubernetes import NAMES, Body, needs_plugin, units_by_role
 from dynamoctl.humanize import count, one_line
 from dynamoctl.planner.plan import DeploymentPlan
-from dynamoctl.tested_versions import ON_GPUS
 
 
 def render(documents: Sequence[Body], plan: DeploymentPlan, cluster: Cluster) -> str:
@@ -52,8 +51,9 @@ def _head(plan: DeploymentPlan, cluster: Cluster) -> list[str]:
 
 def _to_fill_in(plan: DeploymentPlan, cluster: Cluster) -> list[str]:
     operators = "Dynamo's operator" + (" and LMCache's" if plan.lmcache == "mp" else "")
-    stack = f"Dynamo {ON_GPUS['ai-dynamo']}, vLLM {ON_GPUS['vllm']}, NIXL {ON_GPUS['nixl']}"
-    lmcache = f", LMCache {ON_GPUS['lmcache']}" if plan.lmcache else ""
+    versions = cluster.versions
+    stack = f"Dynamo {versions['ai-dynamo']}, vLLM {versions['vllm']}, NIXL {versions['nixl']}"
+    lmcache = f", LMCache {versions['lmcache']}" if plan.lmcache else ""
     plugin = " and dynamoctl's vLLM plugin (without it answers are wrong)" if needs_plugin(plan) else ""
     image = cluster.image_for(needs_plugin(plan))
     placeholder = ", a placeholder" if needs_plugin(plan) and cluster.image is None else ""

@@ -79,7 +79,7 @@ def plan_for_cluster(flags: Mapping[str, Any], config: Path | None, where: Clust
     spec = cluster.require_portable(spec)
     model = cluster.model(spec, where, policies.GPU_MODEL)
     spec = spec.model_copy(update={"model": model.path})
-    host_facts = cluster.host(spec)
+    host_facts = cluster.host(spec, where)
     return PlanningResult(spec, host_facts, model, make_plan(spec, host_facts, model, sources), sources)
 
 

@@ -210,12 +210,17 @@ TRIES = (
         0,
         ("kubectl apply --dry-run=server", "kind: DynamoGraphDeployment", "type: decode", "type: prefill"),
     ),
-    Try("`export k8s` without a mode, beside no file", "export k8s", 0, ("a placeholder", "type: worker")),
+    Try(
+        "`export k8s` without a mode, beside no file",
+        "export k8s",
+        0,
+        ("kind: LMCacheEngine", "type: worker"),
+    ),
     Try(
         "the image `latest`",
         "export k8s agg --image dynamo:latest",
         2,
-        ("the tag 'latest' says no version", "--runtime-version 1.4.2"),
+        ("the tag 'latest' says no version", "--runtime-version 1.6.1"),
     ),
     Try(
         "a token in a manifest",

@@ -9,7 +9,7 @@ from dynamoctl.config.spec import DeploymentSpec
 from dynamoctl.facts import Gpu, HostFacts, Interface, ModelFacts
 from dynamoctl.planner import make_plan
 from dynamoctl.planner.plan import DeploymentPlan
-from dynamoctl.tested_versions import INSTALLED, ON_GPUS
+from dynamoctl.tested_versions import INSTALLED, SETS
 
 HOME = "/home/user/.local/state/dynamoctl/deployments/default"
 HUB_MODEL = ModelFacts(path="Qwen/Qwen3-0.6B", served_name="Qwen/Qwen3-0.6B", weights_gib=1.4)
@@ -28,7 +28,8 @@ INTERFACES = (
 )
 ETCD = "http://10.0.0.1:2379"
 VERSIONS = dict(INSTALLED)
-GPU_VERSIONS = dict(ON_GPUS)
+# The newest with which LMCache is in the engine's process on GPUs.
+GPU_VERSIONS = dict(next(one.versions for one in SETS if one.name == "1.4"))
 
 
 def uuid(index: int) -> str:
@@ -43,7 +44,7 @@ def host(
     versions: Mapping[str, str] | None = None,
     builds_kernels: bool = True,
 ) -> HostFacts:
-    """A host with the newest set of versions that was run on its devices."""
+    """A host with the installed set of versions; on GPUs, with the set 1.4."""
     if versions is None:
         versions = GPU_VERSIONS if gpus else VERSIONS
     return HostFacts(

@@ -177,13 +177,14 @@ def test_a_set_that_was_run_on_such_a_device_is_no_finding(versions: Mapping[str
     assert "by dynamoctl's" in said
 
 
-@pytest.mark.parametrize(
-    ("versions", "device"),
-    [(one.versions, device) for one in SETS for device in WHERE if device not in one.evidence],
-)
-def test_a_set_that_was_never_run_on_such_a_device_is_said(versions: Mapping[str, str], device: str) -> None:
-    made = plan(WHERE[device], versions=versions)
-    (finding,) = look(version_checks.CHECK, made, versions=versions)
+@pytest.mark.parametrize("device", WHERE)
+def test_a_set_that_was_never_run_on_such_a_device_is_said(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = {name: how for name, how in SETS[0].evidence.items() if name != device}
+    monkeypatch.setattr(version_checks, "SETS", (replace(SETS[0], evidence=elsewhere), *SETS[1:]))
+    made = plan(WHERE[device], versions=SETS[0].versions)
+    (finding,) = look(version_checks.CHECK, made, versions=SETS[0].versions)
     assert finding.level is Level.WARNING
     assert "dynamoctl was not run with Dynamo" in finding.what
 

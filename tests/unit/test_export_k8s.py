@@ -25,6 +25,7 @@ from dynamoctl.errors import SpecError
 from dynamoctl.export import cluster, dgd_rules, kubernetes, pod_environment
 from dynamoctl.planner.plan import Unit
 from dynamoctl.planner.rules import RULES
+from dynamoctl.tested_versions import ON_GPUS
 
 from tests.unit.hosts import plan
 from tests.unit.test_plan_golden import GOLDEN, hold
@@ -36,8 +37,9 @@ IMAGE = "--image registry.example.org/dynamo:1.4.2"
 CASES = {
     "agg-inproc": f"agg {IMAGE}",
     "agg-off": "agg --no-lmcache",
-    "agg-mp": "agg --lmcache-mode mp --lmcache-image lmcache/standalone:v0.5.3 --lmcache-remote redis://redis:6379",
-    "agg-placeholder": "agg --name qwen",
+    "agg-mp": "agg --lmcache-mode mp --lmcache-image lmcache/standalone:v0.5.6 --lmcache-remote redis://redis:6379",
+    "agg-placeholder": "agg --name qwen --runtime-version 1.4.2",
+    "agg-default": "agg --name qwen",
     "agg-tp-2": f"agg --tp 2 {IMAGE} --shm 16Gi -- --max-model-len 8192",
     "agg-disk-and-store": f"agg --tp 2 {IMAGE} --lmcache-disk /cache --lmcache-disk-gb 50"
     " --lmcache-remote redis://redis.cache:6379",
@@ -271,14 +273,30 @@ def test_the_workers_shell_puts_the_operators_connector_where_ours_would_be(
 
 
 def test_a_placeholder_is_told_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["export", "k8s", "agg"]) == 0
+    assert run(["export", "k8s", "agg", "--runtime-version", "1.4.2"]) == 0
     shown = capsys.readouterr()
-    assert cluster.PLACEHOLDER in shown.out
+    assert f"image: {cluster.PLACEHOLDER}:1.4.2" in shown.out
     assert "the image is a placeholder" in shown.err
     assert run(["export", "k8s", "agg", "--no-lmcache", "--port", "9000"]) == 0
     shown = capsys.readouterr()
-    assert cluster.IMAGE in shown.out
+    assert f"image: {cluster.IMAGE}:{ON_GPUS['ai-dynamo']}" in shown.out
     assert shown.err.startswith("left out: port 9000")
+
+
+@pytest.mark.parametrize(
+    ("image", "named", "dynamo"),
+    [
+        (None, None, ON_GPUS["ai-dynamo"]),
+        ("own:1.4.2", None, "1.4.2"),
+        ("own:v1.4.2-cuda13", None, "1.4.2"),
+        ("own:1.6.1", None, "1.6.1"),
+        ("own:latest", "1.4.2", "1.4.2"),
+        (f"host:5000/own@sha256:{'0' * 64}", "1.6.1", "1.6.1"),
+        ("own:9.9.9", None, ON_GPUS["ai-dynamo"]),
+    ],
+)
+def test_a_plan_is_for_the_versions_in_the_image(image: str | None, named: str | None, dynamo: str) -> None:
+    assert cluster.Cluster(image=image, runtime_version=named).versions["ai-dynamo"] == dynamo
 
 
 def test_a_service_that_is_called_vllm_gives_no_worker_its_port(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,19 +14,21 @@ from typing import Any
 import pytest
 from dynamoctl.planner.printed import render
 
-from tests.unit.hosts import ETCD, plan
+from tests.unit.hosts import ETCD, VERSIONS, plan
 
 # One deployment on two hosts: each plans its own part.
 ON_TWO = {"mode": "disagg", "discovery": "etcd", "etcd_endpoints": ETCD}
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
-# Name -> (GPUs of the host, the spec's fields).
+# Name -> (GPUs of the host, the spec's fields). On GPUs the set 1.4, unless it is said.
 CASES: dict[str, tuple[int, dict[str, Any]]] = {
     "agg-cpu": (0, {}),
     "agg-gpu": (1, {}),
     "agg-gpu-no-lmcache": (1, {"lmcache": {"enabled": False}}),
     "agg-gpu-mp": (1, {"lmcache": {"mode": "mp"}}),
+    "agg-gpu-1.6": (1, {"versions": VERSIONS}),
+    "disagg-gpus-0-1-1.6": (2, {"mode": "disagg", "gpus": "0,1", "versions": VERSIONS}),
     "disagg-cpu": (0, {"mode": "disagg"}),
     "disagg-gpus-0-1": (2, {"mode": "disagg", "gpus": "0,1"}),
     "disagg-gpus-0-0": (1, {"mode": "disagg", "gpus": "0,0"}),

@@ -121,7 +121,7 @@ def test_without_a_supervisor_down_gives_a_unit_the_same_time(
 ) -> None:
     given: list[float] = []
 
-    def wait(leader: object, grace_s: float) -> bool:
+    def wait(leader: object, grace_s: float, tick: object) -> bool:
         given.append(grace_s)
         return True
 

@@ -196,6 +196,9 @@ def test_answers_of_vllm_are_the_same_while_workers_come_and_go(undisturbed: lis
     wait_for(up.is_ready)
     after = up.pids()
     assert {name for name in before if after[name] != before[name]} == {"worker-1"}
+    # The new one, which has half of these, computes as the others do.
+    answers = InFlight(up.endpoint, MODEL, PROMPTS[:6], TOKENS).end(240)
+    assert [one.text for one in answers] == undisturbed[:6]
 
 
 @pytest.mark.fault(

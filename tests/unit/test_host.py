@@ -153,6 +153,17 @@ def test_a_link_to_a_snapshot_is_served_under_its_own_name(tmp_path: Path) -> No
     assert models.locate(str(tmp_path / "mine")).served_name == "mine"
 
 
+def test_the_built_in_model_is_the_same_by_its_name_and_by_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plan of a deployment has the folder, and workers that are added later are to be as the others."""
+    monkeypatch.setenv("DYNAMOCTL_CACHE", str(tmp_path))
+    named = models.locate(policies.BUILTIN_MODEL)
+    assert named.builtin
+    assert models.locate(named.path) == named
+    assert not models.locate(str(tmp_path / "models")).builtin
+
+
 def test_a_repository_of_the_hubs_cache_is_told_from_its_snapshots(tmp_path: Path) -> None:
     repository = tmp_path / "models--Qwen--Qwen3-0.6B"
     fill(repository / "snapshots" / "abc", "config.json")

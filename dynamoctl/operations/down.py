@@ -148,8 +148,7 @@ def _stop(leader: Identity, mark: str, drain_s: float, files: Files) -> None:
     memory = processes.NewMemory()
 
     def note() -> None:
-        nonlocal files
-        files |= processes.files_of(process.pid for process in members(mark, leader))
+        files.update(processes.files_of(process.pid for process in members(mark, leader)))
 
     def tick() -> None:
         process_control.reap()

@@ -70,9 +70,9 @@ def locate(model: str, served_name: str | None = None, environ: Mapping[str, str
         SpecError: it is a URL.
         PreflightError: the model's folder or the hub's cache cannot be read.
     """
-    folder = builtin_folder()
     # A deployment that is up names it by its folder.
-    if model in (BUILTIN_MODEL, str(folder)):
+    if model == BUILTIN_MODEL or (model.endswith(f"/{BUILTIN_MODEL}") and model == str(builtin_folder())):
+        folder = builtin_folder()
         converted = _complete(folder)
         return ModelFacts(
             str(folder),

@@ -129,6 +129,8 @@ def silent_for(
 
 # How often a gate asks. Each attempt costs some milliseconds of a CPU that the engine wants.
 GATE_INTERVAL_S = 0.4
+# How often it is asked whether new shared memory was made, while units start or end: some microseconds each.
+GLANCE_S = 0.05
 # How often what is up is looked at.
 WATCH_INTERVAL_S = 5.0
 # Dynamo removes a registration that nobody has touched for 10 s, and its process takes the supervisor's touch

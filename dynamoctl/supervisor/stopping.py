@@ -17,9 +17,6 @@ from dynamoctl.supervisor.deployment import Deployment, within
 from dynamoctl.supervisor.journal import say
 from dynamoctl.supervisor.running_unit import RunningUnit
 
-# Between two looks whether new shared memory was made, in seconds. One takes some microseconds.
-_GLANCE_S = 0.05
-
 
 async def take_all_down(deployment: Deployment) -> list[str]:
     """Retry while no file descriptors are free, because every check needs one. `down` waits
@@ -89,7 +86,7 @@ async def _until_ended(deployment: Deployment, member: RunningUnit, grace_s: flo
     shares with LMCache's server.
     """
     memory, deadline = NewMemory(), time.monotonic() + grace_s
-    while not await within(_GLANCE_S, member.ended) and time.monotonic() < deadline:
+    while not await within(lifecycle.GLANCE_S, member.ended) and time.monotonic() < deadline:
         if memory.is_there():
             deployment.files |= await asyncio.to_thread(deployment.files_now, [member])
 

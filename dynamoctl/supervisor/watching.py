@@ -21,8 +21,6 @@ from dynamoctl.supervisor.silences import Silences
 _FILES_INTERVAL_S = 60.0
 # Units in these states create files at any moment, and a file made just before a kill would be unknown.
 _MAKING_FILES = ("pending", "starting", "backoff")
-# Seconds between checks for new shared memory while a unit is in one of these states.
-_GLANCE_S = 0.05
 
 
 async def surely(watch: Callable[[Deployment], Awaitable[None]], deployment: Deployment) -> None:
@@ -98,7 +96,7 @@ async def _memory_or(seconds: float, changed_ns: int) -> None:
     """Wait until any process makes shared memory, for at most `seconds`."""
     deadline = time.monotonic() + seconds
     while memory_changed_ns() == changed_ns and time.monotonic() < deadline:
-        await asyncio.sleep(_GLANCE_S)
+        await asyncio.sleep(lifecycle.GLANCE_S)
 
 
 async def watch_answers(deployment: Deployment) -> None:

@@ -25,9 +25,10 @@ from unittest import mock
 import pytest
 from dynamoctl.host import models
 from dynamoctl.host.processes import MARK, all_pids, environment_of, files_of
+from dynamoctl.operations import conversion
 from dynamoctl.operations.status import status
 
-from tests.e2e import matrix
+from tests.e2e import matrix, small_model
 
 # Starts are slow and noisy on two cores; nothing here is about speed.
 PATIENCE_S = 240
@@ -91,9 +92,15 @@ class Cli:
             start_new_session=True,
         )
 
+    @contextlib.contextmanager
+    def here(self) -> Iterator[None]:
+        """Meanwhile dynamoctl's own functions in this process work on this home."""
+        with mock.patch.dict(os.environ, DYNAMOCTL_HOME=str(self.home)):
+            yield
+
     def status(self, name: str = "default") -> dict[str, Any]:
         """What `status --json` says, without a process for each look: tests look again and again."""
-        with mock.patch.dict(os.environ, DYNAMOCTL_HOME=str(self.home)):
+        with self.here():
             return cast("dict[str, Any]", json.loads(json.dumps(asdict(status(name)))))  # lists, as printed
 
     def units(self, name: str = "default") -> dict[str, dict[str, Any]]:
@@ -262,21 +269,27 @@ def cli(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
         yield one
 
 
-@pytest.fixture
-def model(cli: Cli) -> None:
-    """The built-in model is here. `up` converts it; what it exports does not."""
-    if not (models.builtin_folder() / "config.json").exists():
-        up = cli("up", "agg", "--engine", "mocker", "-n", "convert", "--port", str(free_port()))
-        assert up.code == 0, up.err
-        assert cli("down", "-n", "convert").code == 0
+@pytest.fixture(scope="session")
+def model() -> Path:
+    """The folder of the built-in model. `up` converts it; what it exports does not."""
+    folder = models.builtin_folder()
+    if not folder.exists():
+        conversion.convert_builtin(models.builtin_gguf(), folder, lambda step, fraction: None)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small(model: Path, tmp_path_factory: pytest.TempPathFactory) -> small_model.SmallModel:
+    """A model for tests that need no real text."""
+    return small_model.write(tmp_path_factory.mktemp("models") / small_model.NAME, model)
 
 
 @pytest.fixture
-def copied_model(model: None, tmp_path: Path) -> Path:
+def copied_model(model: Path, tmp_path: Path) -> Path:
     """A folder of the built-in model, named `copied`, to be changed: all that a mocker needs."""
     own = tmp_path / "copied"
     own.mkdir()
-    for file in models.builtin_folder().iterdir():
+    for file in model.iterdir():
         if file.suffix != ".safetensors":
             shutil.copy(file, own)
     return own

@@ -20,6 +20,7 @@ from dynamoctl.host.processes import is_resource_tracker
 from .conftest import Cli, chat, wait_for
 
 MODEL = "smollm2-135m-instruct"
+QUESTION, ANSWER_TOKENS = "What is the capital of France?", 32
 TRACKER = "resource tracker"
 # Of one look every 5 s, two without an answer, each of up to 10 s.
 SEEN_S = 20.0
@@ -30,10 +31,16 @@ def unit_of(process: str) -> str:
 
 
 class Up:
-    """A deployment that is up."""
+    """A deployment that is up.
 
-    def __init__(self, cli: Cli, port: int) -> None:
+    Attributes:
+        model: its served name.
+        answer: what is in its answer to `QUESTION`.
+    """
+
+    def __init__(self, cli: Cli, port: int, model: str = MODEL, answer: str = "Paris") -> None:
         self.cli, self.endpoint = cli, f"http://127.0.0.1:{port}"
+        self.model, self.answer = model, answer
 
     def units(self) -> dict[str, dict[str, Any]]:
         return {unit["name"]: unit for unit in self.cli.status()["units"]}
@@ -62,7 +69,7 @@ class Up:
         """Each worker that clients reach, in turn."""
         for unit in self.units().values():
             if unit["role"] in ("agg", "decode"):
-                assert "Paris" in chat(self.endpoint, MODEL, "What is the capital of France?")
+                assert self.answer in chat(self.endpoint, self.model, QUESTION, ANSWER_TOKENS)
 
     @contextlib.contextmanager
     def stopped(self, *processes: str) -> Iterator[None]:

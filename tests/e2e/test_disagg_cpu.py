@@ -17,7 +17,9 @@ from .conftest import Cli, Result, chat, free_port, shared_memory, wait_for
 pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("vllm-1"), pytest.mark.timeout(900)]
 
 MODEL = "smollm2-135m-instruct"
-LONG = "The sea is wide and the sky is blue, said the sailor to his cat. " * 40
+LONG = (
+    "The sea is wide and the sky is blue, said the sailor to his cat. " * 20
+)  # one whole chunk of LMCache's, and some
 
 
 @dataclass

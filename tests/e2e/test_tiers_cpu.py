@@ -14,25 +14,25 @@ from typing import Any
 import pytest
 
 from .conftest import Cli, chat, counter, free_port, wait_for
+from .small_model import ENGINE_ARGS, NAME, SmallModel
 from .stores import Redis
 
 pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("vllm-1"), pytest.mark.timeout(900)]
 
-MODEL = "smollm2-135m-instruct"
 EXAMPLES = Path(__file__).parents[2] / "examples"
 # The engine's own prefix cache is off, so only LMCache can answer.
-ENGINE = ("--", "--no-enable-prefix-caching")
+ENGINE = ("--no-enable-prefix-caching",)
 SEA = "The sea is wide and the sky is blue, said the sailor to his cat. " * 40
 CHUNKS = 2  # whole ones of 256 tokens in SEA; `up` itself leaves one more
 PASSWORD = "a-password-of-redis"
 
 
-def up(cli: Cli, mode: str, *words: str, engine: tuple[str, ...] = ENGINE) -> str:
+def up(cli: Cli, small: SmallModel, mode: str, *words: str, engine: tuple[str, ...] = ENGINE) -> str:
     """Bring it up as the example of this mode has it; give back its endpoint."""
     port = free_port()
     done = cli(
         "up", mode, "--config", str(EXAMPLES / f"{mode}.toml"), "--name", "default", "--device", "cpu",
-        "--port", str(port), "--served-model-name", MODEL, *words, *engine, patience_s=500,
+        "--port", str(port), *small.words, *words, "--", *ENGINE_ARGS, *engine, patience_s=500,
     )  # fmt: skip
     assert done.code == 0, done.err
     return f"http://127.0.0.1:{port}"
@@ -72,7 +72,7 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
 
 
 def test_what_was_computed_once_comes_back_from_the_disk_and_from_redis(
-    cli: Cli, redis: Redis, tmp_path: Path
+    cli: Cli, redis: Redis, small: SmallModel, tmp_path: Path
 ) -> None:
     """An aggregated worker keeps it in both and finds it in each; after `down` a prefill worker does.
 
@@ -96,12 +96,13 @@ def test_what_was_computed_once_comes_back_from_the_disk_and_from_redis(
     def found() -> None:
         wait_for(lambda: asks_lmcache(cli))
         before = hits(cli)
-        assert chat(endpoint, MODEL, SEA, max_tokens=4) == first
+        assert chat(endpoint, NAME, SEA, max_tokens=4) == first
         assert hits(cli) - before >= 256 * CHUNKS
 
-    endpoint = up(cli, "agg", *tiers)
+    endpoint = up(cli, small, "agg", *tiers)
     before = hits(cli)
-    first = chat(endpoint, MODEL, SEA, max_tokens=4)
+    first = chat(endpoint, NAME, SEA, max_tokens=4)
+    assert first == small.chats(SEA, 4)
     assert hits(cli) == before
     wait_for(lambda: len(list(kept.iterdir())) > CHUNKS)
     wait_for(lambda: redis.keys() > CHUNKS)
@@ -112,11 +113,11 @@ def test_what_was_computed_once_comes_back_from_the_disk_and_from_redis(
     for file in aside.iterdir():
         file.replace(kept / file.name)
     aside.rmdir()
-    endpoint = up(cli, "disagg", "--start", "overlapped", "--router-mode", "kv", *tiers, engine=())
+    endpoint = up(cli, small, "disagg", "--start", "overlapped", "--router-mode", "kv", *tiers, engine=())
     found_in_each()
     known, rate = cli.units()["frontend"]["ports"]["http"], "dynamo_component_router_kv_hit_rate_sum"
     before_again = counter(known, rate)
-    assert chat(endpoint, MODEL, SEA, max_tokens=4) == first
+    assert chat(endpoint, NAME, SEA, max_tokens=4) == first
     # Nearly the whole prompt, as the router sees it; more where decode is asked for its share too.
     assert counter(known, rate) - before_again >= 0.8
 
@@ -124,25 +125,25 @@ def test_what_was_computed_once_comes_back_from_the_disk_and_from_redis(
     degraded = wait_for(lambda: said(cli, "degraded"))
     (warning,) = degraded["warnings"]
     assert f"redis://127.0.0.1:{redis.port} cannot be used: nothing answers there" in warning
-    assert chat(endpoint, MODEL, SEA, max_tokens=4) == first
-    assert chat(endpoint, MODEL, SEA.replace("sea", "river"), max_tokens=4)
+    assert chat(endpoint, NAME, SEA, max_tokens=4) == first
+    assert chat(endpoint, NAME, SEA.replace("sea", "river"), max_tokens=4)
 
     redis.start()  # it has forgotten everything
     assert wait_for(lambda: said(cli, "ready"))["warnings"] == []
-    assert chat(endpoint, MODEL, SEA.replace("sea", "forest"), max_tokens=4)
+    assert chat(endpoint, NAME, SEA.replace("sea", "forest"), max_tokens=4)
     wait_for(redis.keys)
 
     # Full: LMCache's connections are useless from the first refusal on, also when there is room.
     redis.limit(1)
     full = wait_for(lambda: said(cli, "degraded"))
     assert f"redis://127.0.0.1:{redis.port} cannot be used: it is full" in full["warnings"][0]
-    assert chat(endpoint, MODEL, SEA.replace("sea", "desert"), max_tokens=4)
+    assert chat(endpoint, NAME, SEA.replace("sea", "desert"), max_tokens=4)
     restarts = unit(cli, "lmcache")["restarts"]
     redis.limit(0)
     wait_for(lambda: said(cli, "ready") and unit(cli, "lmcache")["restarts"] == restarts + 1)
     kept_before = redis.keys()
     wait_for(lambda: asks_lmcache(cli))
-    assert chat(endpoint, MODEL, SEA.replace("sea", "valley"), max_tokens=4)
+    assert chat(endpoint, NAME, SEA.replace("sea", "valley"), max_tokens=4)
     wait_for(lambda: redis.keys() > kept_before)
 
     # A server that started without its store would say healthy, and requests would hang.
@@ -150,7 +151,7 @@ def test_what_was_computed_once_comes_back_from_the_disk_and_from_redis(
     redis.kill()
     os.kill(server["pid"], signal.SIGKILL)
     wait_for(lambda: unit(cli, "lmcache")["phase"] == "waiting for LMCache's store")
-    assert chat(endpoint, MODEL, SEA.replace("sea", "meadow"), max_tokens=4)
+    assert chat(endpoint, NAME, SEA.replace("sea", "meadow"), max_tokens=4)
     assert cli.status()["state"] == "degraded"
     redis.start()
     wait_for(lambda: said(cli, "ready"))

@@ -47,7 +47,7 @@ SHAPE = {
 
 
 @pytest.fixture
-def shape(tmp_path: Path, cli: Cli, model: None) -> Path:
+def shape(tmp_path: Path, cli: Cli, model: Path) -> Path:
     """A model folder: the built-in model's tokenizer and this shape."""
     plan = cli("up", "agg", "--model", "smollm2-135m-instruct", "--dry-run", "--json").json
     folder = tmp_path / "shape"

@@ -125,7 +125,8 @@ class SmallModel:
 
 
 def _normed(x: Array) -> Array:
-    return x / np.sqrt(np.mean(x * x, -1, keepdims=True) + np.float32(_EPSILON))
+    normed: Array = x / np.sqrt(np.mean(x * x, -1, keepdims=True) + np.float32(_EPSILON))
+    return normed
 
 
 def _rotated(x: Array) -> Array:
@@ -134,7 +135,8 @@ def _rotated(x: Array) -> Array:
     angles = np.outer(np.arange(x.shape[1], dtype=np.float32), rates)
     cos, sin = np.cos(angles), np.sin(angles)
     first, second = np.split(x, 2, -1)
-    return np.concatenate([first * cos - second * sin, second * cos + first * sin], -1).astype(np.float32)
+    rotated: Array = np.concatenate([first * cos - second * sin, second * cos + first * sin], -1)
+    return rotated
 
 
 def write(folder: Path, like: Path) -> SmallModel:
